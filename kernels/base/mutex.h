@@ -56,9 +56,9 @@ class CondVar {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
     // wait_until on the steady clock: wait_for of a huge duration overflows in libstdc++.
     const absl::Duration bounded = std::min(timeout, absl::Hours(24));
-    const bool timed_out = cv_.wait_until(lock, std::chrono::steady_clock::now() +
-                                                    absl::ToChronoNanoseconds(bounded)) ==
-                           std::cv_status::timeout;
+    const bool timed_out =
+        cv_.wait_until(lock, std::chrono::steady_clock::now() +
+                                 absl::ToChronoNanoseconds(bounded)) == std::cv_status::timeout;
     lock.release();
     return timed_out;
   }

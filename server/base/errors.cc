@@ -84,8 +84,8 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
     AppendString(2, violation.description, &one);
     AppendString(1, one, &details);
   }
-  absl::Status status = absl::InvalidArgumentError(absl::StrJoin(
-      violations, "; ", [](std::string* out, const FieldViolation& violation) {
+  absl::Status status = absl::InvalidArgumentError(
+      absl::StrJoin(violations, "; ", [](std::string* out, const FieldViolation& violation) {
         absl::StrAppend(out, violation.field, ": ", violation.description);
       }));
   status.SetPayload(kBadRequestUrl, absl::Cord(details));

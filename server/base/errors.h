@@ -20,32 +20,32 @@ struct FieldViolation {
 // (kAllReasons).  Attached to a status as a payload; server/wire turns it into
 // google.rpc.ErrorInfo and back.
 inline constexpr absl::string_view kAllReasons[] = {
-    "INVALID_FIELDS",          // a request's fields are wrong; BadRequest lists all of them
-    "CONFIG_MISMATCH",         // DeepSpeed config contradicts the training arguments
-    "CHECKPOINT_NOT_FOUND",    // a checkpoint, or one of its files, does not exist
-    "CHECKPOINT_CORRUPT",      // a checkpoint's bytes contradict themselves
-    "CHECKPOINT_CHANGED",      // a file was replaced while it was being loaded
-    "WEIGHTS_INCOMPLETE",      // missing or mismatched weights under the strict rule
-    "CONVERSION_FAILED",       // a conversion rule could not be applied
-    "PLAN_REFUSED",            // a plan's proof or digest did not hold
-    "STALE_EPOCH",             // a command or report of an older attempt
-    "NOT_ENOUGH_AGENTS",       // fewer agents are connected than the job has nodes
-    "AGENT_LOST",              // an agent of the load died or went silent
-    "EXCHANGE_FAILED",         // the data exchange between nodes failed
-    "DIGEST_MISMATCH",         // bytes in an arena differ from the checkpoint
-    "NOT_FOUND",               // no such resource
-    "ALREADY_EXISTS",          // the id is taken by another resource
-    "WRONG_STATE",             // the resource's state does not allow the call
-    "PERMISSION_DENIED",       // the caller may not do this
-    "DEADLINE_REQUIRED",       // the call came without a deadline
-    "DEADLINE_EXCEEDED",       // the work did not end in time
-    "RESOURCE_EXHAUSTED",      // a limit of the server was reached
-    "STORE_UNAVAILABLE",       // the state store did not answer
-    "SHUTTING_DOWN",           // the process is stopping
-    "CANCELLED",               // the caller, or the job's owner, gave up
-    "UNSUPPORTED",             // a feature that zerocast refuses by name
-    "IO_ERROR",                // reading or writing a file failed
-    "INTERNAL",                // a bug: please report it
+    "INVALID_FIELDS",        // a request's fields are wrong; BadRequest lists all of them
+    "CONFIG_MISMATCH",       // DeepSpeed config contradicts the training arguments
+    "CHECKPOINT_NOT_FOUND",  // a checkpoint, or one of its files, does not exist
+    "CHECKPOINT_CORRUPT",    // a checkpoint's bytes contradict themselves
+    "CHECKPOINT_CHANGED",    // a file was replaced while it was being loaded
+    "WEIGHTS_INCOMPLETE",    // missing or mismatched weights under the strict rule
+    "CONVERSION_FAILED",     // a conversion rule could not be applied
+    "PLAN_REFUSED",          // a plan's proof or digest did not hold
+    "STALE_EPOCH",           // a command or report of an older attempt
+    "NOT_ENOUGH_AGENTS",     // fewer agents are connected than the job has nodes
+    "AGENT_LOST",            // an agent of the load died or went silent
+    "EXCHANGE_FAILED",       // the data exchange between nodes failed
+    "DIGEST_MISMATCH",       // bytes in an arena differ from the checkpoint
+    "NOT_FOUND",             // no such resource
+    "ALREADY_EXISTS",        // the id is taken by another resource
+    "WRONG_STATE",           // the resource's state does not allow the call
+    "PERMISSION_DENIED",     // the caller may not do this
+    "DEADLINE_REQUIRED",     // the call came without a deadline
+    "DEADLINE_EXCEEDED",     // the work did not end in time
+    "RESOURCE_EXHAUSTED",    // a limit of the server was reached
+    "STORE_UNAVAILABLE",     // the state store did not answer
+    "SHUTTING_DOWN",         // the process is stopping
+    "CANCELLED",             // the caller, or the job's owner, gave up
+    "UNSUPPORTED",           // a feature that zerocast refuses by name
+    "IO_ERROR",              // reading or writing a file failed
+    "INTERNAL",              // a bug: please report it
 };
 
 // Payload type URLs, as google.rpc's, so that the wire form is the payload itself.

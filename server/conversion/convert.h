@@ -1,0 +1,86 @@
+#ifndef ZEROCAST_SERVER_CONVERSION_CONVERT_H_
+#define ZEROCAST_SERVER_CONVERSION_CONVERT_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/copy/box.h"
+#include "kernels/copy/dtype.h"
+#include "server/conversion/model_spec.h"
+#include "server/conversion/rule.h"
+
+namespace zerocast {
+
+// A tensor of the checkpoint as conversion sees it.
+struct SourceTensor {
+  std::string name;
+  DType dtype = DType::kInvalid;
+  std::vector<int64_t> shape;
+};
+
+// Which rules turn the checkpoint's names into the model's.
+struct ConversionRules {
+  std::vector<Rule> rules;  // in order; legacy rules included
+  Dialect dialect;
+  std::string base_model_prefix;
+  bool has_base_model_prefix = false;
+  std::string
+      config_json;  // the checkpoint's config.json, for operations that look values up; may be ""
+};
+
+// A tensor of the model as the rules make it from the checkpoint.
+struct ConvertedTensor {
+  std::string name;  // the model's name
+  std::vector<int64_t> shape;
+  DType dtype = DType::kInvalid;  // of the sources; the promoted one where they differ
+  std::vector<Box> boxes;         // Box::source indexes ConversionInput.sources; canonical, merged
+  std::vector<int32_t> sources;   // every source that went in, ascending
+};
+
+struct ConversionError {
+  std::string target;
+  std::vector<std::string> sources;  // checkpoint names
+  std::string message;
+};
+
+struct Conversion {
+  std::vector<ConvertedTensor> tensors;  // only those that the model has, in the order of the model
+  std::vector<std::string> unexpected;   // renamed names, in the order in which they were met
+  std::vector<ConversionError> errors;
+};
+
+// Runs the renaming and lowers every operation to boxes: the generic loader's meaning
+// (reference: Transformers' core_model_loading, convert_and_load_state_dict_in_model), with no
+// tensor data at all.
+//
+// Pure.  `model` holds every name of the model (parameters, buffers and tied aliases) with its
+// shape; without a spec it is empty and `any_name` is true: then every renamed key is taken as the
+// model's.  Errors:
+//   INVALID_ARGUMENT  a rule that does not compile, or whose form is not allowed, naming the rule.
+//   UNIMPLEMENTED     an operation not covered, or a chain needing more than kMaxBoxDims loops or
+//                     4096 boxes, naming rule and target.
+//   RESOURCE_EXHAUSTED  a pattern reached the match limit, naming pattern and key.
+// Failures of single targets (shapes that do not fit) are in Conversion::errors, not a status.
+struct ConversionInput {
+  absl::Span<const SourceTensor> sources;
+  const ConversionRules* rules = nullptr;
+  absl::Span<const SpecTensor> model;
+  bool any_name = false;
+};
+absl::StatusOr<Conversion> Convert(const ConversionInput& input);
+
+// The rules for a checkpoint from the built-in catalogue by class name, else by model type, legacy
+// rules last.  An unknown type gives the legacy rules alone.  Errors: INVALID_ARGUMENT for a
+// dialect other than "5.23.0" or "5.1.0".
+absl::StatusOr<std::vector<Rule>> CatalogueRules(absl::string_view architecture,
+                                                 absl::string_view model_type,
+                                                 absl::string_view dialect);
+absl::StatusOr<Dialect> CatalogueDialect(absl::string_view dialect);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_CONVERSION_CONVERT_H_

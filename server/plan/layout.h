@@ -1,0 +1,45 @@
+#ifndef ZEROCAST_SERVER_PLAN_LAYOUT_H_
+#define ZEROCAST_SERVER_PLAN_LAYOUT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace zerocast {
+
+enum class ReadMode {
+  kParallel,  // each byte is read by exactly one node of the cluster
+  kLocal,     // each node reads what its own ranks need
+  kRank0,     // the node of rank 0 reads everything and sends
+};
+
+enum class MoveMode {
+  kScatter,    // a slice goes only to the rank that owns it
+  kBroadcast,  // what is read goes whole to every node, which keeps its slices
+};
+
+enum class DTypePolicy {
+  kStored,    // every target keeps the file's dtype
+  kSpec,      // the dtype that the model spec names
+  kBFloat16,  // ZeRO-3's rule: floating parameters in this dtype, buffers in their own
+  kFloat16,
+  kFloat32,
+};
+
+// Where the ranks are and how they want the model.
+struct Layout {
+  int32_t world_size = 0;
+  std::vector<int32_t> node_of_rank;  // world_size entries, each in [0, num_nodes), non-decreasing
+  int32_t num_nodes = 0;
+  int32_t zero_stage = 3;  // 3: parameters partitioned; 0, 1, 2: whole on every rank
+  ReadMode read_mode = ReadMode::kParallel;
+  MoveMode move_mode = MoveMode::kScatter;
+  DTypePolicy dtype = DTypePolicy::kStored;
+  int64_t round_bytes = 32 << 20;  // at most this many bytes are read by one node in one round
+  std::vector<std::string> allow_missing;  // regular expressions, searched in names
+  bool ignore_mismatched = false;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_PLAN_LAYOUT_H_

@@ -1,0 +1,38 @@
+#ifndef ZEROCAST_SERVER_PLAN_MANIFEST_H_
+#define ZEROCAST_SERVER_PLAN_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "server/conversion/convert.h"
+
+namespace zerocast {
+
+// A checkpoint's file: what it must still be when it is read.
+struct ManifestFile {
+  std::string path;  // relative to the checkpoint's folder
+  int64_t num_bytes = 0;
+  int64_t mtime_ns = 0;        // of the node that made the manifest; compared on that node only
+  uint64_t header_digest = 0;  // XXH3-64 of the file's header bytes
+};
+
+// A tensor of the checkpoint: where its data lies.
+struct ManifestTensor {
+  SourceTensor tensor;
+  int32_t file = 0;        // index in Manifest::files
+  int64_t file_begin = 0;  // absolute offset of the data in the file, bytes
+  int64_t file_end = 0;    // file_end - file_begin == numel * SizeOf(dtype)
+};
+
+// Names, shapes, dtypes and file ranges of a checkpoint: its headers, never its data.
+// Tensors are sorted by (file, file_begin, name).  Two tensors never share bytes.
+struct Manifest {
+  std::vector<ManifestFile> files;
+  std::vector<ManifestTensor> tensors;
+  std::string config_json;  // the checkpoint's config.json as text; "" when it has none
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_PLAN_MANIFEST_H_

@@ -1,0 +1,94 @@
+#ifndef ZEROCAST_SERVER_PLAN_PLAN_H_
+#define ZEROCAST_SERVER_PLAN_PLAN_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/copy/box.h"
+#include "kernels/copy/dtype.h"
+#include "server/conversion/model_spec.h"
+#include "server/plan/layout.h"
+#include "server/plan/manifest.h"
+
+namespace zerocast {
+
+// Every arena offset is a multiple of this, in bytes.
+inline constexpr int64_t kPartitionAlignment = 64;
+
+// A parameter or buffer of the model and where its bytes come from.
+struct Target {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t num_elements = 0;
+  DType dtype = DType::kInvalid;
+  bool is_buffer = false;
+  // Partitioned: rank r owns elements [r*p, (r+1)*p) of the flattened target, p =
+  // partition_elements = ceil(num_elements / world_size), zero beyond num_elements (DeepSpeed
+  // 0.19.8, runtime/zero/partition_parameters.py).  Else every rank holds all num_elements and
+  // partition_elements == num_elements.
+  bool partitioned = false;
+  int64_t partition_elements = 0;
+  int64_t arena_offset = 0;  // bytes; the same in the arena of every rank
+  // Box::source indexes Manifest::tensors.  Empty: nothing in the checkpoint fills this target (it
+  // is in Report::missing or mismatched, and its bytes are zero).
+  std::vector<Box> boxes;
+  std::vector<std::string> aliases;  // other names of the same weight (tied parameters)
+};
+
+struct MismatchedWeight {
+  std::string name;
+  std::vector<int64_t> checkpoint_shape;
+  std::vector<int64_t> model_shape;
+};
+
+// What the checkpoint and the model do not agree on: known before a byte of data is read.
+struct Report {
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<MismatchedWeight> mismatched;
+  std::vector<ConversionError> conversion_errors;
+  bool missing_unknown = false;  // no model spec was given: what is missing cannot be known
+  std::string dtype;             // "bf16", "stored", ...
+  std::string dtype_reason;      // why: "--dtype", "DeepSpeed config", "default"
+};
+
+// manifest + spec + layout, compiled.
+struct Plan {
+  std::shared_ptr<const Manifest> manifest;
+  Layout layout;
+  std::vector<Target> targets;  // parameters in the model's order, then buffers
+  int64_t arena_bytes = 0;      // of one rank
+  Report report;
+  std::string digest;  // 32 hexadecimal digits over all of the above but report.dtype_reason
+};
+
+// Compiles and proves a plan.  Pure and deterministic: server and agents get the same digest from
+// the same input.  `spec` may be null: then the rules come from the catalogue by config.json, the
+// targets are derived from the checkpoint, and Report::missing_unknown is set.  `key_mapping` rules
+// run before the spec's.  Errors:
+//   INVALID_ARGUMENT     a layout that contradicts itself (all violations at once), a bad rule or
+//   spec. UNIMPLEMENTED        see Convert(). FAILED_PRECONDITION  weights missing, mismatched or
+//   not convertible, none of which
+//                        layout.allow_missing / ignore_mismatched permits; reason
+//                        WEIGHTS_INCOMPLETE; the message lists them (abridged).
+//                        `report`, when not null, is filled in that case too.
+//   DATA_LOSS            the coverage proof failed (a bug, or a hostile spec); reason PLAN_REFUSED.
+absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const ModelSpec* spec,
+                                 const std::vector<Rule>& key_mapping, const Layout& layout,
+                                 Report* report);
+
+// The coverage proof of a plan that may come from anywhere: every element of every target that has
+// boxes is written exactly once, from places inside its sources, by castable types.  Errors:
+// DATA_LOSS naming the target, the range and the sources; reason PLAN_REFUSED.
+absl::Status ProvePlan(const Plan& plan);
+
+// The digest of `plan`'s contents (Plan::digest itself is not part of it).
+std::string PlanDigest(const Plan& plan);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_PLAN_PLAN_H_
