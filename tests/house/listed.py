@@ -1,0 +1,60 @@
+"""Which test sources of a build ctest runs."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+TEST_FILE = re.compile(r".*_test\.(cc|cu|py)")
+
+
+def ctest(build: Path):
+    """The tests of a build folder as ctest lists them: [(name, command words)].
+
+    ctest tells no command while the program is not built; zc_cc_test names both alike.
+    """
+    done = subprocess.run(["ctest", "--show-only=json-v1"], cwd=build, stdout=subprocess.PIPE,
+                          check=True, text=True, timeout=120)
+    return [(t["name"], t.get("command", [t["name"]])) for t in json.loads(done.stdout)["tests"]]
+
+
+def sources_by_target(compile_commands):
+    """{CMake target: the sources it compiles}, from the entries of compile_commands.json."""
+    found = {}
+    for entry in compile_commands:
+        output = entry.get("output") or re.search(r" -o (\S+)", entry["command"]).group(1)
+        target = re.search(r"CMakeFiles/([^/]+)\.dir/", output)
+        if target:
+            found.setdefault(target.group(1), set()).add(str(Path(entry["file"]).resolve()))
+    return found
+
+
+def covered(tests, sources):
+    """The absolute paths of all test sources that some ctest runs.
+
+    A source is run when a test's command names it (scripts), or when it is compiled into the
+    program that a test's command starts.
+    """
+    paths = set()
+    for _, command in tests:
+        for word in command:
+            if TEST_FILE.fullmatch(word):
+                paths.add(str(Path(word).resolve()))
+            paths |= sources.get(Path(word).name, set())
+    return paths
+
+
+def unlisted(root: Path, build: Path):
+    """The test files below root/tests that ctest does not run, and how many there are in all."""
+    commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
+    run = covered(ctest(build), sources_by_target(commands))
+    files = [f for f in sorted((root / "tests").rglob("*")) if TEST_FILE.fullmatch(f.name)
+             and "data" not in f.relative_to(root).parts]
+    # Device tests exist in a build only where there is a CUDA compiler.
+    if not any(f.endswith(".cu") for f in sources_in(commands)):
+        files = [f for f in files if f.suffix != ".cu"]
+    return [f.relative_to(root).as_posix() for f in files if str(f.resolve()) not in run], len(files)
+
+
+def sources_in(commands):
+    return {entry["file"] for entry in commands}
