@@ -1,0 +1,41 @@
+#ifndef ZEROCAST_CLIENT_CLI_COMMAND_H_
+#define ZEROCAST_CLIENT_CLI_COMMAND_H_
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/cpp/client.h"
+
+namespace zerocast {
+
+// What every command understands.
+struct GlobalOptions {
+  std::string server;           // "" where the command may run without one
+  std::string output = "text";  // "text" or "json"
+  double timeout_seconds = 30;  // of one call
+
+  bool json() const { return output == "json"; }
+  absl::StatusOr<std::unique_ptr<Client>> Connect() const;
+};
+
+// Each of these adds one command (with its subcommands) to `app`.  When it is chosen, `*run`
+// becomes what to run: it prints its result to stdout and returns the status that decides the exit
+// code.  `global` and `run` must outlive `app`.
+using Run = std::function<absl::Status()>;
+void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddConfigCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+
+// The exit code that the command line promises for `status`.
+int ExitCode(const absl::Status& status);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CLI_COMMAND_H_

@@ -1,0 +1,156 @@
+#include "client/cli/job_flags.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "client/formats/file.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+constexpr int64_t kMaxTextFileBytes = int64_t{256} << 20;
+
+absl::Status ReadInto(const std::string& path, std::string* text) {
+  if (path.empty()) return absl::OkStatus();
+  ZC_ASSIGN_OR_RETURN(*text, ReadTextFile(path, kMaxTextFileBytes));
+  return absl::OkStatus();
+}
+
+v1::DtypePolicy DtypeOf(const std::string& name) {
+  if (name == "stored") return v1::DTYPE_POLICY_STORED;
+  if (name == "spec") return v1::DTYPE_POLICY_SPEC;
+  if (name == "bf16") return v1::DTYPE_POLICY_BF16;
+  if (name == "fp16") return v1::DTYPE_POLICY_FP16;
+  if (name == "fp32") return v1::DTYPE_POLICY_FP32;
+  return v1::DTYPE_POLICY_UNSPECIFIED;
+}
+
+v1::ReadMode ReadModeOf(const std::string& name) {
+  if (name == "local") return v1::READ_MODE_LOCAL;
+  if (name == "rank0") return v1::READ_MODE_RANK0;
+  return v1::READ_MODE_PARALLEL;
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
+  absl::string_view digits = text;
+  double factor = 1;
+  if (!digits.empty()) {
+    const size_t unit = absl::string_view("KMGT").find(digits.back());
+    if (unit != absl::string_view::npos) {
+      factor = std::pow(1024.0, static_cast<double>(unit + 1));
+      digits.remove_suffix(1);
+    }
+  }
+  double value;
+  if (!absl::SimpleAtod(digits, &value) || !(value * factor >= 1) || value * factor > 9e18) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not a size; write for example 64M, 1.5G or 4096"));
+  }
+  return static_cast<int64_t>(value * factor);
+}
+
+void JobFlags::AddTo(CLI::App* command) {
+  command->add_option("checkpoint", checkpoint, "Folder of the Hugging Face checkpoint")
+      ->required()
+      ->type_name("CKPT");
+  command->add_option("--world-size", world_size, "Number of ranks")->required()->type_name("N");
+  command->add_option("--nodes", nodes, "Number of nodes (default: 1, or as many as --node names)")
+      ->type_name("K");
+  command->add_option("--node", node_names, "Name of a node's agent; repeat in order of ranks")
+      ->type_name("NAME");
+  command->add_option("--dtype", dtype, "stored, bf16, fp16, fp32 or spec (default: the config's)")
+      ->check(CLI::IsMember({"stored", "bf16", "fp16", "fp32", "spec"}))
+      ->type_name("DTYPE");
+  command->add_option("--ds-config", ds_config, "DeepSpeed config, JSON")->type_name("FILE");
+  command
+      ->add_option("--args", training_arguments, "TrainingArguments as JSON, for \"auto\" values")
+      ->type_name("FILE");
+  command->add_option("--num-training-steps", num_training_steps, "Optimizer steps of the training")
+      ->type_name("N");
+  command->add_option("--model-config", model_config, "The model's config.json (default: CKPT's)")
+      ->type_name("FILE");
+  command->add_option("--model-spec", model_spec, "Model spec, JSON (python -m zerocast.spec)")
+      ->type_name("FILE");
+  command
+      ->add_option("--key-mapping", key_mapping, "Renames that run first, JSON {pattern: target}")
+      ->type_name("FILE");
+  command->add_option("--mode", mode, "Who reads: parallel, local or rank0")
+      ->check(CLI::IsMember({"parallel", "local", "rank0"}))
+      ->type_name("MODE")
+      ->capture_default_str();
+  command->add_option("--move", move, "What moves: scatter or broadcast")
+      ->check(CLI::IsMember({"scatter", "broadcast"}))
+      ->type_name("MOVE")
+      ->capture_default_str();
+  command
+      ->add_option("--allow-missing", allow_missing, "Weights matching this may be missing; repeat")
+      ->type_name("PATTERN");
+  command->add_flag("--ignore-mismatched", ignore_mismatched, "Leave out weights of another shape");
+  command->add_option("--round-bytes", round_bytes, "Bytes one node reads in a round (64M, ...)")
+      ->type_name("SIZE");
+  command->add_option("--stage-timeout", stage_timeout_seconds, "Longest single wait of the load")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS");
+  command->add_option("--name", display_name, "A name for people")->type_name("TEXT");
+}
+
+absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
+  std::vector<FieldViolation> violations;
+  if (world_size < 1) {
+    violations.push_back({"--world-size", absl::StrCat("must be at least 1, was ", world_size)});
+  }
+  if (nodes < 0)
+    violations.push_back({"--nodes", absl::StrCat("must not be negative, was ", nodes)});
+  v1::JobSpec spec;
+  v1::LoadOptions* options = spec.mutable_options();
+  if (!round_bytes.empty()) {
+    const absl::StatusOr<int64_t> bytes = ParseByteSize(round_bytes);
+    if (bytes.ok()) {
+      options->set_round_bytes(*bytes);
+    } else {
+      violations.push_back({"--round-bytes", std::string(bytes.status().message())});
+    }
+  }
+  ZC_RETURN_IF_ERROR(InvalidFields(violations));
+
+  spec.set_display_name(display_name);
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(checkpoint, error).lexically_normal();
+  std::string path = error ? checkpoint : absolute.string();
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  spec.set_checkpoint_path(path);
+  v1::Topology* topology = spec.mutable_topology();
+  topology->set_world_size(world_size);
+  topology->set_num_nodes(nodes);
+  for (const std::string& name : node_names) topology->add_nodes(name);
+  ZC_RETURN_IF_ERROR(ReadInto(ds_config, spec.mutable_deepspeed_config_json()));
+  ZC_RETURN_IF_ERROR(ReadInto(training_arguments, spec.mutable_training_arguments_json()));
+  ZC_RETURN_IF_ERROR(ReadInto(model_spec, spec.mutable_model_spec_json()));
+  ZC_RETURN_IF_ERROR(ReadInto(key_mapping, options->mutable_key_mapping_json()));
+  if (!model_config.empty()) {
+    ZC_RETURN_IF_ERROR(ReadInto(model_config, spec.mutable_model_config_json()));
+  } else if (!ds_config.empty() && std::filesystem::exists(path + "/config.json", error)) {
+    // "auto" bucket sizes need the hidden size; the folder may also be visible to the agents only.
+    ZC_RETURN_IF_ERROR(ReadInto(path + "/config.json", spec.mutable_model_config_json()));
+  }
+  if (num_training_steps >= 0) spec.set_num_training_steps(num_training_steps);
+  options->set_dtype(DtypeOf(dtype));
+  options->set_read_mode(ReadModeOf(mode));
+  options->set_move_mode(move == "broadcast" ? v1::MOVE_MODE_BROADCAST : v1::MOVE_MODE_SCATTER);
+  for (const std::string& pattern : allow_missing) options->add_allow_missing(pattern);
+  options->set_ignore_mismatched(ignore_mismatched);
+  if (stage_timeout_seconds > 0) {
+    options->mutable_stage_timeout()->set_seconds(static_cast<int64_t>(stage_timeout_seconds));
+    options->mutable_stage_timeout()->set_nanos(
+        static_cast<int32_t>((stage_timeout_seconds - std::floor(stage_timeout_seconds)) * 1e9));
+  }
+  return spec;
+}
+
+}  // namespace zerocast

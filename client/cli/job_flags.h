@@ -1,0 +1,42 @@
+#ifndef ZEROCAST_CLIENT_CLI_JOB_FLAGS_H_
+#define ZEROCAST_CLIENT_CLI_JOB_FLAGS_H_
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "zerocast/v1/job.pb.h"
+
+namespace zerocast {
+
+// The flags that describe a job: load, plan and job submit share them.
+struct JobFlags {
+  std::string checkpoint;
+  int32_t world_size = -1;
+  int32_t nodes = 0;
+  std::vector<std::string> node_names;
+  std::string dtype, mode = "parallel", move = "scatter";
+  std::string ds_config, training_arguments, model_config, model_spec, key_mapping;
+  int64_t num_training_steps = -1;
+  std::vector<std::string> allow_missing;
+  bool ignore_mismatched = false;
+  std::string round_bytes;
+  double stage_timeout_seconds = 0;
+  std::string display_name;
+
+  // Adds the flags to `command`.
+  void AddTo(CLI::App* command);
+
+  // The job they describe; reads the files they name.  Errors: INVALID_ARGUMENT with every wrong
+  // flag at once; NOT_FOUND and the like for files.
+  absl::StatusOr<v1::JobSpec> ToSpec() const;
+};
+
+// "64M", "1.5G", "4096" as bytes (powers of 1024).  Errors: INVALID_ARGUMENT.
+absl::StatusOr<int64_t> ParseByteSize(absl::string_view text);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CLI_JOB_FLAGS_H_

@@ -1,0 +1,62 @@
+// The zerocast command.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+#include "client/cli/signals.h"
+
+namespace zerocast {
+namespace {
+
+int Main(int argc, char** argv) {
+  // Before any thread exists: all of them inherit the mask, one thread takes the signals.
+  SignalWatcher::BlockSignals();
+
+  CLI::App app{"Puts a Hugging Face checkpoint into the ZeRO-3 shards of a training cluster."};
+  app.name("zerocast");
+  app.set_version_flag("--version", ZEROCAST_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(
+      "Exit codes: 0 done, 1 internal error, 2 usage, 3 not found, 4 precondition (config\n"
+      "mismatch, missing weights), 5 unavailable or deadline, 6 corrupt data, 7 permission.");
+
+  GlobalOptions global;
+  app.add_option("--server", global.server, "Address of the server, host:port or unix:/path")
+      ->envname("ZEROCAST_SERVER")
+      ->type_name("ADDR");
+  app.add_option("--output", global.output, "text, or json: stdout holds nothing but the JSON")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->type_name("FORMAT")
+      ->capture_default_str();
+  app.add_option("--timeout", global.timeout_seconds,
+                 "Seconds that one call to the server may take")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS")
+      ->capture_default_str();
+
+  Run run;
+  AddLoadCommand(&app, &global, &run);
+  AddPlanCommand(&app, &global, &run);
+  AddConfigCommand(&app, &global, &run);
+  AddJobCommand(&app, &global, &run);
+  AddAgentsCommand(&app, &global, &run);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Help and version end here too, with code 0.
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  const absl::Status status = run();
+  if (!status.ok()) PrintError(status, global.json());
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace zerocast
+
+int main(int argc, char** argv) { return zerocast::Main(argc, argv); }

@@ -1,0 +1,241 @@
+#include "client/cli/output.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// How many names of a list people see; the JSON has all.
+constexpr int kShownNames = 8;
+
+template <typename T>
+std::vector<int64_t> Shape(const T& shape) {
+  return std::vector<int64_t>(shape.begin(), shape.end());
+}
+
+std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
+  return absl::StrCat("(", absl::StrJoin(shape, ", "), ")");
+}
+
+std::string Seconds(double seconds) { return absl::StrFormat("%.3f", seconds); }
+
+void AppendNames(absl::string_view title,
+                 const google::protobuf::RepeatedPtrField<std::string>& names, std::string* text) {
+  if (names.empty()) return;
+  absl::StrAppend(text, title, " (", names.size(), "):\n");
+  for (int k = 0; k < std::min<int>(names.size(), kShownNames); ++k) {
+    absl::StrAppend(text, "  ", names[k], "\n");
+  }
+  if (names.size() > kShownNames) {
+    absl::StrAppend(text, "  ... and ", names.size() - kShownNames,
+                    " more (--output json has all)\n");
+  }
+}
+
+Json SecondsJson(const v1::StageSeconds& seconds) {
+  return {{"prepare", seconds.prepare()},   {"connect", seconds.connect()},
+          {"read", seconds.read()},         {"copy", seconds.copy()},
+          {"exchange", seconds.exchange()}, {"finish", seconds.finish()},
+          {"total", seconds.total()}};
+}
+
+}  // namespace
+
+void PrintJson(const Json& document) {
+  const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace);
+  std::fprintf(stdout, "%s\n", text.c_str());
+  std::fflush(stdout);
+}
+
+void PrintError(const absl::Status& status, bool json) {
+  const std::vector<FieldViolation> violations = ViolationsOf(status);
+  const std::string message(status.message());
+  std::fprintf(stderr, "zerocast: %s\n", message.c_str());
+  // INVALID_ARGUMENT has its violations in the message already.
+  if (status.code() != absl::StatusCode::kInvalidArgument) {
+    for (const FieldViolation& violation : violations) {
+      std::fprintf(stderr, "  %s: %s\n", violation.field.c_str(), violation.description.c_str());
+    }
+  }
+  if (!json) return;
+  Json fields = Json::array();
+  for (const FieldViolation& violation : violations) {
+    fields.push_back({{"field", violation.field}, {"description", violation.description}});
+  }
+  PrintJson({{"error",
+              {{"code", absl::StatusCodeToString(status.code())},
+               {"reason", ReasonOf(status)},
+               {"message", message},
+               {"violations", fields}}}});
+}
+
+std::string FormatBytes(int64_t num_bytes) {
+  if (num_bytes < 1000) return absl::StrCat(num_bytes, " B");
+  static constexpr const char* kUnits[] = {"kB", "MB", "GB", "TB", "PB", "EB"};
+  double value = static_cast<double>(num_bytes) / 1000;
+  int unit = 0;
+  // 999.5 would print as 1000.
+  while (value >= 999.5 && unit < 5) {
+    value /= 1000;
+    ++unit;
+  }
+  const int digits = value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return absl::StrFormat("%.*f %s", digits, value, kUnits[unit]);
+}
+
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t k = 0; k < row.size(); ++k) widths[k] = std::max(widths[k], row[k].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t k = 0; k < row.size(); ++k) {
+      const std::string padding(widths[k] - row[k].size(), ' ');
+      absl::StrAppend(&line, k == 0 ? "" : "  ", k == 0 ? row[k] + padding : padding + row[k]);
+    }
+    absl::StripTrailingAsciiWhitespace(&line);
+    absl::StrAppend(&text, line, "\n");
+  }
+  return text;
+}
+
+std::string StateName(v1::LoadState state) {
+  std::string name = v1::LoadState_Name(state);
+  const std::string prefix = "LOAD_STATE_";
+  if (name.compare(0, prefix.size(), prefix) == 0) name.erase(0, prefix.size());
+  return absl::AsciiStrToLower(name);
+}
+
+Json ReportJson(const v1::LoadReport& report) {
+  Json mismatched = Json::array();
+  for (const v1::MismatchedWeight& weight : report.mismatched()) {
+    mismatched.push_back({{"name", weight.name()},
+                          {"checkpoint_shape", Shape(weight.checkpoint_shape())},
+                          {"model_shape", Shape(weight.model_shape())}});
+  }
+  Json errors = Json::array();
+  for (const v1::ConversionError& error : report.conversion_errors()) {
+    errors.push_back(
+        {{"target", error.target()},
+         {"sources", std::vector<std::string>(error.sources().begin(), error.sources().end())},
+         {"message", error.message()}});
+  }
+  return {{"missing", std::vector<std::string>(report.missing().begin(), report.missing().end())},
+          {"missing_unknown", report.missing_unknown()},
+          {"unexpected",
+           std::vector<std::string>(report.unexpected().begin(), report.unexpected().end())},
+          {"mismatched", mismatched},
+          {"conversion_errors", errors},
+          {"dtype", report.dtype()},
+          {"dtype_reason", report.dtype_reason()}};
+}
+
+Json LoadJson(const v1::Load& load) {
+  Json document = ReportJson(load.report());
+  document["load"] = load.name();
+  document["job"] = load.job();
+  document["epoch"] = load.epoch();
+  document["state"] = StateName(load.state());
+  document["plan_digest"] = load.plan().digest();
+  document["num_targets"] = load.plan().num_targets();
+  document["num_boxes"] = load.plan().num_boxes();
+  document["arena_bytes"] = load.plan().arena_bytes();
+  document["elapsed_seconds"] = static_cast<double>(load.elapsed().seconds()) +
+                                static_cast<double>(load.elapsed().nanos()) / 1e9;
+  document["transport"] = load.nodes().empty() ? "" : load.nodes(0).transport();
+  Json nodes = Json::array();
+  for (const v1::NodeProgress& node : load.nodes()) {
+    nodes.push_back({{"node", node.node()},
+                     {"name", node.node_name()},
+                     {"bytes_read", node.bytes_read()},
+                     {"bytes_sent", node.bytes_sent()},
+                     {"bytes_received", node.bytes_received()},
+                     {"arena_bytes", node.arena_bytes()},
+                     {"seconds", SecondsJson(node.seconds())}});
+  }
+  document["nodes"] = nodes;
+  Json shards = Json::array();
+  for (const v1::Shard& shard : load.shards()) {
+    shards.push_back({{"rank", shard.rank()},
+                      {"node", shard.node_name()},
+                      {"agent_socket", shard.agent_socket()},
+                      {"arena_bytes", shard.arena_bytes()},
+                      {"handed_over", shard.handed_over()}});
+  }
+  document["shards"] = shards;
+  if (load.state() == v1::LOAD_STATE_FAILED) {
+    document["failure"] = {{"reason", load.failure().reason()},
+                           {"message", load.failure().message()}};
+  }
+  return document;
+}
+
+std::string ReportText(const v1::LoadReport& report) {
+  std::string text;
+  AppendNames("missing in the checkpoint", report.missing(), &text);
+  AppendNames("unexpected in the checkpoint, not loaded", report.unexpected(), &text);
+  for (const v1::MismatchedWeight& weight : report.mismatched()) {
+    absl::StrAppend(&text, "mismatched: ", weight.name(), ": checkpoint ",
+                    ShapeText(weight.checkpoint_shape()), ", model ",
+                    ShapeText(weight.model_shape()), "\n");
+  }
+  for (const v1::ConversionError& error : report.conversion_errors()) {
+    absl::StrAppend(&text, "not convertible: ", error.target(), ": ", error.message(), "\n");
+  }
+  if (report.missing_unknown()) {
+    absl::StrAppend(&text, "no --model-spec: whether weights are missing cannot be known\n");
+  }
+  return text;
+}
+
+std::string LoadText(const v1::Load& load) {
+  int64_t bytes_read = 0;
+  double slowest = 0;
+  for (const v1::NodeProgress& node : load.nodes()) {
+    bytes_read += node.bytes_read();
+    slowest = std::max(slowest, node.seconds().total());
+  }
+  std::string text =
+      absl::StrCat(load.name(), " ", StateName(load.state()), ": ", load.shards_size(),
+                   " ranks on ", load.nodes_size(), load.nodes_size() == 1 ? " node" : " nodes",
+                   ", ", FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
+  if (slowest > 0) {
+    absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(bytes_read) / 1e9 / slowest);
+  }
+  absl::StrAppend(&text, "\nplan ", load.plan().digest(), "\n", load.plan().num_targets(),
+                  " targets, ", load.plan().num_boxes(), " boxes, ",
+                  FormatBytes(load.plan().arena_bytes()), " a rank, dtype ", load.report().dtype(),
+                  load.report().dtype_reason().empty()
+                      ? ""
+                      : absl::StrCat(" (", load.report().dtype_reason(), ")"),
+                  "\n\n");
+  std::vector<std::vector<std::string>> rows = {{"node", "read", "sent", "received", "plan s",
+                                                 "conn s", "read s", "copy s", "exch s",
+                                                 "total s"}};
+  for (const v1::NodeProgress& node : load.nodes()) {
+    const v1::StageSeconds& seconds = node.seconds();
+    rows.push_back({node.node_name(), FormatBytes(node.bytes_read()),
+                    FormatBytes(node.bytes_sent()), FormatBytes(node.bytes_received()),
+                    Seconds(seconds.prepare()), Seconds(seconds.connect()), Seconds(seconds.read()),
+                    Seconds(seconds.copy()), Seconds(seconds.exchange()),
+                    Seconds(seconds.total())});
+  }
+  absl::StrAppend(&text, FormatTable(rows));
+  const std::string report = ReportText(load.report());
+  if (!report.empty()) absl::StrAppend(&text, "\n", report);
+  return text;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,43 @@
+#ifndef ZEROCAST_CLIENT_CLI_OUTPUT_H_
+#define ZEROCAST_CLIENT_CLI_OUTPUT_H_
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "zerocast/v1/load.pb.h"
+
+namespace zerocast {
+
+// Prints "zerocast: MESSAGE" and each field violation on a line of its own to stderr; with `json`
+// also
+// {"error": {...}} to stdout.
+void PrintError(const absl::Status& status, bool json);
+
+// Prints one JSON document and a newline to stdout.
+void PrintJson(const nlohmann::ordered_json& document);
+
+// "1.82 GB", "90.9 MB", "512 B": three digits, decimal units.
+std::string FormatBytes(int64_t num_bytes);
+
+// Columns aligned, the first to the left and the others to the right; no trailing spaces.
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
+
+// report.json: what checkpoint and model do not agree on, and what the load did.
+nlohmann::ordered_json ReportJson(const v1::LoadReport& report);
+nlohmann::ordered_json LoadJson(const v1::Load& load);
+
+// The load as people read it: a line on what was done, the plan, a row for each node, and what was
+// missing or unexpected.
+std::string LoadText(const v1::Load& load);
+// Only the report's part of it; empty when there is nothing to say.
+std::string ReportText(const v1::LoadReport& report);
+
+// "ready", "failed", ...
+std::string StateName(v1::LoadState state);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CLI_OUTPUT_H_

@@ -1,0 +1,72 @@
+#ifndef ZEROCAST_CLIENT_CPP_ATTACH_H_
+#define ZEROCAST_CLIENT_CPP_ATTACH_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/copy/dtype.h"
+
+namespace zerocast {
+
+// One partition, or one whole buffer, in the arena of a rank.
+struct ShardTensor {
+  std::string name;
+  std::vector<int64_t> shape;  // of the whole target
+  DType dtype = DType::kInvalid;
+  bool is_buffer = false;
+  bool partitioned = false;
+  int64_t offset = 0;        // bytes into the arena
+  int64_t elements = 0;      // in this rank's part, padding included
+  int64_t num_elements = 0;  // of the whole target
+  std::vector<std::string> aliases;
+};
+
+// The shard of a rank, mapped into this process.  The mapping lives as long as this object.
+class AttachedShard {
+ public:
+  AttachedShard(AttachedShard&& other) noexcept;
+  AttachedShard& operator=(AttachedShard&&) = delete;
+  ~AttachedShard();
+
+  const std::vector<ShardTensor>& tensors() const { return tensors_; }
+  const std::string& plan_digest() const { return plan_digest_; }
+  int32_t world_size() const { return world_size_; }
+  // Start of the arena; null when it has no bytes.
+  char* data() const { return data_; }
+  int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  friend absl::StatusOr<AttachedShard> Attach(const struct AttachOptions& options);
+  AttachedShard() = default;
+  std::vector<ShardTensor> tensors_;
+  std::string plan_digest_;
+  int32_t world_size_ = 0;
+  char* data_ = nullptr;
+  int64_t num_bytes_ = 0;
+};
+
+struct AttachOptions {
+  std::string socket_path;  // of the node's agent
+  std::string load;         // "loads/ID"
+  int32_t rank = 0;
+  std::string token;  // CreateJobResponse::attach_token
+  // Shared: this process becomes the owner, the agent forgets the shard.  Private: the agent keeps
+  // it, writes stay in this process (copy on write).
+  bool shared = false;
+  absl::Duration timeout = absl::Seconds(30);
+};
+
+// Takes the shard of a rank from its node's agent: client/agent/README.md has the protocol. Errors:
+//   NOT_FOUND, UNAVAILABLE  no agent behind the socket, or it did not answer.
+//   PERMISSION_DENIED       wrong user or token.
+//   FAILED_PRECONDITION     the load is not ready, or the shard was handed over before.
+//   DEADLINE_EXCEEDED       no answer within the timeout.
+absl::StatusOr<AttachedShard> Attach(const AttachOptions& options);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CPP_ATTACH_H_

@@ -1,0 +1,309 @@
+#include "client/cpp/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/wire/status.h"
+#include "zerocast/v1/agent.grpc.pb.h"
+#include "zerocast/v1/config.grpc.pb.h"
+#include "zerocast/v1/job.grpc.pb.h"
+#include "zerocast/v1/load.grpc.pb.h"
+#include "zerocast/v1/server_info.grpc.pb.h"
+
+namespace zerocast {
+namespace {
+
+// A plan with all its digests can be large; the server bounds what it sends.
+constexpr int kMaxMessageBytes = 256 << 20;
+constexpr int kPageSize = 200;
+constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
+constexpr absl::Duration kLongestPause = absl::Seconds(2);
+
+std::string RandomId() {
+  std::random_device device;
+  std::string id;
+  for (int k = 0; k < 4; ++k) absl::StrAppend(&id, absl::StrFormat("%08x", device()));
+  return id;
+}
+
+grpc::ChannelArguments ChannelArgs() {
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(std::string(ServiceConfig()));
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
+  return arguments;
+}
+
+}  // namespace
+
+absl::string_view ServiceConfig() {
+  // Every method is safe to repeat: reads change nothing, creations carry a request_id, cancelling
+  // twice is cancelling once.  Watches are resumed by WatchLoad itself.
+  return R"({
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [{
+      "name": [
+        {"service": "zerocast.v1.ConfigService"},
+        {"service": "zerocast.v1.JobService"},
+        {"service": "zerocast.v1.LoadService"},
+        {"service": "zerocast.v1.CheckpointService"},
+        {"service": "zerocast.v1.ServerInfoService"},
+        {"service": "zerocast.v1.AgentService", "method": "ListAgents"}
+      ],
+      "retryPolicy": {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"]
+      }
+    }, {
+      "name": [
+        {"service": "zerocast.v1.JobService", "method": "WatchJob"},
+        {"service": "zerocast.v1.LoadService", "method": "WatchLoad"}
+      ]
+    }],
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1}
+  })";
+}
+
+bool IsTerminal(v1::LoadState state) {
+  return state == v1::LOAD_STATE_READY || state == v1::LOAD_STATE_FAILED ||
+         state == v1::LOAD_STATE_CANCELLED;
+}
+
+absl::Status LoadStatus(const v1::Load& load) {
+  if (load.state() == v1::LOAD_STATE_CANCELLED) {
+    return WithReason(absl::CancelledError(absl::StrCat(load.name(), " was cancelled")),
+                      "CANCELLED");
+  }
+  if (load.state() != v1::LOAD_STATE_FAILED) return absl::OkStatus();
+  return StatusFromFailure(load.failure());
+}
+
+struct Client::Rep {
+  explicit Rep(std::shared_ptr<grpc::Channel> new_channel, Options new_options)
+      : options(std::move(new_options)),
+        config(v1::ConfigService::NewStub(new_channel)),
+        job(v1::JobService::NewStub(new_channel)),
+        load(v1::LoadService::NewStub(new_channel)),
+        agent(v1::AgentService::NewStub(new_channel)),
+        info(v1::ServerInfoService::NewStub(new_channel)) {}
+
+  // Runs one unary call with the deadline and the library's errors.
+  template <typename Stub, typename Request, typename Response>
+  absl::StatusOr<Response> Call(Stub* stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
+                                const Request& request) const {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() +
+                         absl::ToChronoMilliseconds(options.timeout));
+    Response response;
+    const grpc::Status status = (stub->*method)(&context, request, &response);
+    if (!status.ok()) return Named(FromGrpc(status));
+    return response;
+  }
+
+  // gRPC's own errors do not say which server was meant; the server's carry a reason and need no
+  // more.
+  absl::Status Named(const absl::Status& status) const {
+    if (!ReasonOf(status).empty()) return status;
+    return Annotate(status, absl::StrCat("call server ", options.address));
+  }
+
+  const Options options;
+  const std::unique_ptr<v1::ConfigService::Stub> config;
+  const std::unique_ptr<v1::JobService::Stub> job;
+  const std::unique_ptr<v1::LoadService::Stub> load;
+  const std::unique_ptr<v1::AgentService::Stub> agent;
+  const std::unique_ptr<v1::ServerInfoService::Stub> info;
+};
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(Options options) {
+  if (options.address.empty()) {
+    return InvalidFields({{"server", "the address is empty; give host:port or unix:/path"}});
+  }
+  auto channel =
+      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), ChannelArgs());
+  return Create(std::move(channel), std::move(options));
+}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(std::shared_ptr<grpc::Channel> channel,
+                                                       Options options) {
+  if (options.timeout <= absl::ZeroDuration()) {
+    return InvalidFields({{"timeout", "must be positive"}});
+  }
+  return std::unique_ptr<Client>(
+      new Client(std::make_unique<Rep>(std::move(channel), std::move(options))));
+}
+
+Client::Client(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+Client::~Client() = default;
+
+absl::StatusOr<v1::ResolveConfigResponse> Client::ResolveConfig(
+    const v1::ResolveConfigRequest& request) {
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::ResolveConfig, request);
+}
+
+absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec,
+                                                        const CreateOptions& options) {
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = spec;
+  request.set_request_id(options.request_id.empty() ? RandomId() : options.request_id);
+  request.set_validate_only(options.validate_only);
+  return rep_->Call(rep_->job.get(), &v1::JobService::Stub::CreateJob, request);
+}
+
+absl::StatusOr<v1::Job> Client::GetJob(absl::string_view name) {
+  v1::GetJobRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::GetJobResponse response,
+                      rep_->Call(rep_->job.get(), &v1::JobService::Stub::GetJob, request));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<std::vector<v1::Job>> Client::ListJobs() {
+  std::vector<v1::Job> jobs;
+  v1::ListJobsRequest request;
+  request.set_page_size(kPageSize);
+  do {
+    ZC_ASSIGN_OR_RETURN(v1::ListJobsResponse page,
+                        rep_->Call(rep_->job.get(), &v1::JobService::Stub::ListJobs, request));
+    for (v1::Job& job : *page.mutable_jobs()) jobs.push_back(std::move(job));
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return jobs;
+}
+
+absl::StatusOr<v1::Job> Client::CancelJob(absl::string_view name) {
+  v1::CancelJobRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::CancelJobResponse response,
+                      rep_->Call(rep_->job.get(), &v1::JobService::Stub::CancelJob, request));
+  return std::move(*response.mutable_job());
+}
+
+absl::Status Client::DeleteJob(absl::string_view name, absl::string_view etag) {
+  v1::DeleteJobRequest request;
+  request.set_name(std::string(name));
+  request.set_etag(std::string(etag));
+  return rep_->Call(rep_->job.get(), &v1::JobService::Stub::DeleteJob, request).status();
+}
+
+absl::StatusOr<v1::Load> Client::CreateLoad(absl::string_view job, const CreateOptions& options) {
+  v1::CreateLoadRequest request;
+  request.set_job(std::string(job));
+  request.set_request_id(options.request_id.empty() ? RandomId() : options.request_id);
+  request.set_validate_only(options.validate_only);
+  ZC_ASSIGN_OR_RETURN(v1::CreateLoadResponse response,
+                      rep_->Call(rep_->load.get(), &v1::LoadService::Stub::CreateLoad, request));
+  return std::move(*response.mutable_load());
+}
+
+absl::StatusOr<v1::Load> Client::GetLoad(absl::string_view name) {
+  v1::GetLoadRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::GetLoadResponse response,
+                      rep_->Call(rep_->load.get(), &v1::LoadService::Stub::GetLoad, request));
+  return std::move(*response.mutable_load());
+}
+
+absl::StatusOr<std::vector<v1::Load>> Client::ListLoads(absl::string_view job) {
+  std::vector<v1::Load> loads;
+  v1::ListLoadsRequest request;
+  request.set_job(std::string(job));
+  request.set_page_size(kPageSize);
+  do {
+    ZC_ASSIGN_OR_RETURN(v1::ListLoadsResponse page,
+                        rep_->Call(rep_->load.get(), &v1::LoadService::Stub::ListLoads, request));
+    for (v1::Load& load : *page.mutable_loads()) loads.push_back(std::move(load));
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return loads;
+}
+
+absl::StatusOr<v1::Load> Client::CancelLoad(absl::string_view name) {
+  v1::CancelLoadRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::CancelLoadResponse response,
+                      rep_->Call(rep_->load.get(), &v1::LoadService::Stub::CancelLoad, request));
+  return std::move(*response.mutable_load());
+}
+
+absl::StatusOr<v1::PlanLoadResponse> Client::PlanLoad(const v1::JobSpec& spec) {
+  v1::PlanLoadRequest request;
+  *request.mutable_spec() = spec;
+  return rep_->Call(rep_->load.get(), &v1::LoadService::Stub::PlanLoad, request);
+}
+
+absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duration timeout,
+                                           const std::function<bool(const v1::Load&)>& on_change) {
+  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout);
+  v1::WatchLoadRequest request;
+  request.set_name(std::string(name));
+  absl::Duration pause = kFirstPause;
+  while (true) {
+    grpc::ClientContext context;
+    context.set_deadline(deadline);
+    const auto stream = rep_->load->WatchLoad(&context, request);
+    v1::WatchLoadResponse response;
+    while (stream->Read(&response)) {
+      pause = kFirstPause;
+      const bool go_on = on_change == nullptr || on_change(response.load());
+      if (IsTerminal(response.load().state())) {
+        context.TryCancel();
+        return std::move(*response.mutable_load());
+      }
+      if (!go_on) {
+        context.TryCancel();
+        return WithReason(absl::CancelledError(absl::StrCat("watch ", name, ": stopped")),
+                          "CANCELLED");
+      }
+    }
+    const grpc::Status end = stream->Finish();
+    // A server that stops ends its streams with UNAVAILABLE, or with OK when it closed them in
+    // order.
+    if (!end.ok() && end.error_code() != grpc::StatusCode::UNAVAILABLE) {
+      return Annotate(rep_->Named(FromGrpc(end)), absl::StrCat("watch ", name));
+    }
+    const absl::Duration left = absl::FromChrono(deadline - std::chrono::system_clock::now());
+    if (left <= pause) {
+      return WithReason(
+          absl::DeadlineExceededError(absl::StrCat("watch ", name, " on ", rep_->options.address,
+                                                   ": the server was not reached again within ",
+                                                   absl::FormatDuration(timeout))),
+          "DEADLINE_EXCEEDED");
+    }
+    absl::SleepFor(pause);
+    pause = std::min(2 * pause, kLongestPause);
+  }
+}
+
+absl::StatusOr<std::vector<v1::AgentInfo>> Client::ListAgents() {
+  ZC_ASSIGN_OR_RETURN(
+      v1::ListAgentsResponse response,
+      rep_->Call(rep_->agent.get(), &v1::AgentService::Stub::ListAgents, v1::ListAgentsRequest()));
+  return std::vector<v1::AgentInfo>(response.agents().begin(), response.agents().end());
+}
+
+absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo() {
+  return rep_->Call(rep_->info.get(), &v1::ServerInfoService::Stub::GetServerInfo,
+                    v1::GetServerInfoRequest());
+}
+
+}  // namespace zerocast

@@ -1,0 +1,109 @@
+#ifndef ZEROCAST_CLIENT_CPP_CLIENT_H_
+#define ZEROCAST_CLIENT_CPP_CLIENT_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "zerocast/v1/agent.pb.h"
+#include "zerocast/v1/config.pb.h"
+#include "zerocast/v1/job.pb.h"
+#include "zerocast/v1/load.pb.h"
+#include "zerocast/v1/server_info.pb.h"
+
+namespace grpc {
+class Channel;
+}  // namespace grpc
+
+namespace zerocast {
+
+// The client library of zerocast: what schedulers link and the command line is made of.
+//
+//   ZC_ASSIGN_OR_RETURN(auto client, Client::Create({"10.0.0.1:50051"}));
+//   ZC_ASSIGN_OR_RETURN(auto created, client->CreateJob(spec, {}));
+//   ZC_ASSIGN_OR_RETURN(auto load, client->CreateLoad(created.job().name(), {}));
+//   ZC_ASSIGN_OR_RETURN(load, client->WatchLoad(load.name(), absl::Minutes(30), nullptr));
+//
+// Every call has a deadline (Options::timeout) and is retried a few times with growing pauses where
+// the server was not reached: creations too, since each carries a request_id, made here when the
+// caller gives none.  Thread-safe.
+//
+// Errors are the server's, with its google.rpc details as payloads (ReasonOf() and ViolationsOf()
+// of server/base/errors.h read them); besides:
+//   UNAVAILABLE        the server was not reached; the message names its address.
+//   DEADLINE_EXCEEDED  it did not answer in time.
+class Client {
+ public:
+  struct Options {
+    std::string address;                         // "host:port" or "unix:/path"
+    absl::Duration timeout = absl::Seconds(30);  // of one call, retries included
+  };
+
+  // Does not connect yet.  Errors: INVALID_ARGUMENT when the address is empty or the timeout not
+  // positive.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(Options options);
+  // Over a channel that the caller made; `options.address` is only for messages.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(std::shared_ptr<grpc::Channel> channel,
+                                                        Options options);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  struct CreateOptions {
+    std::string request_id;      // empty: a random one, the same for all retries of this call
+    bool validate_only = false;  // check everything, create nothing
+  };
+
+  absl::StatusOr<v1::ResolveConfigResponse> ResolveConfig(const v1::ResolveConfigRequest& request);
+
+  absl::StatusOr<v1::CreateJobResponse> CreateJob(const v1::JobSpec& spec,
+                                                  const CreateOptions& options);
+  absl::StatusOr<v1::Job> GetJob(absl::string_view name);
+  // All jobs, oldest first, page by page.
+  absl::StatusOr<std::vector<v1::Job>> ListJobs();
+  absl::StatusOr<v1::Job> CancelJob(absl::string_view name);
+  // `etag`: delete only if the job still has it; empty: whatever it has.
+  absl::Status DeleteJob(absl::string_view name, absl::string_view etag);
+
+  absl::StatusOr<v1::Load> CreateLoad(absl::string_view job, const CreateOptions& options);
+  absl::StatusOr<v1::Load> GetLoad(absl::string_view name);
+  // All loads of `job` (empty: of all jobs), oldest first.
+  absl::StatusOr<std::vector<v1::Load>> ListLoads(absl::string_view job);
+  absl::StatusOr<v1::Load> CancelLoad(absl::string_view name);
+  // Dry run of a job that is never created.
+  absl::StatusOr<v1::PlanLoadResponse> PlanLoad(const v1::JobSpec& spec);
+
+  // Follows a load until it is terminal (ready, failed or cancelled) and returns it as it ended:
+  // a failed load is an OK status with the failure in it.  `on_change`, unless null, is called
+  // on this thread with every state that arrives; returning false stops the watch with CANCELLED
+  // (the load goes on). A broken stream is opened again until `timeout`.
+  absl::StatusOr<v1::Load> WatchLoad(absl::string_view name, absl::Duration timeout,
+                                     const std::function<bool(const v1::Load&)>& on_change);
+
+  absl::StatusOr<std::vector<v1::AgentInfo>> ListAgents();
+  absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
+
+ private:
+  struct Rep;
+  explicit Client(std::unique_ptr<Rep> rep);
+  const std::unique_ptr<Rep> rep_;
+};
+
+// True when `state` never changes again.
+bool IsTerminal(v1::LoadState state);
+
+// The status that a failed or cancelled load stands for; OK for every other state.
+absl::Status LoadStatus(const v1::Load& load);
+
+// The gRPC service config that every channel of the library uses: which methods are retried, how
+// often.
+absl::string_view ServiceConfig();
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CPP_CLIENT_H_

@@ -1,0 +1,247 @@
+#include "client/formats/checkpoint.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/formats/file.h"
+#include "client/formats/safetensors.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+constexpr char kSingleFile[] = "model.safetensors";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+// The largest public index (70,000 tensors) has 7 MB.
+constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
+constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+
+absl::Status Corrupt(absl::string_view file, absl::string_view what) {
+  return WithReason(absl::DataLossError(absl::StrCat("read ", file, ": ", what)),
+                    "CHECKPOINT_CORRUPT");
+}
+
+bool Exists(const std::string& path) {
+  struct stat info;
+  return ::stat(path.c_str(), &info) == 0;
+}
+
+// Reads an index's JSON as it is parsed: {"metadata": anything, "weight_map": {tensor: file}}.
+class IndexHandler : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  std::map<std::string, std::string>& weight_map() { return weight_map_; }
+  bool found() const { return found_; }
+  const std::string& error() const { return error_; }
+
+  bool start_object(std::size_t) override {
+    if (!Enter()) return false;
+    if (depth_ == 2 && key_ == "weight_map") {
+      if (found_) return Fail("\"weight_map\" appears twice");
+      found_ = in_map_ = true;
+    }
+    return true;
+  }
+  bool end_object() override {
+    if (depth_-- == 2) in_map_ = false;
+    return true;
+  }
+  bool key(std::string& key) override {
+    if (depth_ == 1) key_ = key;
+    if (in_map_ && depth_ == 2) {
+      if (weight_map_.count(key) != 0) {
+        return Fail(absl::StrCat("weight_map names tensor ", key, " twice"));
+      }
+      tensor_ = key;
+    }
+    return true;
+  }
+  bool string(std::string& value) override {
+    if (in_map_ && depth_ == 2) weight_map_[tensor_] = value;
+    return true;
+  }
+  bool start_array(std::size_t) override { return Enter() && Other(); }
+  bool end_array() override {
+    --depth_;
+    return true;
+  }
+  bool null() override { return Other(); }
+  bool boolean(bool) override { return Other(); }
+  bool number_integer(number_integer_t) override { return Other(); }
+  bool number_unsigned(number_unsigned_t) override { return Other(); }
+  bool number_float(number_float_t, const std::string&) override { return Other(); }
+  bool binary(nlohmann::json::binary_t&) override { return Other(); }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    return Fail(absl::StrCat("not valid JSON at byte ", position));
+  }
+
+ private:
+  static constexpr int kMaxDepth = 64;
+  bool Fail(std::string error) {
+    error_ = std::move(error);
+    return false;
+  }
+  bool Enter() {
+    return ++depth_ <= kMaxDepth || Fail(absl::StrCat("nested deeper than ", kMaxDepth));
+  }
+  bool Other() {
+    return !in_map_ ||
+           Fail(absl::StrCat("weight_map: the file of tensor ", tensor_, " is not a string"));
+  }
+
+  std::map<std::string, std::string> weight_map_;
+  std::string key_, tensor_, error_;
+  int depth_ = 0;
+  bool found_ = false, in_map_ = false;
+};
+
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+  ZC_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxIndexBytes));
+  IndexHandler handler;
+  if (!nlohmann::json::sax_parse(text, &handler)) return Corrupt(path, handler.error());
+  if (!handler.found() || handler.weight_map().empty()) {
+    return Corrupt(path, "it has no weight_map with entries");
+  }
+  for (const auto& [tensor, file] : handler.weight_map()) {
+    if (file.empty() || file.find('/') != std::string::npos || file == "." || file == ".." ||
+        file.find('\0') != std::string::npos) {
+      return Corrupt(path, absl::StrCat("tensor ", tensor, ": \"", file,
+                                        "\" is not the name of a file beside the index"));
+    }
+  }
+  return std::move(handler.weight_map());
+}
+
+// Appends the tensors of one file to `manifest`.
+absl::Status AddFile(const std::string& folder, const std::string& name, Manifest* manifest) {
+  const std::string path = absl::StrCat(folder, "/", name);
+  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+  ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(path));
+  const int32_t index = static_cast<int32_t>(manifest->files.size());
+  manifest->files.push_back({name, file.num_bytes(), file.mtime_ns(), header.digest});
+  for (SafetensorsEntry& entry : header.tensors) {
+    ManifestTensor tensor;
+    tensor.tensor = {std::move(entry.name), entry.dtype, std::move(entry.shape)};
+    tensor.file = index;
+    tensor.file_begin = entry.file_begin;
+    tensor.file_end = entry.file_end;
+    manifest->tensors.push_back(std::move(tensor));
+  }
+  return absl::OkStatus();
+}
+
+// Where a name is in two files the library keeps the later file's, whatever the index says.  Both
+// agree or the checkpoint is refused: nobody can know which weight was meant.
+absl::Status DropDuplicates(const std::map<std::string, std::string>& weight_map,
+                            const std::string& index_path, Manifest* manifest) {
+  std::map<std::string, size_t> last;
+  for (size_t k = 0; k < manifest->tensors.size(); ++k) last[manifest->tensors[k].tensor.name] = k;
+  if (last.size() == manifest->tensors.size()) return absl::OkStatus();
+  std::vector<ManifestTensor> kept;
+  for (size_t k = 0; k < manifest->tensors.size(); ++k) {
+    ManifestTensor& tensor = manifest->tensors[k];
+    const size_t winner = last[tensor.tensor.name];
+    if (winner != k) {
+      const std::string& file = manifest->files[manifest->tensors[winner].file].path;
+      const auto named = weight_map.find(tensor.tensor.name);
+      if (named == weight_map.end() || named->second != file) {
+        return Corrupt(index_path, absl::StrCat("tensor ", tensor.tensor.name, " is in ",
+                                                manifest->files[tensor.file].path, " and in ", file,
+                                                ", and the index does not name the latter"));
+      }
+      continue;
+    }
+    kept.push_back(std::move(tensor));
+  }
+  manifest->tensors = std::move(kept);
+  return absl::OkStatus();
+}
+
+absl::Status ReadSharded(const std::string& folder, Manifest* manifest) {
+  const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
+  ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path));
+  std::map<std::string, std::set<std::string>> names_by_file;  // sorted, as the library reads them
+  for (const auto& [tensor, file] : weight_map) names_by_file[file].insert(tensor);
+  for (auto& [file, names] : names_by_file) {
+    const size_t first = manifest->tensors.size();
+    const absl::Status added = AddFile(folder, file, manifest);
+    if (absl::IsNotFound(added)) {
+      return Annotate(added, absl::StrCat(index_path, " names ", names.size(), " tensors in ", file,
+                                          ", which is missing"));
+    }
+    ZC_RETURN_IF_ERROR(added);
+    for (size_t k = first; k < manifest->tensors.size(); ++k) {
+      names.erase(manifest->tensors[k].tensor.name);
+    }
+    if (!names.empty()) {
+      return Corrupt(
+          index_path,
+          absl::StrCat(
+              "tensor ", *names.begin(), " should be in ", file, ", which does not have it",
+              names.size() == 1 ? "" : absl::StrCat(" (and ", names.size() - 1, " more)")));
+    }
+  }
+  return DropDuplicates(weight_map, index_path, manifest);
+}
+
+}  // namespace
+
+absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder) {
+  struct stat info;
+  if (::stat(folder.c_str(), &info) != 0) {
+    return WithReason(ErrnoStatus(errno, absl::StrCat("open checkpoint ", folder)),
+                      "CHECKPOINT_NOT_FOUND");
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return WithReason(absl::InvalidArgumentError(
+                          absl::StrCat("open checkpoint ", folder,
+                                       ": not a folder; give the folder that holds ", kSingleFile)),
+                      "CHECKPOINT_NOT_FOUND");
+  }
+  Manifest manifest;
+  if (Exists(absl::StrCat(folder, "/", kSingleFile))) {
+    ZC_RETURN_IF_ERROR(AddFile(folder, kSingleFile, &manifest));
+  } else if (Exists(absl::StrCat(folder, "/", kIndexFile))) {
+    ZC_RETURN_IF_ERROR(ReadSharded(folder, &manifest));
+  } else {
+    return WithReason(
+        absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
+                                         kSingleFile, " nor ", kIndexFile)),
+        "CHECKPOINT_NOT_FOUND");
+  }
+  const std::string config_path = absl::StrCat(folder, "/config.json");
+  if (Exists(config_path)) {
+    ZC_ASSIGN_OR_RETURN(manifest.config_json, ReadTextFile(config_path, kMaxConfigBytes));
+  }
+  return manifest;
+}
+
+absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder) {
+  for (const ManifestFile& expected : manifest.files) {
+    const std::string path = absl::StrCat(folder, "/", expected.path);
+    ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+    if (file.num_bytes() != expected.num_bytes) {
+      return WithReason(
+          absl::AbortedError(absl::StrCat("check ", path, ": it has ", file.num_bytes(),
+                                          " bytes, the manifest says ", expected.num_bytes)),
+          "CHECKPOINT_CHANGED");
+    }
+    ZC_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(path));
+    if (header.digest != expected.header_digest) {
+      return WithReason(absl::AbortedError(absl::StrCat(
+                            "check ", path, ": its header is not the one the plan was made from")),
+                        "CHECKPOINT_CHANGED");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace zerocast

@@ -1,0 +1,31 @@
+#ifndef ZEROCAST_CLIENT_FORMATS_CHECKPOINT_H_
+#define ZEROCAST_CLIENT_FORMATS_CHECKPOINT_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/plan/manifest.h"
+
+namespace zerocast {
+
+// Reads the headers of a Hugging Face checkpoint folder: model.safetensors, else the files named by
+// model.safetensors.index.json (the library's order of preference), and config.json where there is
+// one. As in the library every tensor of those files counts, whether the index names it or not.
+//
+// Errors:
+//   NOT_FOUND      the folder, both kinds of weights, or a file that the index names; reason
+//                  CHECKPOINT_NOT_FOUND.
+//   DATA_LOSS      a header, the index or config.json contradicts itself or the files; names the
+//                  file and the offset or tensor; reason CHECKPOINT_CORRUPT.
+//   PERMISSION_DENIED, UNAVAILABLE  from the file system.
+absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder);
+
+// Checks that the files of `manifest` below `folder` are still what they were: size and header
+// digest (not mtime, which differs between copies on several nodes).  Errors: ABORTED, reason
+// CHECKPOINT_CHANGED; and as above.
+absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_FORMATS_CHECKPOINT_H_
