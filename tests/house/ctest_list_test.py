@@ -18,19 +18,31 @@ class CtestList(unittest.TestCase):
         self.assertGreater(count, 3, "found hardly any test files")
 
     def test_test_names_are_unique_and_bounded(self):
-        names = [name for name, _ in listed.ctest(BUILD)]
+        tests = listed.ctest(BUILD)
+        names = [t["name"] for t in tests]
         self.assertEqual(sorted(names), sorted(set(names)))
+        self.assertEqual(listed.unbounded(tests), [], "without TIMEOUT or LABELS")
+
+    def test_an_unbounded_test_is_found(self):
+        labels, timeout = {"name": "LABELS", "value": ["unit"]}, {"name": "TIMEOUT", "value": 9.0}
+        self.assertEqual(listed.unbounded([
+            {"name": "bare"}, {"name": "endless", "properties": [labels]},
+            {"name": "unlabelled", "properties": [timeout]},
+            {"name": "good", "properties": [labels, timeout]}]), ["bare", "endless", "unlabelled"])
 
     def test_a_file_outside_the_build_is_found(self):
-        tests = [("a_test", ["/b/test_bin/a_test"]),
-                 ("s_test", ["/usr/bin/python3", "/s/tests/s_test.py", "-v"])]
+        tests = [{"name": "a_test", "command": ["/b/test_bin/a_test"]},
+                 {"name": "c_test"},  # not built
+                 {"name": "s", "command": ["/usr/bin/python3", "/s/tests/s_test.py", "-v"]}]
         sources = listed.sources_by_target([
             {"file": "/s/tests/a_test.cc", "output": "tests/CMakeFiles/a_test.dir/a_test.cc.o"},
             {"file": "/s/tests/b_test.cc", "output": "tests/CMakeFiles/b_test.dir/b_test.cc.o"},
+            {"file": "/s/tests/c_test.cc", "output": "tests/CMakeFiles/c_test.dir/c_test.cc.o"},
             {"file": "/s/tests/more_test.cc", "command":
              "g++ -o tests/CMakeFiles/a_test.dir/more_test.cc.o -c /s/tests/more_test.cc"}])
         self.assertEqual(listed.covered(tests, sources),
-                         {"/s/tests/a_test.cc", "/s/tests/more_test.cc", "/s/tests/s_test.py"})
+                         {"/s/tests/a_test.cc", "/s/tests/c_test.cc", "/s/tests/more_test.cc",
+                          "/s/tests/s_test.py"})
         self.assertEqual(listed.covered([], sources), set(), "compiled, but never run")
 
 

@@ -9,13 +9,16 @@ TEST_FILE = re.compile(r".*_test\.(cc|cu|py)")
 
 
 def ctest(build: Path):
-    """The tests of a build folder as ctest lists them: [(name, command words)].
-
-    ctest tells no command while the program is not built; zc_cc_test names both alike.
-    """
+    """The tests of a build folder, as the objects of ctest's own JSON list."""
     done = subprocess.run(["ctest", "--show-only=json-v1"], cwd=build, stdout=subprocess.PIPE,
                           check=True, text=True, timeout=120)
-    return [(t["name"], t.get("command", [t["name"]])) for t in json.loads(done.stdout)["tests"]]
+    return json.loads(done.stdout)["tests"]
+
+
+def unbounded(tests):
+    """The names of the tests that lack a TIMEOUT or LABELS."""
+    return [t["name"] for t in tests
+            if not {"TIMEOUT", "LABELS"} <= {p["name"] for p in t.get("properties", [])}]
 
 
 def sources_by_target(compile_commands):
@@ -33,11 +36,12 @@ def covered(tests, sources):
     """The absolute paths of all test sources that some ctest runs.
 
     A source is run when a test's command names it (scripts), or when it is compiled into the
-    program that a test's command starts.
+    program that a test's command starts. ctest tells no command while the program is not built;
+    zc_cc_test names both alike.
     """
     paths = set()
-    for _, command in tests:
-        for word in command:
+    for test in tests:
+        for word in test.get("command", [test["name"]]):
             if TEST_FILE.fullmatch(word):
                 paths.add(str(Path(word).resolve()))
             paths |= sources.get(Path(word).name, set())
