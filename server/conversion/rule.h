@@ -34,6 +34,8 @@ struct Op {
   std::string count_attr;         // kCat, kChunk: the config attribute that holds the count
   std::string subconfig;          // kPermuteRope: the sub-config that holds num_attention_heads
   std::vector<std::string> only;  // kPermuteRope: substrings that select which keys are permuted
+  int64_t in_channels = 0;        // kLinearToConv3d, and what kConv3dToLinear is reversed to
+  std::vector<int64_t> kernel;    // kLinearToConv3d: three sizes
 };
 
 enum class RuleKind {
@@ -68,6 +70,11 @@ struct Dialect {
   bool boundary = true;               // append (?!\w) after a trailing [A-Za-z0-9]
   bool longest_first = true;          // order of branches: longest source first, or as declared
   bool natural_key_v2 = true;
+  // What the fields above do not say, by the release they were read from.  1: 5.1.0.  2: 5.23.0: a
+  // target keeps its trailing `$` and loses the backslash of `\\.`; a source takes over the `^` of
+  // its target; a name that only the model knows is taken without any rule (the rescue); cat leaves
+  // absent sources out, unstack drops only its own axis, chunk allows a single target.
+  int generation = 2;
 };
 
 }  // namespace zerocast

@@ -1,0 +1,34 @@
+#ifndef ZEROCAST_SERVER_CONVERSION_CATALOGUE_H_
+#define ZEROCAST_SERVER_CONVERSION_CATALOGUE_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/conversion/rule.h"
+
+namespace zerocast {
+
+// A rule table: every rule set of one Transformers release and what it is bound to.
+struct Catalogue {
+  Dialect dialect;
+  std::map<std::string, std::vector<Rule>> sets;
+  std::map<std::string, std::string> by_class;             // class -> set
+  std::map<std::string, std::string> by_model_type;        // model type -> set
+  std::vector<std::string> always_last;                    // sets that follow any other
+  std::map<std::string, std::vector<Rule>> class_renames;  // class -> renames before its type's
+};
+
+// Reads a rule table and proves it: every pattern compiles, every binding has its set.  Errors:
+// INVALID_ARGUMENT naming the set and rule.
+absl::StatusOr<Catalogue> ParseCatalogue(absl::string_view text);
+
+// The built-in table of a release ("5.23.0", "5.1.0"), read at the first call and kept for the
+// life of the process.  Thread-safe.  Errors: INVALID_ARGUMENT for another release.
+absl::StatusOr<const Catalogue*> BuiltInCatalogue(absl::string_view dialect);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_CONVERSION_CATALOGUE_H_

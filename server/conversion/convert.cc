@@ -1,0 +1,346 @@
+#include "server/conversion/convert.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/copy/algebra.h"
+#include "nlohmann/json.hpp"
+#include "server/base/errors.h"
+#include "server/conversion/lower.h"
+#include "server/conversion/natural_key.h"
+#include "server/conversion/promote.h"
+#include "server/conversion/rename.h"
+#include "server/conversion/rule_json.h"
+
+namespace zerocast {
+namespace {
+
+// The tensors that were collected under one source pattern of a conversion, or, without one, under
+// the key itself.
+struct Collected {
+  absl::string_view pattern;
+  std::vector<int32_t> sources;
+};
+
+// What goes through one run of a conversion's operations; without a rule, a tensor that is only
+// renamed.
+struct Group {
+  std::string name;
+  int rule = -1;
+  std::vector<Collected> collected;
+};
+
+absl::Status CheckShapes(absl::Span<const SourceTensor> sources) {
+  for (const SourceTensor& source : sources) {
+    int64_t numel = 1;
+    for (int64_t size : source.shape) {
+      if (size < 0 || __builtin_mul_overflow(numel, size, &numel)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("convert '", source.name, "': its shape ", ShapeText(source.shape),
+                         " is not sizes >= 0 whose product fits 64 bits"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+class Converter {
+ public:
+  explicit Converter(const ConversionInput& input) : input_(input), rules_(*input.rules) {}
+
+  absl::StatusOr<Conversion> Run() {
+    ZC_RETURN_IF_ERROR(CheckShapes(input_.sources));
+    ZC_RETURN_IF_ERROR(ReadConfig());
+    for (size_t i = 0; i < input_.model.size(); ++i) {
+      model_.emplace(input_.model[i].name, static_cast<int32_t>(i));
+    }
+    ZC_ASSIGN_OR_RETURN(Renamer renamer,
+                        Renamer::Create(rules_.rules, rules_.dialect, rules_.has_base_model_prefix,
+                                        rules_.base_model_prefix));
+    renamer_ = &renamer;
+    ZC_RETURN_IF_ERROR(Collect());
+    for (const Group& group : groups_) {
+      if (group.rule < 0) {
+        RunPlain(group);
+      } else {
+        ZC_RETURN_IF_ERROR(RunOperations(group));
+      }
+    }
+    Finish();
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status ReadConfig() {
+    if (rules_.config_json.empty()) return absl::OkStatus();
+    config_ = nlohmann::json::parse(rules_.config_json, nullptr, /*allow_exceptions=*/false);
+    if (config_->is_discarded() || !config_->is_object()) {
+      return absl::InvalidArgumentError("read the checkpoint's config: it is not a JSON object");
+    }
+    return absl::OkStatus();
+  }
+
+  bool InModel(absl::string_view name) const { return input_.any_name || model_.contains(name); }
+
+  const std::vector<int64_t>* ModelShape(absl::string_view name) const {
+    const auto found = model_.find(name);
+    return found == model_.end() ? nullptr : &input_.model[found->second].shape;
+  }
+
+  // Renames every key in natural order and collects it in its group, or as unexpected.
+  absl::Status Collect() {
+    std::vector<absl::string_view> keys;
+    keys.reserve(input_.sources.size());
+    for (const SourceTensor& source : input_.sources) keys.push_back(source.name);
+    ZC_ASSIGN_OR_RETURN(const std::vector<int32_t> order, NaturalOrder(keys, rules_.dialect));
+    // Without a spec there is no name to prefer: the base-prefix step finds nothing.
+    const auto in_model = [&](absl::string_view name) { return model_.contains(name); };
+    absl::flat_hash_map<std::string, int32_t> group_of;
+    for (int32_t source : order) {
+      ZC_ASSIGN_OR_RETURN(RenamedKey key, renamer_->Rename(keys[source], in_model));
+      if (!InModel(key.with_prefix)) {
+        AddUnexpected(key);
+        continue;
+      }
+      const auto [place, inserted] =
+          group_of.try_emplace(key.with_prefix, static_cast<int32_t>(groups_.size()));
+      if (inserted) groups_.push_back({key.with_prefix, key.rule, {}});
+      const absl::string_view pattern =
+          key.rule < 0 ? keys[source]
+                       : absl::string_view(renamer_->rule(key.rule).sources()[key.source]);
+      AddSource(pattern, source, &groups_[place->second]);
+    }
+    return absl::OkStatus();
+  }
+
+  static void AddSource(absl::string_view pattern, int32_t source, Group* group) {
+    for (Collected& collected : group->collected) {
+      if (collected.pattern == pattern) {
+        collected.sources.push_back(source);
+        return;
+      }
+    }
+    group->collected.push_back({pattern, {source}});
+  }
+
+  void AddUnexpected(const RenamedKey& key) {
+    if (key.rule < 0) {
+      AddUnexpectedName(key.with_prefix);
+      return;
+    }
+    const std::vector<std::string>& targets = renamer_->rule(key.rule).targets();
+    for (const std::string& target : targets) {
+      AddUnexpectedName(targets[0].empty()
+                            ? key.with_prefix
+                            : absl::StrReplaceAll(key.with_prefix, {{targets[0], target}}));
+    }
+  }
+
+  void AddUnexpectedName(const std::string& name) {
+    if (unexpected_.insert(name).second) result_.unexpected.push_back(name);
+  }
+
+  std::vector<std::string> Names(const std::vector<int32_t>& sources) const {
+    std::vector<std::string> names;
+    for (int32_t source : sources) names.push_back(input_.sources[source].name);
+    return names;
+  }
+
+  static std::vector<int32_t> AllSources(const Group& group) {
+    std::vector<int32_t> sources;
+    for (const Collected& collected : group.collected) {
+      sources.insert(sources.end(), collected.sources.begin(), collected.sources.end());
+    }
+    return sources;
+  }
+
+  void AddError(std::string target, const std::vector<int32_t>& sources, std::string message) {
+    result_.errors.push_back({std::move(target), Names(sources), std::move(message)});
+  }
+
+  void RunPlain(const Group& group) {
+    const std::vector<int32_t> sources = AllSources(group);
+    if (sources.size() > 1) {
+      AddError(group.name, sources, "several tensors of the checkpoint claim this name");
+      return;
+    }
+    Emit(group.name, WholeValue(sources[0], input_.sources[sources[0]].shape), sources);
+  }
+
+  absl::Status RunOperations(const Group& group) {
+    const Rule& rule = rules_.rules[group.rule];
+    const CompiledRule& compiled = renamer_->rule(group.rule);
+    const auto model_shape = [this](absl::string_view name) { return ModelShape(name); };
+    const OpContext context{compiled.sources(),
+                            compiled.targets(),
+                            group.name,
+                            model_shape,
+                            !input_.any_name,
+                            config_.has_value() ? &*config_ : nullptr,
+                            rules_.dialect.generation};
+    const std::vector<int32_t> sources = AllSources(group);
+    Entries entries;
+    for (const Collected& collected : group.collected) {
+      Entry entry{std::string(collected.pattern), /*is_list=*/true, {}};
+      entry.values.reserve(collected.sources.size());
+      for (int32_t source : collected.sources) {
+        entry.values.push_back(WholeValue(source, input_.sources[source].shape));
+      }
+      entries.push_back(std::move(entry));
+    }
+    for (const Op& op : rule.ops) {
+      absl::StatusOr<Entries> output = ApplyOp(op, std::move(entries), context);
+      if (output.ok()) {
+        entries = *std::move(output);
+        continue;
+      }
+      if (output.status().code() == absl::StatusCode::kUnimplemented) {
+        return WithReason(Annotate(output.status(),
+                                   absl::StrCat("convert '", group.name, "' by rule [",
+                                                absl::StrJoin(compiled.sources(), ", "), "] -> [",
+                                                absl::StrJoin(compiled.targets(), ", "),
+                                                "], operation ", OpName(op.kind))),
+                          "UNSUPPORTED");
+      }
+      AddError(group.name, sources, absl::StrCat(OpName(op.kind), ": ", output.status().message()));
+      return absl::OkStatus();
+    }
+    ExpandNames(group.name, &entries);
+    if (AllUsed(group, sources, entries)) EmitGroup(sources, std::move(entries));
+    return absl::OkStatus();
+  }
+
+  // Operations name their results by target patterns; the renamed key says what surrounds them.
+  void ExpandNames(const std::string& name, Entries* entries) const {
+    const bool first = rules_.dialect.generation == 1;
+    const std::string full =
+        absl::StrReplaceAll(name, {{first ? ".*." : "*.", first ? ".0." : "0."}});
+    for (const Entry& entry : *entries) {
+      const size_t at = full.find(entry.name);
+      if (at == std::string::npos) continue;
+      const std::string prefix = full.substr(0, at);
+      const std::string suffix = full.substr(at + entry.name.size());
+      for (Entry& other : *entries) other.name = absl::StrCat(prefix, other.name, suffix);
+      return;
+    }
+  }
+
+  // False, with an error, where a collected tensor is in no result: the library drops it silently,
+  // for us two tensors claim one place.
+  bool AllUsed(const Group& group, const std::vector<int32_t>& sources, const Entries& entries) {
+    absl::flat_hash_set<int32_t> used;
+    for (const Entry& entry : entries) {
+      if (entry.values.empty()) continue;
+      for (const Box& box : entry.values[0].boxes) used.insert(box.source);
+    }
+    std::vector<int32_t> unused;
+    for (int32_t source : sources) {
+      if (used.contains(source) || Product(input_.sources[source].shape) == 0) continue;
+      unused.push_back(source);
+    }
+    if (unused.empty()) return true;
+    AddError(group.name, sources,
+             absl::StrCat("the conversion has no place for ", absl::StrJoin(Names(unused), ", ")));
+    return false;
+  }
+
+  void EmitGroup(const std::vector<int32_t>& sources, Entries entries) {
+    // A fused tensor of the wrong size is cut in the wrong places: even the pieces that happen to
+    // fit hold other weights than they should.
+    bool wrong_size = false;
+    for (const Entry& entry : entries) {
+      const std::vector<int64_t>* const shape = ModelShape(entry.name);
+      if (entries.size() > 1 && shape != nullptr && *shape != entry.values[0].shape) {
+        wrong_size = true;
+      }
+    }
+    for (Entry& entry : entries) {
+      const std::vector<int64_t>* const shape = ModelShape(entry.name);
+      if (wrong_size && shape != nullptr && *shape == entry.values[0].shape) {
+        AddError(entry.name, sources,
+                 "the sources do not have the size of all of their targets together, so this "
+                 "piece is cut in the wrong place although its shape fits");
+        continue;
+      }
+      Emit(entry.name, std::move(entry.values[0]), sources);
+    }
+  }
+
+  void Emit(const std::string& name, Value value, const std::vector<int32_t>& group_sources) {
+    if (!InModel(name)) {
+      AddUnexpectedName(name);
+      return;
+    }
+    ConvertedTensor tensor;
+    tensor.name = name;
+    tensor.shape = std::move(value.shape);
+    tensor.boxes = std::move(value.boxes);
+    if (tensor.boxes.size() > 1) MergeBoxes(&tensor.boxes);
+    for (const Box& box : tensor.boxes) tensor.sources.push_back(box.source);
+    if (tensor.boxes.empty()) tensor.sources = group_sources;
+    std::sort(tensor.sources.begin(), tensor.sources.end());
+    tensor.sources.erase(std::unique(tensor.sources.begin(), tensor.sources.end()),
+                         tensor.sources.end());
+    for (int32_t source : tensor.sources) {
+      tensor.dtype = PromoteDTypes(tensor.dtype, input_.sources[source].dtype);
+    }
+    const auto [place, inserted] = made_.try_emplace(name, result_.tensors.size());
+    if (!inserted) {
+      std::vector<int32_t> both = result_.tensors[place->second].sources;
+      both.insert(both.end(), tensor.sources.begin(), tensor.sources.end());
+      AddError(name, both, "several conversions make this name");
+      contested_.insert(name);
+      return;
+    }
+    result_.tensors.push_back(std::move(tensor));
+  }
+
+  // Drops what two conversions claim; puts the rest in the order of the model.
+  void Finish() {
+    std::vector<ConvertedTensor>& tensors = result_.tensors;
+    if (!contested_.empty()) {
+      tensors.erase(std::remove_if(tensors.begin(), tensors.end(),
+                                   [&](const ConvertedTensor& tensor) {
+                                     return contested_.contains(tensor.name);
+                                   }),
+                    tensors.end());
+    }
+    if (input_.any_name) return;
+    std::vector<std::pair<int32_t, int32_t>> order;  // place in the model, place in `tensors`
+    order.reserve(tensors.size());
+    for (const ConvertedTensor& tensor : tensors) {
+      order.emplace_back(model_.at(tensor.name), static_cast<int32_t>(order.size()));
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<ConvertedTensor> sorted;
+    sorted.reserve(tensors.size());
+    for (const auto& [_, index] : order) sorted.push_back(std::move(tensors[index]));
+    tensors = std::move(sorted);
+  }
+
+  const ConversionInput& input_;
+  const ConversionRules& rules_;
+  std::optional<nlohmann::json> config_;
+  absl::flat_hash_map<absl::string_view, int32_t> model_;  // name -> index
+  Renamer* renamer_ = nullptr;
+  std::vector<Group> groups_;
+  absl::flat_hash_set<std::string> unexpected_;
+  absl::flat_hash_map<std::string, size_t> made_;  // name -> index into result_.tensors
+  absl::flat_hash_set<std::string> contested_;
+  Conversion result_;
+};
+
+}  // namespace
+
+absl::StatusOr<Conversion> Convert(const ConversionInput& input) { return Converter(input).Run(); }
+
+}  // namespace zerocast
