@@ -1,0 +1,300 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/command.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/output.h"
+#include "client/cli/progress.h"
+#include "client/cli/signals.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct SubmitFlags {
+  JobFlags job;
+  std::string request_id;
+  bool validate_only = false;
+  bool start = false;
+  bool wait = false;
+  bool verify = false;
+  double deadline_seconds = 3600;
+};
+
+std::string JobStateName(v1::JobState state) {
+  return state == v1::JOB_STATE_CANCELLED ? "cancelled" : "active";
+}
+
+Json JobJson(const v1::Job& job, const std::vector<v1::Load>& loads) {
+  Json document = {{"job", job.name()},
+                   {"display_name", job.spec().display_name()},
+                   {"state", JobStateName(job.state())},
+                   {"checkpoint", job.spec().checkpoint_path()},
+                   {"world_size", job.spec().topology().world_size()},
+                   {"zero_stage", job.zero_stage()},
+                   {"dtype", job.config_dtype()},
+                   {"etag", job.etag()}};
+  if (!job.resolved_config_json().empty()) {
+    // Kept as the server wrote it: a config may hold Infinity, which strict JSON has not.
+    Json config = Json::parse(job.resolved_config_json(), nullptr, /*allow_exceptions=*/false);
+    document["resolved_config"] =
+        config.is_discarded() ? Json(job.resolved_config_json()) : std::move(config);
+  }
+  Json list = Json::array();
+  for (const v1::Load& load : loads) list.push_back(LoadJson(load));
+  document["loads"] = std::move(list);
+  return document;
+}
+
+void PrintJobs(const std::vector<v1::Job>& jobs) {
+  std::vector<std::vector<std::string>> rows = {
+      {"job", "state", "ranks", "stage", "dtype", "name"}};
+  for (const v1::Job& job : jobs) {
+    rows.push_back(
+        {job.name(), JobStateName(job.state()), absl::StrCat(job.spec().topology().world_size()),
+         absl::StrCat(job.zero_stage()), job.config_dtype().empty() ? "-" : job.config_dtype(),
+         job.spec().display_name().empty() ? "-" : job.spec().display_name()});
+  }
+  std::fputs(FormatTable(rows).c_str(), stdout);
+}
+
+absl::StatusOr<v1::Load> Follow(Client* client, const std::string& load, double deadline_seconds,
+                                bool show) {
+  ProgressDisplay progress(show);
+  return client->WatchLoad(load, absl::Seconds(deadline_seconds),
+                           [&progress](const v1::Load& change) {
+                             progress.Show(change);
+                             return true;
+                           });
+}
+
+absl::Status PrintEnd(const GlobalOptions& global, const v1::Load& load) {
+  if (load.state() == v1::LOAD_STATE_READY || global.json()) {
+    if (global.json()) {
+      PrintJson(LoadJson(load));
+    } else {
+      std::fputs(LoadText(load).c_str(), stdout);
+    }
+  }
+  return LoadStatus(load);
+}
+
+absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
+  ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
+  spec.mutable_options()->set_compute_digests(flags.verify);
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  Client::CreateOptions create;
+  create.request_id = flags.request_id;
+  create.validate_only = flags.validate_only;
+  ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
+  const std::string& job = created.job().name();
+  std::vector<v1::Load> loads;
+  if ((flags.start || flags.wait) && !flags.validate_only) {
+    ZC_ASSIGN_OR_RETURN(v1::Load load, client->CreateLoad(job, create));
+    if (flags.wait) {
+      const SignalWatcher watcher([&client, &job](int) { client->CancelJob(job).IgnoreError(); });
+      ZC_ASSIGN_OR_RETURN(
+          load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
+      ZC_RETURN_IF_ERROR(LoadStatus(load));
+    }
+    loads.push_back(std::move(load));
+  }
+  if (global.json()) {
+    Json document = JobJson(created.job(), loads);
+    document["attach_token"] = created.attach_token();
+    PrintJson(document);
+    return absl::OkStatus();
+  }
+  if (flags.validate_only) {
+    std::puts("valid; nothing was created");
+    return absl::OkStatus();
+  }
+  // Lines of KEY=VALUE: a batch script reads them as they are.
+  std::printf("ZEROCAST_JOB=%s\nZEROCAST_TOKEN=%s\n", job.c_str(), created.attach_token().c_str());
+  for (const v1::Load& load : loads) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
+  return absl::OkStatus();
+}
+
+absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  if (absl::StartsWith(name, "loads/")) {
+    ZC_ASSIGN_OR_RETURN(const v1::Load load, client->GetLoad(name));
+    if (global.json()) {
+      PrintJson(LoadJson(load));
+    } else {
+      std::fputs(LoadText(load).c_str(), stdout);
+      if (load.state() == v1::LOAD_STATE_FAILED) {
+        std::printf("failed: %s\n", load.failure().message().c_str());
+      }
+    }
+    return absl::OkStatus();
+  }
+  ZC_ASSIGN_OR_RETURN(const v1::Job job, client->GetJob(name));
+  ZC_ASSIGN_OR_RETURN(const std::vector<v1::Load> loads, client->ListLoads(name));
+  if (global.json()) {
+    PrintJson(JobJson(job, loads));
+    return absl::OkStatus();
+  }
+  PrintJobs({job});
+  std::printf("checkpoint %s\n", job.spec().checkpoint_path().c_str());
+  for (const v1::Load& load : loads) {
+    std::printf("%s %s%s\n", load.name().c_str(), StateName(load.state()).c_str(),
+                load.state() == v1::LOAD_STATE_FAILED
+                    ? absl::StrCat(": ", load.failure().message()).c_str()
+                    : "");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunList(const GlobalOptions& global) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  ZC_ASSIGN_OR_RETURN(const std::vector<v1::Job> jobs, client->ListJobs());
+  if (!global.json()) {
+    PrintJobs(jobs);
+    return absl::OkStatus();
+  }
+  Json list = Json::array();
+  for (const v1::Job& job : jobs) list.push_back(JobJson(job, {}));
+  PrintJson({{"jobs", list}});
+  return absl::OkStatus();
+}
+
+absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
+                      double deadline_seconds) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  std::string load = name;
+  if (!absl::StartsWith(name, "loads/")) {
+    ZC_ASSIGN_OR_RETURN(const std::vector<v1::Load> loads, client->ListLoads(name));
+    if (loads.empty()) {
+      return WithReason(absl::NotFoundError(absl::StrCat("watch ", name, ": it has no load yet")),
+                        "NOT_FOUND");
+    }
+    load = loads.back().name();
+  }
+  ZC_ASSIGN_OR_RETURN(const v1::Load ended,
+                      Follow(client.get(), load, deadline_seconds, !global.json()));
+  return PrintEnd(global, ended);
+}
+
+absl::Status RunCancel(const GlobalOptions& global, const std::string& name) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  if (absl::StartsWith(name, "loads/")) {
+    ZC_ASSIGN_OR_RETURN(const v1::Load load, client->CancelLoad(name));
+    if (global.json()) PrintJson(LoadJson(load));
+    if (!global.json()) std::printf("%s %s\n", name.c_str(), StateName(load.state()).c_str());
+    return absl::OkStatus();
+  }
+  ZC_ASSIGN_OR_RETURN(const v1::Job job, client->CancelJob(name));
+  if (global.json()) PrintJson(JobJson(job, {}));
+  if (!global.json()) std::printf("%s %s\n", name.c_str(), JobStateName(job.state()).c_str());
+  return absl::OkStatus();
+}
+
+absl::Status RunDelete(const GlobalOptions& global, const std::string& name) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  ZC_RETURN_IF_ERROR(client->DeleteJob(name, ""));
+  if (global.json()) PrintJson({{"deleted", name}});
+  if (!global.json()) std::printf("%s deleted\n", name.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status RunAgents(const GlobalOptions& global) {
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  ZC_ASSIGN_OR_RETURN(const std::vector<v1::AgentInfo> agents, client->ListAgents());
+  if (global.json()) {
+    Json list = Json::array();
+    for (const v1::AgentInfo& agent : agents) {
+      list.push_back(
+          {{"node", agent.node_name()},
+           {"version", agent.version()},
+           {"socket", agent.socket_path()},
+           {"loads", std::vector<std::string>(agent.loads().begin(), agent.loads().end())}});
+    }
+    PrintJson({{"agents", list}});
+    return absl::OkStatus();
+  }
+  std::vector<std::vector<std::string>> rows = {{"node", "version", "loads", "silent s", "socket"}};
+  for (const v1::AgentInfo& agent : agents) {
+    rows.push_back(
+        {agent.node_name(), agent.version(), absl::StrCat(agent.loads_size()),
+         absl::StrFormat("%.1f", static_cast<double>(agent.silent_for().seconds()) +
+                                     static_cast<double>(agent.silent_for().nanos()) / 1e9),
+         agent.socket_path()});
+  }
+  std::fputs(FormatTable(rows).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+// A subcommand that takes the name of a job or load.
+template <typename Function>
+void AddNamed(CLI::App* parent, const char* name, const char* help, const GlobalOptions* global,
+              Run* run, Function function) {
+  auto resource = std::make_shared<std::string>();
+  CLI::App* command = parent->add_subcommand(name, help);
+  command->add_option("name", *resource, "jobs/ID or loads/ID")->required()->type_name("NAME");
+  command->callback([resource, global, run, function] {
+    *run = [resource, global, function] { return function(*global, *resource); };
+  });
+}
+
+}  // namespace
+
+void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
+  CLI::App* job = app->add_subcommand("job", "Submit, watch and cancel jobs on a server.");
+  job->require_subcommand(1);
+
+  auto submit = std::make_shared<SubmitFlags>();
+  CLI::App* command = job->add_subcommand("submit", "Check a job's config and create the job.");
+  submit->job.AddTo(command);
+  command
+      ->add_option("--request-id", submit->request_id, "Repeating it with the same id is one job")
+      ->envname("ZEROCAST_REQUEST_ID")
+      ->type_name("ID");
+  command->add_flag("--validate-only", submit->validate_only, "Check everything, create nothing");
+  command->add_flag("--start", submit->start, "Start a load of it");
+  command->add_flag("--wait", submit->wait, "Start a load of it and wait until it is ready");
+  command->add_flag("--digests", submit->verify, "Agents compute a digest of every partition");
+  command->add_option("--deadline", submit->deadline_seconds, "Longest time to wait")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  command->callback(
+      [submit, global, run] { *run = [submit, global] { return RunSubmit(*global, *submit); }; });
+
+  AddNamed(job, "get", "Show a job or a load.", global, run, RunGet);
+  AddNamed(job, "cancel", "Cancel a job and its loads, or one load.", global, run, RunCancel);
+  AddNamed(job, "delete", "Delete a cancelled job.", global, run, RunDelete);
+
+  auto deadline = std::make_shared<double>(3600);
+  AddNamed(job, "watch", "Follow a load until it ends.", global, run,
+           [deadline](const GlobalOptions& options, const std::string& name) {
+             return RunWatch(options, name, *deadline);
+           });
+  job->get_subcommand("watch")
+      ->add_option("--deadline", *deadline, "Longest time to wait")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS")
+      ->capture_default_str();
+
+  CLI::App* list = job->add_subcommand("list", "List all jobs.");
+  list->callback([global, run] { *run = [global] { return RunList(*global); }; });
+}
+
+void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
+  CLI::App* command =
+      app->add_subcommand("agents", "List the agents that are connected to a server.");
+  command->callback([global, run] { *run = [global] { return RunAgents(*global); }; });
+}
+
+}  // namespace zerocast

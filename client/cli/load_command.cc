@@ -1,0 +1,231 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/embedded.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/output.h"
+#include "client/cli/progress.h"
+#include "client/cli/shard_output.h"
+#include "client/cli/signals.h"
+#include "client/verify/verify.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+struct LoadFlags {
+  JobFlags job;
+  std::string out;
+  bool verify = false;
+  bool release = false;
+  std::string request_id;
+  double deadline_seconds = 3600;
+};
+
+absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, int num_agents) {
+  ClusterHandle handle;
+  if (!global.server.empty()) {
+    ZC_ASSIGN_OR_RETURN(handle.remote, global.Connect());
+    return handle;
+  }
+  EmbeddedCluster::Options options;
+  options.num_agents = num_agents;
+  options.timeout = absl::Seconds(global.timeout_seconds);
+  ZC_ASSIGN_OR_RETURN(handle.embedded, EmbeddedCluster::Start(options));
+  return handle;
+}
+
+absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
+  VerifyOptions options;
+  options.checkpoint_path = job.spec().checkpoint_path();
+  options.model_spec_json = job.spec().model_spec_json();
+  options.key_mapping_json = job.spec().options().key_mapping_json();
+  options.dtype = load.report().dtype();
+  options.world_size = job.spec().topology().world_size();
+  options.zero_stage = job.zero_stage();
+  for (const std::string& name : load.report().missing()) options.absent.push_back(name);
+  for (const v1::MismatchedWeight& weight : load.report().mismatched()) {
+    options.absent.push_back(weight.name());
+  }
+  std::vector<DigestToVerify> digests;
+  for (const v1::Shard& shard : load.shards()) {
+    for (const v1::PartitionDigest& digest : shard.digests()) {
+      digests.push_back({shard.rank(), digest.target(), digest.xxh3()});
+    }
+  }
+  return VerifyPartitions(options, digests);
+}
+
+// What is printed at the end.
+void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& created,
+                 const v1::Load& load, const VerifyResult* verified, double verify_seconds) {
+  if (global.json()) {
+    nlohmann::ordered_json document = LoadJson(load);
+    if (!global.server.empty()) document["attach_token"] = created.attach_token();
+    if (verified != nullptr) {
+      document["verified"] = {{"partitions", verified->partitions},
+                              {"bytes", verified->bytes},
+                              {"seconds", verify_seconds}};
+    }
+    PrintJson(document);
+    return;
+  }
+  std::fputs(LoadText(load).c_str(), stdout);
+  if (verified != nullptr) {
+    std::printf("\nverified %lld partitions, %s, against an independent reading in %.2f s\n",
+                static_cast<long long>(verified->partitions), FormatBytes(verified->bytes).c_str(),
+                verify_seconds);
+  }
+}
+
+absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
+  ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
+  spec.mutable_options()->set_compute_digests(flags.verify);
+  if (!flags.out.empty()) ZC_RETURN_IF_ERROR(PrepareOutputFolder(flags.out));
+  const int num_nodes = std::max({1, spec.topology().num_nodes(), spec.topology().nodes_size()});
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, num_nodes));
+  Client* const client = cluster.client();
+
+  Client::CreateOptions create;
+  create.request_id = flags.request_id;
+  ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
+  const std::string job = created.job().name();
+  const auto cancel = [client, &job] {
+    // Nobody is left to tell: the server also ends jobs of clients that vanish on their own
+    // deadline.
+    client->CancelJob(job).IgnoreError();
+  };
+  v1::Load load;
+  {
+    const SignalWatcher watcher([&cancel](int) { cancel(); });
+    const auto started = client->CreateLoad(job, create);
+    if (!started.ok()) {
+      cancel();
+      return started.status();
+    }
+    ProgressDisplay progress(!global.json());
+    const auto ended = client->WatchLoad(started->name(), absl::Seconds(flags.deadline_seconds),
+                                         [&progress](const v1::Load& change) {
+                                           progress.Show(change);
+                                           return true;
+                                         });
+    if (!ended.ok()) {
+      cancel();
+      return ended.status();
+    }
+    load = *ended;
+  }
+  if (load.state() != v1::LOAD_STATE_READY) {
+    const std::string report = ReportText(load.report());
+    if (!global.json()) std::fputs(report.c_str(), stderr);
+    cancel();
+    return LoadStatus(load);
+  }
+
+  VerifyResult verified;
+  double verify_seconds = 0;
+  if (flags.verify) {
+    const absl::Time start = absl::Now();
+    const auto result = Verify(created.job(), load);
+    if (!result.ok()) {
+      cancel();
+      return Annotate(result.status(), "verify");
+    }
+    verified = *result;
+    verify_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  }
+  if (!flags.out.empty()) {
+    const absl::Status written = WriteShards(load, created.attach_token(), flags.out);
+    if (!written.ok()) {
+      cancel();
+      return written;
+    }
+  }
+  if (flags.release) cancel();
+  PrintResult(global, created, load, flags.verify ? &verified : nullptr, verify_seconds);
+  return absl::OkStatus();
+}
+
+absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
+  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
+  const int num_nodes = std::max({1, spec.topology().num_nodes(), spec.topology().nodes_size()});
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, num_nodes));
+  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, cluster.client()->PlanLoad(spec));
+  const v1::PlanSummary& plan = response.plan();
+  const int32_t world_size = spec.topology().world_size();
+  if (global.json()) {
+    nlohmann::ordered_json document = ReportJson(response.report());
+    document["plan_digest"] = plan.digest();
+    document["num_targets"] = plan.num_targets();
+    document["num_boxes"] = plan.num_boxes();
+    document["num_rounds"] = plan.num_rounds();
+    document["arena_bytes"] = plan.arena_bytes();
+    document["arena_bytes_all_ranks"] = plan.arena_bytes() * world_size;
+    document["read_bytes_by_node"] =
+        std::vector<int64_t>(plan.read_bytes_by_node().begin(), plan.read_bytes_by_node().end());
+    PrintJson(document);
+    return absl::OkStatus();
+  }
+  std::printf("plan %s\n%lld targets, %lld boxes, %lld rounds, dtype %s%s\n\n",
+              plan.digest().c_str(), static_cast<long long>(plan.num_targets()),
+              static_cast<long long>(plan.num_boxes()), static_cast<long long>(plan.num_rounds()),
+              response.report().dtype().c_str(),
+              response.report().dtype_reason().empty()
+                  ? ""
+                  : absl::StrCat(" (", response.report().dtype_reason(), ")").c_str());
+  std::vector<std::vector<std::string>> rows = {{"node", "reads"}};
+  for (int node = 0; node < plan.read_bytes_by_node_size(); ++node) {
+    rows.push_back({absl::StrCat(node), FormatBytes(plan.read_bytes_by_node(node))});
+  }
+  std::printf("%s\n%s a rank, %s for all %d ranks\n", FormatTable(rows).c_str(),
+              FormatBytes(plan.arena_bytes()).c_str(),
+              FormatBytes(plan.arena_bytes() * world_size).c_str(), world_size);
+  std::fputs(ReportText(response.report()).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
+  auto flags = std::make_shared<LoadFlags>();
+  CLI::App* command = app->add_subcommand(
+      "load",
+      "Put a checkpoint into the shards of its ranks. Without --server it runs server and agents "
+      "in this process.");
+  flags->job.AddTo(command);
+  command->add_option("--out", flags->out, "Write each rank's shard and report.json here")
+      ->type_name("DIR");
+  command->add_flag("--verify", flags->verify,
+                    "Compare every partition with an independent reading of the files");
+  command->add_flag("--release", flags->release,
+                    "Cancel the job at the end: the agents free its shards");
+  command
+      ->add_option("--request-id", flags->request_id,
+                   "Repeating a load with the same id is one load")
+      ->type_name("ID");
+  command->add_option("--deadline", flags->deadline_seconds, "Longest time the whole load may take")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  command->callback(
+      [flags, global, run] { *run = [flags, global] { return RunLoad(*global, *flags); }; });
+}
+
+void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
+  auto flags = std::make_shared<JobFlags>();
+  CLI::App* command = app->add_subcommand(
+      "plan", "Dry run: what a load would read, move and hold, and what does not fit.");
+  flags->AddTo(command);
+  command->callback(
+      [flags, global, run] { *run = [flags, global] { return RunPlan(*global, *flags); }; });
+}
+
+}  // namespace zerocast

@@ -1,0 +1,116 @@
+#include "client/cli/shard_output.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/output.h"
+#include "client/cpp/attach.h"
+#include "client/formats/file.h"
+#include "client/formats/safetensors_writer.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// Removes what was written unless Keep() is called.
+class WrittenFiles {
+ public:
+  ~WrittenFiles() {
+    if (keep_) return;
+    for (const std::string& path : paths_) ::unlink(path.c_str());
+  }
+  void Add(std::string path) { paths_.push_back(std::move(path)); }
+  void Keep() { keep_ = true; }
+
+ private:
+  std::vector<std::string> paths_;
+  bool keep_ = false;
+};
+
+absl::string_view BytesOf(const AttachedShard& shard, const ShardTensor& tensor) {
+  if (tensor.elements == 0) return absl::string_view();
+  return absl::string_view(shard.data() + tensor.offset,
+                           static_cast<size_t>(tensor.elements * SizeOf(tensor.dtype)));
+}
+
+absl::Status WriteRank(const AttachedShard& shard, int32_t rank, const std::string& path) {
+  nlohmann::ordered_json shapes = nlohmann::ordered_json::object();
+  std::vector<TensorToWrite> tensors;
+  for (const ShardTensor& tensor : shard.tensors()) {
+    if (!tensor.partitioned) continue;
+    shapes[tensor.name] = tensor.shape;
+    tensors.push_back({tensor.name, tensor.dtype, {tensor.elements}, BytesOf(shard, tensor)});
+  }
+  return WriteSafetensors(path, tensors,
+                          {{"format", "pt"},
+                           {"rank", absl::StrCat(rank)},
+                           {"world_size", absl::StrCat(shard.world_size())},
+                           {"plan_digest", shard.plan_digest()},
+                           {"shapes", shapes.dump()}});
+}
+
+absl::Status WriteWhole(const AttachedShard& shard, const std::string& path) {
+  std::vector<TensorToWrite> tensors;
+  for (const ShardTensor& tensor : shard.tensors()) {
+    if (tensor.partitioned) continue;
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, BytesOf(shard, tensor)});
+  }
+  return WriteSafetensors(path, tensors, {{"format", "pt"}, {"plan_digest", shard.plan_digest()}});
+}
+
+}  // namespace
+
+absl::Status PrepareOutputFolder(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    return WithReason(ErrnoStatus(error.value(), absl::StrCat("create folder ", folder)),
+                      "IO_ERROR");
+  // access() would say yes to root on a read-only file system; a real file cannot be wrong.
+  ZC_ASSIGN_OR_RETURN(OutputFile probe,
+                      OutputFile::Create(absl::StrCat(folder, "/.zerocast_probe")));
+  return probe.Append("probe");
+}
+
+absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
+                         const std::string& folder) {
+  WrittenFiles written;
+  for (const v1::Shard& entry : load.shards()) {
+    AttachOptions options;
+    options.socket_path = entry.agent_socket();
+    options.load = load.name();
+    options.rank = entry.rank();
+    options.token = attach_token;
+    absl::StatusOr<AttachedShard> shard = Attach(options);
+    if (!shard.ok()) {
+      return Annotate(shard.status(),
+                      absl::StrCat("take rank ", entry.rank(), " from node ", entry.node_name(),
+                                   " (--out needs the agents on this host)"));
+    }
+    std::string path = absl::StrFormat("%s/rank_%05d.safetensors", folder, entry.rank());
+    ZC_RETURN_IF_ERROR(WriteRank(*shard, entry.rank(), path));
+    written.Add(std::move(path));
+    if (entry.rank() == 0) {
+      path = absl::StrCat(folder, "/buffers.safetensors");
+      ZC_RETURN_IF_ERROR(WriteWhole(*shard, path));
+      written.Add(std::move(path));
+    }
+  }
+  ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(absl::StrCat(folder, "/report.json")));
+  ZC_RETURN_IF_ERROR(report.Append(absl::StrCat(LoadJson(load).dump(2), "\n")));
+  ZC_RETURN_IF_ERROR(report.Commit());
+  written.Keep();
+  return absl::OkStatus();
+}
+
+}  // namespace zerocast

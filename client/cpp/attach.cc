@@ -1,0 +1,274 @@
+#include "client/cpp/attach.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+using Json = nlohmann::json;
+
+// An index of 100,000 targets has about 30 MB.
+constexpr uint32_t kMaxAnswerBytes = 256u << 20;
+
+class UniqueFd {
+ public:
+  explicit UniqueFd(int fd = -1) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  ~UniqueFd() { reset(-1); }
+  int get() const { return fd_; }
+  void reset(int fd) {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = fd;
+  }
+
+ private:
+  int fd_;
+};
+
+// A connection to an agent, all of whose waits end by one deadline.
+class Connection {
+ public:
+  Connection(std::string path, absl::Duration timeout)
+      : path_(std::move(path)), deadline_(absl::Now() + timeout) {}
+
+  absl::Status Connect() {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path_.size() >= sizeof(address.sun_path)) {
+      return InvalidFields({{"socket", absl::StrCat("path ", path_, " is longer than ",
+                                                    sizeof(address.sun_path) - 1, " bytes")}});
+    }
+    std::memcpy(address.sun_path, path_.data(), path_.size());
+    socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (socket_.get() < 0) return ErrnoStatus(errno, "create socket");
+    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) !=
+        0) {
+      const int error_number = errno;
+      absl::Status status = ErrnoStatus(error_number, absl::StrCat("connect to agent at ", path_));
+      return WithReason(std::move(status), "AGENT_LOST");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Send(const std::string& text) {
+    std::string frame;
+    for (int k = 0; k < 4; ++k) {
+      frame.push_back(static_cast<char>(static_cast<uint32_t>(text.size()) >> (8 * k)));
+    }
+    frame += text;
+    for (size_t done = 0; done < frame.size();) {
+      ZC_RETURN_IF_ERROR(WaitFor(POLLOUT));
+      const ssize_t put =
+          ::send(socket_.get(), frame.data() + done, frame.size() - done, MSG_NOSIGNAL);
+      if (put < 0 && errno != EINTR && errno != EAGAIN) return Broken(errno);
+      if (put > 0) done += static_cast<size_t>(put);
+    }
+    return absl::OkStatus();
+  }
+
+  // One frame; a file descriptor that came with it goes to `fd`.
+  absl::StatusOr<std::string> Receive(UniqueFd* fd) {
+    std::string length_bytes(4, '\0');
+    ZC_RETURN_IF_ERROR(ReceiveExactly(&length_bytes, fd));
+    uint32_t length = 0;
+    for (int k = 0; k < 4; ++k) {
+      length |= static_cast<uint32_t>(static_cast<uint8_t>(length_bytes[k])) << (8 * k);
+    }
+    if (length > kMaxAnswerBytes) {
+      return absl::DataLossError(
+          absl::StrCat("read from agent at ", path_, ": an answer of ", length, " bytes"));
+    }
+    std::string text(length, '\0');
+    ZC_RETURN_IF_ERROR(ReceiveExactly(&text, fd));
+    return text;
+  }
+
+ private:
+  absl::Status Broken(int error_number) const {
+    return WithReason(ErrnoStatus(error_number, absl::StrCat("talk to agent at ", path_)),
+                      "AGENT_LOST");
+  }
+
+  absl::Status WaitFor(int16_t events) {
+    while (true) {
+      const absl::Duration left = deadline_ - absl::Now();
+      if (left <= absl::ZeroDuration()) {
+        return WithReason(absl::DeadlineExceededError(
+                              absl::StrCat("wait for agent at ", path_, ": no answer in time")),
+                          "DEADLINE_EXCEEDED");
+      }
+      pollfd poll_fd = {socket_.get(), events, 0};
+      const int ready = ::poll(&poll_fd, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+      if (ready > 0) return absl::OkStatus();
+      if (ready < 0 && errno != EINTR) return Broken(errno);
+    }
+  }
+
+  absl::Status ReceiveExactly(std::string* bytes, UniqueFd* fd) {
+    for (size_t done = 0; done < bytes->size();) {
+      ZC_RETURN_IF_ERROR(WaitFor(POLLIN));
+      iovec part = {bytes->data() + done, bytes->size() - done};
+      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+      msghdr message = {};
+      message.msg_iov = &part;
+      message.msg_iovlen = 1;
+      message.msg_control = control;
+      message.msg_controllen = sizeof(control);
+      const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
+      if (got < 0) {
+        if (errno == EINTR || errno == EAGAIN) continue;
+        return Broken(errno);
+      }
+      for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+           header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+          int received;
+          std::memcpy(&received, CMSG_DATA(header), sizeof(received));
+          fd->reset(received);
+        }
+      }
+      if (got == 0) {
+        return WithReason(absl::UnavailableError(absl::StrCat("talk to agent at ", path_,
+                                                              ": it closed the connection")),
+                          "AGENT_LOST");
+      }
+      done += static_cast<size_t>(got);
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string path_;
+  const absl::Time deadline_;
+  UniqueFd socket_;
+};
+
+absl::Status BadAnswer(absl::string_view what) {
+  return absl::InternalError(absl::StrCat("read the agent's answer: ", what));
+}
+
+// The error of a refused request.
+absl::Status Refusal(const Json& answer) {
+  const Json error = answer.value("error", Json::object());
+  if (!error.is_object()) return BadAnswer("an error without content");
+  const std::string code = error.value("code", std::string("INTERNAL"));
+  const std::string message = error.value("message", std::string("refused without a reason"));
+  absl::StatusCode status_code = absl::StatusCode::kInternal;
+  for (int k = 1; k <= 16; ++k) {
+    if (absl::StatusCodeToString(static_cast<absl::StatusCode>(k)) == code) {
+      status_code = static_cast<absl::StatusCode>(k);
+    }
+  }
+  return WithReason(absl::Status(status_code, message),
+                    error.value("reason", std::string("INTERNAL")));
+}
+
+// Takes one entry of the index; every field is checked, since the other side is another process.
+bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
+  if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) return false;
+  for (const char* key : {"offset", "elements", "num_elements"}) {
+    if (!entry.contains(key) || !entry[key].is_number_integer()) return false;
+  }
+  if (!entry.contains("shape") || !entry["shape"].is_array()) return false;
+  if (!entry.contains("dtype") || !entry["dtype"].is_string()) return false;
+  tensor->name = entry["name"].get<std::string>();
+  tensor->dtype = DTypeFromName(entry["dtype"].get<std::string>().c_str());
+  tensor->offset = entry["offset"].get<int64_t>();
+  tensor->elements = entry["elements"].get<int64_t>();
+  tensor->num_elements = entry["num_elements"].get<int64_t>();
+  tensor->partitioned = entry.contains("partitioned") && entry["partitioned"] == true;
+  tensor->is_buffer = entry.contains("buffer") && entry["buffer"] == true;
+  for (const Json& extent : entry["shape"]) {
+    if (!extent.is_number_integer()) return false;
+    tensor->shape.push_back(extent.get<int64_t>());
+  }
+  if (entry.contains("aliases") && entry["aliases"].is_array()) {
+    for (const Json& alias : entry["aliases"]) {
+      if (alias.is_string()) tensor->aliases.push_back(alias.get<std::string>());
+    }
+  }
+  int64_t num_bytes;
+  if (tensor->dtype == DType::kInvalid || tensor->offset < 0 || tensor->elements < 0) return false;
+  if (__builtin_mul_overflow(tensor->elements, SizeOf(tensor->dtype), &num_bytes)) return false;
+  return tensor->offset <= arena_bytes && num_bytes <= arena_bytes - tensor->offset;
+}
+
+}  // namespace
+
+AttachedShard::AttachedShard(AttachedShard&& other) noexcept
+    : tensors_(std::move(other.tensors_)),
+      plan_digest_(std::move(other.plan_digest_)),
+      world_size_(other.world_size_),
+      data_(std::exchange(other.data_, nullptr)),
+      num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+
+AttachedShard::~AttachedShard() {
+  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(num_bytes_));
+}
+
+absl::StatusOr<AttachedShard> Attach(const AttachOptions& options) {
+  Connection connection(options.socket_path, options.timeout);
+  ZC_RETURN_IF_ERROR(connection.Connect());
+  const Json request = {{"op", "attach"},
+                        {"load", options.load},
+                        {"rank", options.rank},
+                        {"token", options.token},
+                        {"mode", options.shared ? "shared" : "private"}};
+  ZC_RETURN_IF_ERROR(connection.Send(request.dump()));
+  UniqueFd fd;
+  ZC_ASSIGN_OR_RETURN(const std::string text, connection.Receive(&fd));
+  const Json answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!answer.is_object()) return BadAnswer("not a JSON object");
+  if (!answer.contains("ok") || answer["ok"] != true) return Refusal(answer);
+  if (!answer.contains("arena_bytes") || !answer["arena_bytes"].is_number_integer() ||
+      !answer.contains("targets") || !answer["targets"].is_array()) {
+    return BadAnswer("arena_bytes or targets is missing");
+  }
+
+  AttachedShard shard;
+  shard.num_bytes_ = answer["arena_bytes"].get<int64_t>();
+  if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
+    shard.plan_digest_ = answer["plan_digest"].get<std::string>();
+  }
+  if (answer.contains("world_size") && answer["world_size"].is_number_integer()) {
+    shard.world_size_ = answer["world_size"].get<int32_t>();
+  }
+  for (const Json& entry : answer["targets"]) {
+    ShardTensor tensor;
+    if (!ParseTensor(entry, shard.num_bytes_, &tensor)) return BadAnswer("a target does not fit");
+    shard.tensors_.push_back(std::move(tensor));
+  }
+  if (shard.num_bytes_ > 0) {
+    if (fd.get() < 0) return BadAnswer("no file descriptor came with it");
+    struct stat info;
+    if (::fstat(fd.get(), &info) != 0 || info.st_size < shard.num_bytes_) {
+      return BadAnswer("the arena is smaller than it says");
+    }
+    void* place = ::mmap(nullptr, static_cast<size_t>(shard.num_bytes_), PROT_READ | PROT_WRITE,
+                         options.shared ? MAP_SHARED : MAP_PRIVATE, fd.get(), 0);
+    if (place == MAP_FAILED) {
+      shard.num_bytes_ = 0;
+      return ErrnoStatus(errno, absl::StrCat("map the arena of rank ", options.rank));
+    }
+    shard.data_ = static_cast<char*>(place);
+  }
+  ZC_RETURN_IF_ERROR(connection.Send(R"({"op":"ack"})"));
+  return shard;
+}
+
+}  // namespace zerocast

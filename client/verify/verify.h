@@ -1,0 +1,51 @@
+#ifndef ZEROCAST_CLIENT_VERIFY_VERIFY_H_
+#define ZEROCAST_CLIENT_VERIFY_VERIFY_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace zerocast {
+
+// What was loaded, as the caller asked for it.
+struct VerifyOptions {
+  std::string checkpoint_path;   // the folder, readable from this process
+  std::string model_spec_json;   // "" when the load had none
+  std::string key_mapping_json;  // "" when the load had none
+  std::string dtype;             // "stored", "spec", "bf16", "fp16" or "fp32"
+  int32_t world_size = 0;
+  int32_t zero_stage = 3;
+  std::vector<std::string> absent;  // targets that nothing fills (missing or mismatched, permitted)
+};
+
+// The digest of one rank's part of one target, as its agent computed it from the arena.
+struct DigestToVerify {
+  int32_t rank = 0;
+  std::string target;
+  uint64_t xxh3 = 0;  // XXH3-64 of the part's bytes, padding included
+};
+
+struct VerifyResult {
+  int64_t partitions = 0;  // compared
+  int64_t bytes = 0;       // of the partitions compared
+};
+
+// Computes every partition anew and compares digests: an independent witness.  It reads the files
+// with its own parser, materialises each target whole, runs each conversion operation on real
+// elements one by one, casts with its own arithmetic and cuts by ZeRO-3's rule; it shares no code
+// with the reader, the plan or the copy (only the renaming of keys, which decides names, not
+// places). Slow by design: memory of one target, one thread.
+//
+// Errors:
+//   DATA_LOSS  a digest differs, or a partition is missing from or twice in `digests`; the message
+//              names target, rank and node; reason DIGEST_MISMATCH.
+//   others     from reading the checkpoint.
+absl::StatusOr<VerifyResult> VerifyPartitions(const VerifyOptions& options,
+                                              const std::vector<DigestToVerify>& digests);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_VERIFY_VERIFY_H_
