@@ -113,7 +113,7 @@ class Converter {
       }
       const auto [place, inserted] =
           group_of.try_emplace(key.with_prefix, static_cast<int32_t>(groups_.size()));
-      if (inserted) groups_.push_back({key.with_prefix, key.rule, {}});
+      if (inserted) groups_.push_back({key.with_prefix, key.owner, {}});
       const absl::string_view pattern =
           key.rule < 0 ? keys[source]
                        : absl::string_view(renamer_->rule(key.rule).sources()[key.source]);
@@ -137,7 +137,7 @@ class Converter {
       AddUnexpectedName(key.with_prefix);
       return;
     }
-    const std::vector<std::string>& targets = renamer_->rule(key.rule).targets();
+    const std::vector<std::string>& targets = renamer_->rule(key.owner).targets();
     for (const std::string& target : targets) {
       AddUnexpectedName(targets[0].empty()
                             ? key.with_prefix

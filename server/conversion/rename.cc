@@ -1,6 +1,5 @@
 #include "server/conversion/rename.h"
 
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -21,10 +20,7 @@ absl::StatusOr<Renamer> Renamer::Create(absl::Span<const Rule> rules, const Dial
     const int index = static_cast<int>(i);
     if (rules[i].kind == RuleKind::kConvert) {
       renamer.converters_.push_back(index);
-      const std::vector<std::string>& sources = compiled->sources();
-      for (size_t k = 0; k < sources.size(); ++k) {
-        renamer.owner_[sources[k]] = {index, static_cast<int>(k)};
-      }
+      for (const std::string& source : compiled->sources()) renamer.owner_[source] = index;
     } else {
       renamer.renames_.push_back(index);
     }
@@ -62,12 +58,14 @@ absl::StatusOr<RenamedKey> Renamer::Rename(absl::string_view key, InModel in_mod
   for (int index : converters_) {
     ZC_ASSIGN_OR_RETURN(const int source, rules_[index].Rename(&result.renamed));
     if (source < 0) continue;
-    std::tie(result.rule, result.source) = owner_.at(rules_[index].sources()[source]);
+    result.rule = index;
+    result.source = source;
+    result.owner = owner_.at(rules_[index].sources()[source]);
     break;
   }
   ZC_ASSIGN_OR_RETURN(result.with_prefix, PrefixStep(result.renamed, in_model));
   if (generation_ != 1 && !in_model(result.with_prefix) && in_model(key)) {
-    result.rule = result.source = -1;
+    result.rule = result.source = result.owner = -1;
     ZC_ASSIGN_OR_RETURN(result.with_prefix, PrefixStep(std::string(key), in_model));
   }
   return result;

@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -21,9 +20,12 @@ namespace zerocast {
 struct RenamedKey {
   std::string renamed;      // after all rules, before the base-prefix step
   std::string with_prefix;  // the name to look up in the model
-  // The conversion that applies: index in the list of rules and of its source pattern; -1 for none.
+  // The conversion that matched: index in the list of rules and of its source pattern; -1 for none.
   int rule = -1;
   int source = -1;
+  // The conversion whose operations run, -1 for none: a source pattern that several conversions
+  // share belongs to the last of them, as in the library.
+  int owner = -1;
 };
 
 // The rules of one load, compiled once.  Move-only; not thread-safe.  Group renames remember their
@@ -51,8 +53,7 @@ class Renamer {
 
   std::vector<CompiledRule> rules_;
   std::vector<int> renames_, converters_;  // indexes into rules_
-  // A source pattern that several conversions share belongs to the last of them.
-  absl::flat_hash_map<std::string, std::pair<int, int>> owner_;
+  absl::flat_hash_map<std::string, int> owner_;  // source pattern -> RenamedKey::owner
   int generation_ = 2;
   bool has_prefix_ = false;
   std::string prefix_, prefix_dot_;
