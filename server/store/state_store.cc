@@ -1,0 +1,51 @@
+#include "server/store/state_store.h"
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "server/base/errors.h"
+#include "server/store/memory_store.h"
+#include "server/store/sqlite_store.h"
+
+namespace zerocast {
+
+absl::StatusOr<int64_t> StateStore::Put(absl::string_view key, absl::string_view value,
+                                        std::optional<int64_t> expected_revision) {
+  return Commit({{std::string(key), std::string(value), expected_revision}});
+}
+
+absl::StatusOr<int64_t> StateStore::Delete(absl::string_view key,
+                                           std::optional<int64_t> expected_revision) {
+  return Commit({{std::string(key), std::nullopt, expected_revision}});
+}
+
+absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(absl::string_view spec) {
+  if (spec == "memory") return std::make_unique<MemoryStore>();
+  if (absl::ConsumePrefix(&spec, "sqlite:") && !spec.empty()) {
+    return SqliteStore::Open(std::string(spec));
+  }
+  return InvalidFields({{"store", "must be 'memory' or 'sqlite:PATH'"}});
+}
+
+absl::Status CheckWrites(const std::vector<StoreWrite>& writes) {
+  if (writes.empty()) return absl::InvalidArgumentError("commit: no writes");
+  std::set<absl::string_view> keys;
+  for (const StoreWrite& write : writes) {
+    if (write.key.empty()) return absl::InvalidArgumentError("commit: a key is empty");
+    if (!keys.insert(write.key).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("commit: key '", write.key, "' is written twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpectationFailed(absl::string_view key, int64_t expected, int64_t actual) {
+  return WithReason(
+      absl::AbortedError(absl::StrCat("commit: '", key, "' is at revision ", actual, ", expected ",
+                                      expected, "; read it again and retry")),
+      "WRONG_STATE");
+}
+
+}  // namespace zerocast
