@@ -104,8 +104,8 @@ std::string Difference(const json& expect, const Outcome& outcome) {
 class KeysTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(KeysTest, AreRenamedAsByTheLibrary) {
-  const std::string path = GoldenFolder("ZC_GOLDEN_KEYS", "keys") + "/keys-" + GetParam() +
-                           ".jsonl.gz";
+  const std::string path =
+      GoldenFolder("ZC_GOLDEN_KEYS", "keys") + "/keys-" + GetParam() + ".jsonl.gz";
   int lines = 0, failures = 0;
   for (const std::string& text : ReadLines(path)) {
     const json line = json::parse(text);
