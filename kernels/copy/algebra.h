@@ -17,24 +17,24 @@ namespace zerocast {
 // `target_offset`.
 Box WholeBox(int32_t source, int64_t num_elements, int64_t target_offset);
 
-// A box from loops in any order, made canonical.  `dims` may hold more than kMaxBoxDims loops before
-// they are merged.  Errors:
+// A box from loops in any order, made canonical.  `dims` may hold more than kMaxBoxDims loops
+// before they are merged.  Errors:
 //   UNIMPLEMENTED     more than kMaxBoxDims loops remain after merging.
-//   INVALID_ARGUMENT  an extent < 1, a stride < 0, or the target side is not nested.
+//   INVALID_ARGUMENT  an extent < 1, a stride < 0, or one of the sides is not nested.
 absl::StatusOr<Box> MakeBox(int32_t source, int64_t source_offset, int64_t target_offset,
                             absl::Span<const BoxDim> dims);
 
 // Appends to `out` boxes that copy exactly the elements of `box` whose place in the target lies in
-// [begin, end).  At most 2 * num_dims + 1 boxes, in order of target place; offsets stay those of the
-// whole target.
+// [begin, end).  At most 2 * num_dims + 1 boxes, in order of target place; offsets stay those of
+// the whole target.
 void SliceTarget(const Box& box, int64_t begin, int64_t end, std::vector<Box>* out);
 
 // As SliceTarget, for the elements read from [begin, end) of the source.
 void SliceSource(const Box& box, int64_t begin, int64_t end, std::vector<Box>* out);
 
-// Composition.  `inner` boxes fill an intermediate tensor; `outer` boxes read from that intermediate
-// (their `source` is ignored).  Appends boxes that copy directly from inner's sources to outer's
-// target, whose joint effect equals running inner and then outer.  Elements of the
+// Composition.  `inner` boxes fill an intermediate tensor; `outer` boxes read from that
+// intermediate (their `source` is ignored).  Appends boxes that copy directly from inner's sources
+// to outer's target, whose joint effect equals running inner and then outer.  Elements of the
 // intermediate that no inner box fills are not copied (the coverage proof finds them).
 // The result is the smallest number of boxes that merging finds.  Errors:
 //   UNIMPLEMENTED  a piece needs more than kMaxBoxDims loops, or the result more than `max_boxes`.
@@ -48,7 +48,8 @@ bool TargetsOverlap(const Box& a, const Box& b);
 // effect; `boxes` comes back sorted by target_offset.
 void MergeBoxes(std::vector<Box>* boxes);
 
-// The proof that `boxes` write every element of [0, num_elements) of a target exactly once.  OK, or:
+// The proof that `boxes` write every element of [0, num_elements) of a target exactly once.  OK,
+// or:
 //   DATA_LOSS  a gap, an overlap or a write outside, naming the first element concerned as
 //              "elements [a, b) ..." and the numbers of the sources involved.
 absl::Status ProveCoverage(absl::Span<const Box> boxes, int64_t num_elements);

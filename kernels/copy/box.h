@@ -61,14 +61,16 @@ inline int64_t NumElements(const Box& box) {
 // The last element of the target that `box` writes, plus one.
 inline int64_t TargetEnd(const Box& box) {
   int64_t end = box.target_offset + 1;
-  for (int k = 0; k < box.num_dims; ++k) end += (box.dims[k].extent - 1) * box.dims[k].target_stride;
+  for (int k = 0; k < box.num_dims; ++k)
+    end += (box.dims[k].extent - 1) * box.dims[k].target_stride;
   return end;
 }
 
 // The last element of the source that `box` reads, plus one.
 inline int64_t SourceEnd(const Box& box) {
   int64_t end = box.source_offset + 1;
-  for (int k = 0; k < box.num_dims; ++k) end += (box.dims[k].extent - 1) * box.dims[k].source_stride;
+  for (int k = 0; k < box.num_dims; ++k)
+    end += (box.dims[k].extent - 1) * box.dims[k].source_stride;
   return end;
 }
 
