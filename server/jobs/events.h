@@ -1,0 +1,188 @@
+#ifndef ZEROCAST_SERVER_JOBS_EVENTS_H_
+#define ZEROCAST_SERVER_JOBS_EVENTS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "server/jobs/types.h"
+
+namespace zerocast {
+
+// ---- Events: what agents, the compiler and time do to the machine
+// ---------------------------------
+
+// The driver numbers streams; a number is never used again.
+using SessionId = int64_t;
+
+struct HeldLoad {
+  std::string load;
+  int64_t epoch = 0;
+};
+
+struct AgentRegistered {
+  SessionId session = 0;
+  std::string node_name;
+  uint64_t incarnation = 0;
+  std::string version, socket_path, bulk_host;
+  std::vector<HeldLoad> held_loads;
+};
+
+struct SessionClosed {
+  SessionId session = 0;
+  std::string why;  // for the load's failure: "its stream closed"
+};
+
+struct Heartbeat {
+  SessionId session = 0;
+};
+
+struct ManifestReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  absl::Status failure;
+  std::string compressed_manifest;  // opaque here
+};
+
+// The driver has carried out a CompilePlan command.
+struct PlanCompiled {
+  std::string load;
+  int64_t epoch = 0;
+  absl::Status status;
+  std::optional<PlanSummary> plan;  // set when status is OK
+  std::optional<Report> report;     // set where the compiler got that far
+  std::shared_ptr<const std::string> compressed_plan_input;
+};
+
+struct PlanReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  absl::Status failure;
+  std::string plan_digest;
+};
+
+struct RendezvousEntry {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  std::string key, value;
+};
+
+struct ProgressReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  NodeProgress progress;
+};
+
+struct NodeReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  absl::Status failure;
+  NodeProgress progress;
+  std::vector<Shard> shards;
+};
+
+struct HandOverReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  int32_t rank = 0;
+  std::string mode;
+};
+
+// Time passes: checks every deadline.
+struct Tick {};
+
+using Event =
+    std::variant<AgentRegistered, SessionClosed, Heartbeat, ManifestReport, PlanCompiled,
+                 PlanReport, RendezvousEntry, ProgressReport, NodeReport, HandOverReport, Tick>;
+
+// ---- Commands: what the driver must do, in order
+// --------------------------------------------------
+
+struct InspectCheckpoint {
+  std::string load;
+  int64_t epoch = 0;
+  std::string checkpoint_path;
+};
+
+struct PreparePlan {
+  std::string load;
+  int64_t epoch = 0;
+  std::shared_ptr<const Job> job;
+  std::shared_ptr<const std::string> compressed_plan_input;
+  std::string plan_digest;
+  int32_t node = 0;
+  std::vector<std::string> node_names;
+};
+
+struct StartLoad {
+  std::string load;
+  int64_t epoch = 0;
+};
+
+struct RelayEntry {
+  std::string load;
+  int64_t epoch = 0;
+  std::string key, value;
+};
+
+struct CancelLoad {
+  std::string load;
+  int64_t epoch = 0;
+  std::string why;
+};
+
+using AgentMessage =
+    std::variant<InspectCheckpoint, PreparePlan, StartLoad, RelayEntry, CancelLoad>;
+
+// Put a message into a session's stream.
+struct Send {
+  SessionId session = 0;
+  AgentMessage message;
+};
+
+// End a stream with this status.
+struct EndSession {
+  SessionId session = 0;
+  absl::Status status;
+};
+
+// Compile the plan of a load and come back with PlanCompiled.
+struct CompilePlanCommand {
+  std::string load;
+  int64_t epoch = 0;
+  std::shared_ptr<const Job> job;
+  std::string compressed_manifest;
+};
+
+// Write the record of a job or load as the machine has it now.
+struct PersistJob {
+  std::string name;
+};
+struct PersistLoad {
+  std::string name;
+};
+
+// A job or load changed: tell who watches.
+struct NotifyJob {
+  std::string name;
+};
+struct NotifyLoad {
+  std::string name;
+};
+
+using Command = std::variant<Send, EndSession, CompilePlanCommand, PersistJob, PersistLoad,
+                             NotifyJob, NotifyLoad>;
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_JOBS_EVENTS_H_

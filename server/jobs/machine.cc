@@ -1,0 +1,223 @@
+// What callers ask for; machine_agents.cc and machine_loads.cc have the events.
+#include "server/jobs/machine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+absl::Status NoSuch(absl::string_view what, absl::string_view name) {
+  return WithReason(absl::NotFoundError(absl::StrCat("find ", what, " '", name, "': no such ", what,
+                                                     "; it was never created, or deleted")),
+                    "NOT_FOUND");
+}
+
+absl::Status Exhausted(absl::string_view what, int64_t limit, absl::string_view help) {
+  return WithReason(absl::ResourceExhaustedError(
+                        absl::StrCat("the server keeps at most ", limit, " ", what, "; ", help)),
+                    "RESOURCE_EXHAUSTED");
+}
+
+absl::Status WrongState(std::string message) {
+  return WithReason(absl::FailedPreconditionError(std::move(message)), "WRONG_STATE");
+}
+
+absl::Status OtherBody(const RequestKey& request) {
+  return InvalidFields(
+      {{"request_id",
+        absl::StrCat("'", request.request_id, "' came before with another body; use a new id")}});
+}
+
+}  // namespace
+
+void Machine::RestoreJob(Job job) {
+  if (!job.request.request_id.empty()) job_of_request_[job.request.request_id] = job.name;
+  const std::string name = job.name;
+  jobs_[name] = std::make_shared<const Job>(std::move(job));
+}
+
+void Machine::RestoreLoad(Load load, std::vector<Command>* out) {
+  if (!load.request.request_id.empty()) load_of_request_[load.request.request_id] = load.name;
+  const std::string name = load.name;
+  if (!IsFinal(load.state)) {
+    load.state = LoadState::kFailed;
+    load.failure =
+        WithReason(absl::UnavailableError(absl::StrCat(
+                       "load ", name, ": the server restarted during the load; create a new load")),
+                   "AGENT_LOST");
+    out->push_back(PersistLoad{name});
+  }
+  runs_[name].load = std::move(load);
+}
+
+absl::StatusOr<std::string> Machine::FindJobOf(const RequestKey& request) const {
+  const auto it = job_of_request_.find(request.request_id);
+  if (it == job_of_request_.end()) return "";
+  if (jobs_.at(it->second)->request.fingerprint != request.fingerprint) return OtherBody(request);
+  return it->second;
+}
+
+absl::StatusOr<std::string> Machine::FindLoadOf(const RequestKey& request) const {
+  const auto it = load_of_request_.find(request.request_id);
+  if (it == load_of_request_.end()) return "";
+  if (runs_.at(it->second).load.request.fingerprint != request.fingerprint) {
+    return OtherBody(request);
+  }
+  return it->second;
+}
+
+absl::Status Machine::CheckNewJob() const {
+  if (static_cast<int64_t>(jobs_.size()) >= options_.max_jobs) {
+    return Exhausted("jobs", options_.max_jobs, "cancel and delete old ones");
+  }
+  return absl::OkStatus();
+}
+
+void Machine::AddJob(Job job, std::vector<Command>* out) {
+  const std::string name = job.name;
+  RestoreJob(std::move(job));
+  out->push_back(NotifyJob{name});
+}
+
+absl::Status Machine::CheckLoadLimits() const {
+  if (static_cast<int64_t>(active_.size()) >= options_.max_active_loads) {
+    return Exhausted("active loads", options_.max_active_loads, "try again when some have ended");
+  }
+  if (static_cast<int64_t>(runs_.size()) >= options_.max_loads) {
+    return Exhausted("loads", options_.max_loads, "cancel and delete old jobs");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::CheckNewLoad(absl::string_view job) const {
+  ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Job> found, GetJob(job));
+  if (found->state != JobState::kActive) {
+    return WrongState(absl::StrCat("create a load of ", job, ": the job is cancelled"));
+  }
+  for (const std::string& name : active_) {
+    const Load& load = runs_.at(name).load;
+    if (!load.plan_only && load.job->name == job) {
+      return WrongState(absl::StrCat("create a load of ", job, ": ", name, " of this job is ",
+                                     LoadStateName(load.state), "; wait for it or cancel it"));
+    }
+  }
+  return CheckLoadLimits();
+}
+
+void Machine::AddLoad(Load load, const Moment& now, std::vector<Command>* out) {
+  if (!load.request.request_id.empty()) load_of_request_[load.request.request_id] = load.name;
+  const std::string name = load.name;
+  Run& run = runs_[name];
+  run.load = std::move(load);
+  run.started = now.steady;
+  active_.insert(name);
+  Enter(&run, LoadState::kPending, now, out);
+  TryPlace(&run, now, out);
+}
+
+absl::StatusOr<std::shared_ptr<const Job>> Machine::GetJob(absl::string_view name) const {
+  const auto it = jobs_.find(name);
+  if (it == jobs_.end()) return NoSuch("job", name);
+  return it->second;
+}
+
+absl::StatusOr<const Load*> Machine::GetLoad(absl::string_view name) const {
+  const auto it = runs_.find(name);
+  if (it == runs_.end()) return NoSuch("load", name);
+  return &it->second.load;
+}
+
+std::vector<const Load*> Machine::Loads() const {
+  std::vector<const Load*> loads;
+  loads.reserve(runs_.size());
+  for (const auto& [name, run] : runs_) loads.push_back(&run.load);
+  return loads;
+}
+
+absl::Status Machine::CancelJob(absl::string_view name, const Moment& now,
+                                std::vector<Command>* out) {
+  const auto it = jobs_.find(name);
+  if (it == jobs_.end()) return NoSuch("job", name);
+  if (it->second->state != JobState::kCancelled) {
+    Job job = *it->second;
+    job.state = JobState::kCancelled;
+    it->second = std::make_shared<const Job>(std::move(job));
+    out->push_back(PersistJob{std::string(name)});
+    out->push_back(NotifyJob{std::string(name)});
+  }
+  for (auto& [load_name, run] : runs_) {
+    if (run.load.job->name == name && !run.load.plan_only) {
+      CancelRun(&run, absl::StrCat(name, " was cancelled"), now, out);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::CancelLoadByName(absl::string_view name, const Moment& now,
+                                       std::vector<Command>* out) {
+  const auto it = runs_.find(name);
+  if (it == runs_.end()) return NoSuch("load", name);
+  CancelRun(&it->second, "the load was cancelled", now, out);
+  return absl::OkStatus();
+}
+
+void Machine::CancelRun(Run* run, absl::string_view why, const Moment& now,
+                        std::vector<Command>* out) {
+  const std::string& name = run->load.name;
+  if (!IsFinal(run->load.state)) {
+    SendCancel(*run, why, 0, out);
+    End(run, LoadState::kCancelled, now, out);
+  } else if (run->load.state == LoadState::kReady && !run->load.released) {
+    run->load.released = true;
+    if (!run->load.plan_only) out->push_back(PersistLoad{name});
+    for (auto& [node, agent] : agents_) {
+      if (agent.held_loads.erase(name) > 0) {
+        out->push_back(Send{agent.session, CancelLoad{name, run->load.epoch, std::string(why)}});
+      }
+    }
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> Machine::CheckDeleteJob(absl::string_view name) const {
+  ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Job> job, GetJob(name));
+  if (job->state != JobState::kCancelled) {
+    return WrongState(absl::StrCat("delete ", name, ": the job is active; cancel it first"));
+  }
+  // Cancelling a job has ended all its loads.
+  std::vector<std::string> loads;
+  for (const auto& [load_name, run] : runs_) {
+    if (run.load.job->name == name && !run.load.plan_only) loads.push_back(load_name);
+  }
+  return loads;
+}
+
+void Machine::RemoveJob(absl::string_view name) {
+  const auto it = jobs_.find(name);
+  if (it == jobs_.end()) return;
+  for (auto run = runs_.begin(); run != runs_.end();) {
+    const Load& load = run->second.load;
+    if (load.job->name != name || load.plan_only) {
+      ++run;
+      continue;
+    }
+    load_of_request_.erase(load.request.request_id);
+    active_.erase(load.name);
+    run = runs_.erase(run);
+  }
+  job_of_request_.erase(it->second->request.request_id);
+  jobs_.erase(it);
+}
+
+void Machine::RemovePlanOnly(absl::string_view name, const Moment& now, std::vector<Command>* out) {
+  const auto it = runs_.find(name);
+  if (it == runs_.end() || !it->second.load.plan_only) return;
+  CancelRun(&it->second, "the dry run ended", now, out);
+  runs_.erase(it);
+}
+
+}  // namespace zerocast

@@ -1,0 +1,176 @@
+#ifndef ZEROCAST_SERVER_JOBS_MACHINE_H_
+#define ZEROCAST_SERVER_JOBS_MACHINE_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/jobs/events.h"
+#include "server/jobs/types.h"
+
+namespace zerocast {
+
+// What time it is, for one call.
+struct Moment {
+  absl::Duration steady;  // Clock::Steady(): for deadlines
+  absl::Time wall;        // Clock::Now(): for timestamps
+};
+
+struct MachineOptions {
+  // How often agents say that they are there; three in a row missed end a session.
+  absl::Duration heartbeat_interval = absl::Seconds(5);
+  // Bounds on what is kept.
+  int64_t max_jobs = 10000;
+  int64_t max_loads = 100000;
+  int64_t max_active_loads = 1000;
+};
+
+// A connected agent.
+struct Agent {
+  SessionId session = 0;
+  std::string node_name;
+  uint64_t incarnation = 0;
+  std::string version, socket_path, bulk_host;
+  absl::Duration last_heard;
+  std::set<std::string> held_loads;  // READY loads whose shards it has
+};
+
+// Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.
+//
+// Thread-compatible, deterministic, no I/O.  Methods that change something append commands to
+// `out`; the caller carries them out in order.  References and pointers that are returned live
+// until the next change.
+class Machine {
+ public:
+  explicit Machine(const MachineOptions& options) : options_(options) {}
+
+  // ---- Start-up: what the store holds; before anything else.
+  void RestoreJob(Job job);
+  // A load that was not final becomes FAILED and is persisted.
+  void RestoreLoad(Load load, std::vector<Command>* out);
+
+  // ---- What callers ask for.  A creation is checked first, then persisted by the caller (which
+  // also gives a load its epoch), then added: what is not durable is never visible.
+
+  // The name of what this request made before; "" when it is new.  Errors: INVALID_ARGUMENT, reason
+  // INVALID_FIELDS, when the id came with another body.
+  absl::StatusOr<std::string> FindJobOf(const RequestKey& request) const;
+  absl::StatusOr<std::string> FindLoadOf(const RequestKey& request) const;
+
+  // Errors: RESOURCE_EXHAUSTED when max_jobs are kept.
+  absl::Status CheckNewJob() const;
+  void AddJob(Job job, std::vector<Command>* out);
+
+  // Errors: NOT_FOUND; FAILED_PRECONDITION, reason WRONG_STATE, when the job is cancelled or has an
+  // active load; RESOURCE_EXHAUSTED.
+  absl::Status CheckNewLoad(absl::string_view job) const;
+  absl::Status CheckLoadLimits() const;
+  // `load` has name, job, epoch, create_time, request and plan_only.
+  void AddLoad(Load load, const Moment& now, std::vector<Command>* out);
+
+  // Errors: NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<const Job>> GetJob(absl::string_view name) const;
+  absl::StatusOr<const Load*> GetLoad(absl::string_view name) const;
+
+  // Idempotent.  Errors: NOT_FOUND.
+  absl::Status CancelJob(absl::string_view name, const Moment& now, std::vector<Command>* out);
+  absl::Status CancelLoadByName(absl::string_view name, const Moment& now,
+                                std::vector<Command>* out);
+
+  // The names of the job's loads, which go with it.  Errors: NOT_FOUND; FAILED_PRECONDITION, reason
+  // WRONG_STATE, unless the job is cancelled and all its loads are final.
+  absl::StatusOr<std::vector<std::string>> CheckDeleteJob(absl::string_view name) const;
+  void RemoveJob(absl::string_view name);
+  // Ends (as CancelLoad does) and forgets a plan_only load; nothing when it is not there.
+  void RemovePlanOnly(absl::string_view name, const Moment& now, std::vector<Command>* out);
+
+  // ---- What agents, the compiler and time do.  Events of old sessions, of other epochs and of
+  // final loads change nothing; num_dropped() counts them.
+  void Apply(const Event& event, const Moment& now, std::vector<Command>* out);
+
+  // ---- What is there.
+  const std::map<std::string, std::shared_ptr<const Job>, std::less<>>& jobs() const {
+    return jobs_;
+  }
+  const std::map<std::string, Agent, std::less<>>& agents() const { return agents_; }
+  // In the order of names; plan_only ones are among them.
+  std::vector<const Load*> Loads() const;
+  // Loads that `agent` takes part in or holds shards of, by name.
+  std::vector<std::string> LoadsOf(const Agent& agent) const;
+  int64_t num_dropped() const { return num_dropped_; }
+  const MachineOptions& options() const { return options_; }
+
+ private:
+  // A load and what only its running needs.
+  struct Run {
+    Load load;
+    absl::Duration started;           // steady time of creation
+    absl::Duration deadline;          // steady; of the wait in the present state
+    bool compiling = false;           // INSPECTING: the manifest is here, the compiler is at work
+    std::vector<SessionId> sessions;  // by node number
+    std::vector<bool> reported;       // by node number: this state's report is here
+  };
+
+  void On(const AgentRegistered& event, const Moment& now, std::vector<Command>* out);
+  void On(const SessionClosed& event, const Moment& now, std::vector<Command>* out);
+  void On(const Heartbeat& event, const Moment& now, std::vector<Command>* out);
+  void On(const ManifestReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const PlanCompiled& event, const Moment& now, std::vector<Command>* out);
+  void On(const PlanReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const RendezvousEntry& event, const Moment& now, std::vector<Command>* out);
+  void On(const ProgressReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const NodeReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const HandOverReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const Tick& event, const Moment& now, std::vector<Command>* out);
+
+  Agent* FindAgent(SessionId session);
+  // The load that a report is about, when it counts: from a current session of one of its nodes,
+  // with its epoch, in one of `states`.  Else null, and the report is counted as dropped.  Also
+  // marks the agent as heard.
+  template <typename Report>
+  Run* Accept(const Report& report, std::initializer_list<LoadState> states, const Moment& now,
+              int32_t* node);
+
+  void LoseAgent(const std::string& node_name, absl::string_view why, const Moment& now,
+                 std::vector<Command>* out);
+  void FreeStrayShards(Agent* agent, const std::vector<HeldLoad>& held, std::vector<Command>* out);
+  // Starts the load if its agents are there.
+  void TryPlace(Run* run, const Moment& now, std::vector<Command>* out);
+  std::vector<const Agent*> PickAgents(const Job& job) const;
+  void Enter(Run* run, LoadState state, const Moment& now, std::vector<Command>* out);
+  void RestartWait(Run* run, const Moment& now) const;
+  // `except`: the session that reported the failure itself, or 0.
+  void Fail(Run* run, absl::Status failure, SessionId except, const Moment& now,
+            std::vector<Command>* out);
+  void End(Run* run, LoadState state, const Moment& now, std::vector<Command>* out);
+  void Expire(Run* run, const Moment& now, std::vector<Command>* out);
+  void CancelRun(Run* run, absl::string_view why, const Moment& now, std::vector<Command>* out);
+  void SendCancel(const Run& run, absl::string_view why, SessionId except,
+                  std::vector<Command>* out);
+  // Names of the nodes whose report is still missing: "node-a, node-b".
+  std::string Missing(const Run& run) const;
+  bool AllReported(const Run& run) const;
+  static absl::Status CheckShards(const Run& run, int32_t node, const std::vector<Shard>& shards);
+  void Touch(const Run& run, std::vector<Command>* out) const;
+
+  MachineOptions options_;
+  std::map<std::string, std::shared_ptr<const Job>, std::less<>> jobs_;
+  std::map<std::string, Run, std::less<>> runs_;
+  // Names of loads that are not final, so that a tick costs what is active, not what is kept.
+  std::set<std::string, std::less<>> active_;
+  std::map<std::string, Agent, std::less<>> agents_;  // by node name
+  std::map<SessionId, std::string> node_of_session_;
+  std::map<std::string, std::string> job_of_request_, load_of_request_;  // request id -> name
+  int64_t num_dropped_ = 0;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_JOBS_MACHINE_H_

@@ -1,0 +1,336 @@
+// A load goes from state to state.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/errors.h"
+#include "server/jobs/machine.h"
+
+namespace zerocast {
+namespace {
+
+// How many heartbeats the server waits in LOADING beyond the agents' own stage_timeout, so that
+// their error, which names the peer, comes first.
+constexpr int kGraceHeartbeats = 2;
+
+template <typename Container, typename Value>
+bool Contains(const Container& container, const Value& value) {
+  return std::find(container.begin(), container.end(), value) != container.end();
+}
+
+bool Advanced(const NodeProgress& before, const NodeProgress& after) {
+  return after.stage != before.stage || after.round != before.round ||
+         after.bytes_read != before.bytes_read || after.bytes_sent != before.bytes_sent ||
+         after.bytes_received != before.bytes_received;
+}
+
+}  // namespace
+
+template <typename Report>
+Machine::Run* Machine::Accept(const Report& report, std::initializer_list<LoadState> states,
+                              const Moment& now, int32_t* node) {
+  Agent* agent = FindAgent(report.session);
+  if (agent != nullptr) agent->last_heard = now.steady;
+  const auto it = runs_.find(report.load);
+  if (agent != nullptr && it != runs_.end() && it->second.load.epoch == report.epoch &&
+      Contains(states, it->second.load.state)) {
+    Run& run = it->second;
+    const auto session = std::find(run.sessions.begin(), run.sessions.end(), report.session);
+    if (session != run.sessions.end()) {
+      *node = static_cast<int32_t>(session - run.sessions.begin());
+      return &run;
+    }
+  }
+  ++num_dropped_;
+  return nullptr;
+}
+
+void Machine::Touch(const Run& run, std::vector<Command>* out) const {
+  out->push_back(NotifyLoad{run.load.name});
+}
+
+void Machine::RestartWait(Run* run, const Moment& now) const {
+  run->deadline = now.steady + run->load.job->stage_timeout;
+  if (run->load.state == LoadState::kLoading) {
+    run->deadline += kGraceHeartbeats * options_.heartbeat_interval;
+  }
+}
+
+void Machine::Enter(Run* run, LoadState state, const Moment& now, std::vector<Command>* out) {
+  run->load.state = state;
+  RestartWait(run, now);
+  run->reported.assign(run->sessions.size(), false);
+  Touch(*run, out);
+}
+
+void Machine::End(Run* run, LoadState state, const Moment& now, std::vector<Command>* out) {
+  run->load.state = state;
+  run->load.elapsed = now.steady - run->started;
+  active_.erase(run->load.name);
+  if (!run->load.plan_only) out->push_back(PersistLoad{run->load.name});
+  Touch(*run, out);
+}
+
+void Machine::SendCancel(const Run& run, absl::string_view why, SessionId except,
+                         std::vector<Command>* out) {
+  for (const SessionId session : run.sessions) {
+    if (session == except || node_of_session_.count(session) == 0) continue;
+    out->push_back(Send{session, CancelLoad{run.load.name, run.load.epoch, std::string(why)}});
+  }
+}
+
+void Machine::Fail(Run* run, absl::Status failure, SessionId except, const Moment& now,
+                   std::vector<Command>* out) {
+  run->load.failure = WithReason(std::move(failure), "INTERNAL");
+  SendCancel(*run, run->load.failure.message(), except, out);
+  End(run, LoadState::kFailed, now, out);
+}
+
+std::string Machine::Missing(const Run& run) const {
+  std::vector<std::string> names;
+  for (size_t node = 0; node < run.reported.size(); ++node) {
+    if (!run.reported[node]) names.push_back(run.load.nodes[node].node_name);
+  }
+  return absl::StrJoin(names, ", ");
+}
+
+bool Machine::AllReported(const Run& run) const {
+  return std::all_of(run.reported.begin(), run.reported.end(), [](bool b) { return b; });
+}
+
+void Machine::Expire(Run* run, const Moment& now, std::vector<Command>* out) {
+  const Load& load = run->load;
+  const std::string waited =
+      absl::StrCat("load ", load.name, " (", LoadStateName(load.state), ") waited ",
+                   absl::FormatDuration(load.job->stage_timeout));
+  if (load.state == LoadState::kPending) {
+    std::vector<std::string> connected;
+    for (const auto& [name, agent] : agents_) connected.push_back(name);
+    const std::string wanted =
+        load.job->nodes.empty()
+            ? absl::StrCat(load.job->layout.num_nodes, " agents")
+            : absl::StrCat("the agents of ", absl::StrJoin(load.job->nodes, ", "));
+    Fail(run,
+         WithReason(absl::UnavailableError(
+                        absl::StrCat(waited, " for ", wanted, "; connected: ",
+                                     connected.empty() ? "none" : absl::StrJoin(connected, ", "),
+                                     "; start the missing agents, then create a new load")),
+                    "NOT_ENOUGH_AGENTS"),
+         0, now, out);
+    return;
+  }
+  std::string what = "the reports";
+  if (load.state == LoadState::kInspecting) {
+    what = run->compiling ? "the plan compiler of the server" : "the checkpoint's headers";
+  } else if (load.state == LoadState::kPreparing) {
+    what = "the agents to get ready";
+  } else if (load.state == LoadState::kLoading) {
+    what = "progress";
+  }
+  const std::string of = run->compiling ? "" : absl::StrCat(" of node ", Missing(*run));
+  Fail(run,
+       WithReason(
+           absl::DeadlineExceededError(absl::StrCat(
+               waited, " for ", what, of, "; see the agent's log there, or raise stage_timeout")),
+           "DEADLINE_EXCEEDED"),
+       0, now, out);
+}
+
+void Machine::TryPlace(Run* run, const Moment& now, std::vector<Command>* out) {
+  if (run->load.state != LoadState::kPending) return;
+  const Job& job = *run->load.job;
+  std::vector<const Agent*> agents = PickAgents(job);
+  if (agents.empty()) return;
+  // A dry run needs only the node that reads the headers.
+  if (run->load.plan_only) agents.resize(1);
+  for (const Agent* agent : agents) {
+    NodeProgress progress;
+    progress.node_name = agent->node_name;
+    run->load.nodes.push_back(std::move(progress));
+    run->sessions.push_back(agent->session);
+  }
+  Enter(run, LoadState::kInspecting, now, out);
+  // Only the node of rank 0 has something to do.
+  run->reported.assign(run->sessions.size(), true);
+  run->reported[0] = false;
+  out->push_back(Send{run->sessions[0],
+                      InspectCheckpoint{run->load.name, run->load.epoch, job.checkpoint_path}});
+}
+
+void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Command>* out) {
+  int32_t node;
+  Run* run = Accept(event, {LoadState::kInspecting}, now, &node);
+  if (run == nullptr) return;
+  if (node != 0 || run->compiling) {
+    ++num_dropped_;
+    return;
+  }
+  if (!event.failure.ok()) {
+    Fail(run, Annotate(event.failure, absl::StrCat("node ", run->load.nodes[0].node_name)),
+         event.session, now, out);
+    return;
+  }
+  run->compiling = true;
+  run->reported[0] = true;
+  RestartWait(run, now);
+  out->push_back(CompilePlanCommand{run->load.name, run->load.epoch, run->load.job,
+                                    event.compressed_manifest});
+}
+
+void Machine::On(const PlanCompiled& event, const Moment& now, std::vector<Command>* out) {
+  const auto it = runs_.find(event.load);
+  if (it == runs_.end() || it->second.load.epoch != event.epoch || !it->second.compiling ||
+      it->second.load.state != LoadState::kInspecting) {
+    ++num_dropped_;
+    return;
+  }
+  Run& run = it->second;
+  run.compiling = false;
+  run.load.report = event.report;
+  if (!event.status.ok()) {
+    Fail(&run, event.status, 0, now, out);
+    return;
+  }
+  run.load.plan = event.plan;
+  if (run.load.plan_only) {
+    End(&run, LoadState::kReady, now, out);
+    return;
+  }
+  Enter(&run, LoadState::kPreparing, now, out);
+  out->push_back(PersistLoad{run.load.name});
+  std::vector<std::string> names;
+  for (const NodeProgress& progress : run.load.nodes) names.push_back(progress.node_name);
+  for (size_t i = 0; i < run.sessions.size(); ++i) {
+    out->push_back(
+        Send{run.sessions[i],
+             PreparePlan{run.load.name, run.load.epoch, run.load.job, event.compressed_plan_input,
+                         event.plan->digest, static_cast<int32_t>(i), names}});
+  }
+}
+
+void Machine::On(const PlanReport& event, const Moment& now, std::vector<Command>* out) {
+  int32_t node;
+  Run* run = Accept(event, {LoadState::kPreparing}, now, &node);
+  if (run == nullptr) return;
+  const std::string& name = run->load.nodes[node].node_name;
+  if (!event.failure.ok()) {
+    Fail(run, Annotate(event.failure, absl::StrCat("node ", name)), event.session, now, out);
+    return;
+  }
+  if (event.plan_digest != run->load.plan->digest) {
+    Fail(run,
+         WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "load ", run->load.name, ": node ", name, " compiled the plan to digest ",
+                        event.plan_digest, ", the server to ", run->load.plan->digest,
+                        "; server and agent must be of the same version")),
+                    "PLAN_REFUSED"),
+         0, now, out);
+    return;
+  }
+  run->reported[node] = true;
+  if (!AllReported(*run)) return;
+  Enter(run, LoadState::kLoading, now, out);
+  for (const SessionId session : run->sessions) {
+    out->push_back(Send{session, StartLoad{run->load.name, run->load.epoch}});
+  }
+}
+
+void Machine::On(const RendezvousEntry& event, const Moment& now, std::vector<Command>* out) {
+  int32_t node;
+  Run* run = Accept(event, {LoadState::kPreparing, LoadState::kLoading}, now, &node);
+  if (run == nullptr) return;
+  for (const SessionId session : run->sessions) {
+    if (session == event.session) continue;
+    out->push_back(
+        Send{session, RelayEntry{run->load.name, run->load.epoch, event.key, event.value}});
+  }
+}
+
+void Machine::On(const ProgressReport& event, const Moment& now, std::vector<Command>* out) {
+  int32_t node;
+  Run* run = Accept(event, {LoadState::kPreparing, LoadState::kLoading}, now, &node);
+  if (run == nullptr) return;
+  NodeProgress progress = event.progress;
+  progress.node_name = run->load.nodes[node].node_name;
+  if (Advanced(run->load.nodes[node], progress)) RestartWait(run, now);
+  run->load.nodes[node] = std::move(progress);
+  Touch(*run, out);
+}
+
+absl::Status Machine::CheckShards(const Run& run, int32_t node, const std::vector<Shard>& shards) {
+  std::vector<int32_t> wanted, got;
+  const std::vector<int32_t>& node_of_rank = run.load.job->layout.node_of_rank;
+  for (size_t rank = 0; rank < node_of_rank.size(); ++rank) {
+    if (node_of_rank[rank] == node) wanted.push_back(static_cast<int32_t>(rank));
+  }
+  for (const Shard& shard : shards) got.push_back(shard.rank);
+  std::sort(got.begin(), got.end());
+  if (got == wanted) return absl::OkStatus();
+  return WithReason(absl::InternalError(absl::StrCat(
+                        "load ", run.load.name, ": node ", run.load.nodes[node].node_name,
+                        " reported shards of ranks ", absl::StrJoin(got, ","), ", it holds ranks ",
+                        absl::StrJoin(wanted, ","))),
+                    "INTERNAL");
+}
+
+void Machine::On(const NodeReport& event, const Moment& now, std::vector<Command>* out) {
+  int32_t node;
+  // An agent may find the end of its road before the load starts: a failure counts then too.
+  Run* run = Accept(event, {LoadState::kPreparing, LoadState::kLoading}, now, &node);
+  if (run == nullptr) return;
+  NodeProgress progress = event.progress;
+  progress.node_name = run->load.nodes[node].node_name;
+  run->load.nodes[node] = progress;
+  if (!event.failure.ok()) {
+    Fail(run, Annotate(event.failure, absl::StrCat("node ", progress.node_name)), event.session,
+         now, out);
+    return;
+  }
+  if (run->load.state != LoadState::kLoading || run->reported[node]) {
+    ++num_dropped_;
+    return;
+  }
+  const absl::Status checked = CheckShards(*run, node, event.shards);
+  if (!checked.ok()) {
+    Fail(run, checked, 0, now, out);
+    return;
+  }
+  run->reported[node] = true;
+  for (Shard shard : event.shards) {
+    shard.node_name = progress.node_name;
+    if (shard.agent_socket.empty()) shard.agent_socket = agents_.at(shard.node_name).socket_path;
+    run->load.shards.push_back(std::move(shard));
+  }
+  if (!AllReported(*run)) {
+    RestartWait(run, now);
+    Touch(*run, out);
+    return;
+  }
+  std::sort(run->load.shards.begin(), run->load.shards.end(),
+            [](const Shard& a, const Shard& b) { return a.rank < b.rank; });
+  for (const NodeProgress& each : run->load.nodes) {
+    agents_.at(each.node_name).held_loads.insert(run->load.name);
+  }
+  End(run, LoadState::kReady, now, out);
+}
+
+void Machine::On(const HandOverReport& event, const Moment& now, std::vector<Command>* out) {
+  Agent* agent = FindAgent(event.session);
+  if (agent != nullptr) agent->last_heard = now.steady;
+  const auto it = runs_.find(event.load);
+  // By the node's name, not the session: a READY load outlives the streams of its agents.
+  if (agent == nullptr || it == runs_.end() || it->second.load.epoch != event.epoch ||
+      it->second.load.state != LoadState::kReady || event.rank < 0 ||
+      event.rank >= static_cast<int32_t>(it->second.load.shards.size()) ||
+      it->second.load.shards[event.rank].node_name != agent->node_name ||
+      (event.mode != "shared" && event.mode != "private")) {
+    ++num_dropped_;
+    return;
+  }
+  it->second.load.shards[event.rank].handed_over = event.mode;
+  out->push_back(PersistLoad{event.load});
+  Touch(it->second, out);
+}
+
+}  // namespace zerocast

@@ -1,0 +1,15 @@
+#include "server/jobs/placement.h"
+
+namespace zerocast {
+
+std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
+  std::vector<int32_t> node_of_rank;
+  node_of_rank.reserve(world_size);
+  const int32_t base = world_size / num_nodes, more = world_size % num_nodes;
+  for (int32_t node = 0; node < num_nodes; ++node) {
+    node_of_rank.insert(node_of_rank.end(), base + (node < more ? 1 : 0), node);
+  }
+  return node_of_rank;
+}
+
+}  // namespace zerocast

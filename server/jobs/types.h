@@ -1,0 +1,121 @@
+#ifndef ZEROCAST_SERVER_JOBS_TYPES_H_
+#define ZEROCAST_SERVER_JOBS_TYPES_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/plan/layout.h"
+#include "server/plan/plan.h"
+
+namespace zerocast {
+
+enum class JobState { kActive, kCancelled };
+
+// What a caller's request made: sent again, it gets the same answer.
+struct RequestKey {
+  std::string request_id;   // "": the caller named none
+  std::string fingerprint;  // of the request's body
+};
+
+// A submitted job.  What a load needs is spelled out; the rest of the submission is kept as it
+// came.
+struct Job {
+  std::string name;        // "jobs/ID"
+  std::string spec_bytes;  // the submission, serialized; opaque here
+  std::string checkpoint_path;
+  std::vector<std::string> nodes;  // by node number; empty: any num_nodes agents
+  std::string model_spec_json;
+  std::string key_mapping_json;
+  // Complete: node_of_rank too.  A load of this job is compiled with it.
+  Layout layout;
+  std::string dtype_reason;  // why layout.dtype
+  bool compute_digests = false;
+  absl::Duration stage_timeout = absl::Seconds(60);
+  std::string resolved_config_json, config_dtype;
+  JobState state = JobState::kActive;
+  absl::Time create_time;
+  std::string attach_token;
+  RequestKey request;
+};
+
+enum class LoadState {
+  kPending,
+  kInspecting,
+  kPreparing,
+  kLoading,
+  kReady,
+  kFailed,
+  kCancelled,
+};
+
+bool IsFinal(LoadState state);
+const char* LoadStateName(LoadState state);  // "PENDING", ...
+
+enum class NodeStage { kNone, kPreparing, kConnecting, kLoading, kFinishing, kDone };
+
+struct StageSeconds {
+  double prepare = 0, connect = 0, read = 0, copy = 0, exchange = 0, finish = 0, total = 0;
+};
+
+// How far a node is.
+struct NodeProgress {
+  std::string node_name;
+  NodeStage stage = NodeStage::kNone;
+  int64_t bytes_read = 0, bytes_to_read = 0, bytes_sent = 0, bytes_received = 0;
+  int64_t arena_bytes = 0;
+  std::string transport;
+  StageSeconds seconds;
+  int64_t round = 0, num_rounds = 0;
+};
+
+struct PartitionDigest {
+  std::string target;
+  uint64_t xxh3 = 0;
+};
+
+// Where the shard of a rank is.
+struct Shard {
+  int32_t rank = 0;
+  std::string node_name;
+  std::string agent_socket;
+  int64_t arena_bytes = 0;
+  std::vector<PartitionDigest> digests;
+  std::string handed_over;  // "", "shared" or "private"
+};
+
+struct PlanSummary {
+  std::string digest;
+  int64_t num_targets = 0, num_boxes = 0, arena_bytes = 0, num_rounds = 0;
+  std::vector<int64_t> read_bytes_by_node;
+};
+
+// One run of putting a job's checkpoint into its ranks.
+struct Load {
+  std::string name;  // "loads/ID"
+  // The job as it was when the load was created; null for a load restored after its job's deletion,
+  // which cannot be.
+  std::shared_ptr<const Job> job;
+  int64_t epoch = 0;
+  // Only inspect and plan: PREPARING is never reached, READY means that the plan is there.  Never
+  // persisted, never listed.
+  bool plan_only = false;
+  LoadState state = LoadState::kPending;
+  absl::Status failure;  // OK unless kFailed
+  std::optional<PlanSummary> plan;
+  std::optional<Report> report;
+  std::vector<NodeProgress> nodes;  // by node number; empty until the nodes are chosen
+  std::vector<Shard> shards;        // by rank
+  bool released = false;            // READY, and told to free its shards since
+  absl::Time create_time;
+  absl::Duration elapsed;  // from creation to the end; zero until then
+  RequestKey request;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_JOBS_TYPES_H_

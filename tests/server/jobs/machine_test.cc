@@ -1,0 +1,411 @@
+#include "server/jobs/machine.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/base/errors.h"
+#include "server/jobs/placement.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr char kDigest[] = "00112233445566778899aabbccddeeff";
+constexpr char kLoad[] = "loads/l";
+
+Job TwoNodes(const std::string& name = "jobs/j") {
+  Job job;
+  job.name = name;
+  job.checkpoint_path = "/ckpt";
+  job.nodes = {"a", "b"};
+  job.layout.world_size = 4;
+  job.layout.num_nodes = 2;
+  job.layout.node_of_rank = PlaceRanks(4, 2);
+  job.stage_timeout = absl::Seconds(60);
+  return job;
+}
+
+// Two agents, a (session 1) and b (session 2), one job and one load, driven step by step.
+class MachineTest : public ::testing::Test {
+ protected:
+  MachineTest() : machine_(MachineOptions()) { machine_.AddJob(TwoNodes(), &ignored_); }
+
+  Moment Now() const { return {steady_, absl::FromUnixSeconds(1700000000) + steady_}; }
+
+  std::vector<Command> Apply(const Event& event) {
+    std::vector<Command> out;
+    machine_.Apply(event, Now(), &out);
+    return out;
+  }
+  std::vector<Command> Register(const std::string& node, SessionId session,
+                                std::vector<HeldLoad> held = {}, uint64_t incarnation = 1) {
+    AgentRegistered event;
+    event.session = session;
+    event.node_name = node;
+    event.incarnation = incarnation;
+    event.socket_path = "/run/" + node;
+    event.held_loads = std::move(held);
+    return Apply(event);
+  }
+  std::vector<Command> Create(const std::string& name = kLoad, int64_t epoch = 7,
+                              bool plan_only = false) {
+    Load load;
+    load.name = name;
+    load.job = *machine_.GetJob("jobs/j");
+    load.epoch = epoch;
+    load.plan_only = plan_only;
+    std::vector<Command> out;
+    machine_.AddLoad(std::move(load), Now(), &out);
+    return out;
+  }
+  std::vector<Command> Compiled(absl::Status status = absl::OkStatus()) {
+    PlanCompiled event{kLoad, 7, status, {}, Report(), std::make_shared<std::string>("input")};
+    if (status.ok()) {
+      event.plan = PlanSummary();
+      event.plan->digest = kDigest;
+    }
+    return Apply(event);
+  }
+  std::vector<Command> Finish(SessionId session, std::vector<int32_t> ranks, int64_t epoch = 7) {
+    NodeReport report;
+    report.session = session;
+    report.load = kLoad;
+    report.epoch = epoch;
+    for (const int32_t rank : ranks) {
+      report.shards.emplace_back();
+      report.shards.back().rank = rank;
+    }
+    return Apply(report);
+  }
+  // Up to and including `state`.
+  void DriveTo(LoadState state) {
+    Register("a", 1);
+    Register("b", 2);
+    Create();
+    if (state == LoadState::kInspecting) return;
+    Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"});
+    Compiled();
+    if (state == LoadState::kPreparing) return;
+    Apply(PlanReport{1, kLoad, 7, absl::OkStatus(), kDigest});
+    Apply(PlanReport{2, kLoad, 7, absl::OkStatus(), kDigest});
+    if (state == LoadState::kLoading) return;
+    Finish(2, {3, 2});
+    Finish(1, {0, 1});
+  }
+  void After(absl::Duration time) {
+    // Heartbeats go on, so that only the load's own wait runs out.
+    const absl::Duration step = absl::Seconds(5);
+    for (absl::Duration gone; gone < time; gone += step) {
+      steady_ += step;
+      for (const SessionId session : {1, 2}) Apply(Heartbeat{session});
+      last_ = Apply(Tick{});
+    }
+  }
+  const Load& load() const { return **machine_.GetLoad(kLoad); }
+
+  template <typename T>
+  static std::vector<T> Only(const std::vector<Command>& commands) {
+    std::vector<T> found;
+    for (const Command& command : commands) {
+      if (const T* c = std::get_if<T>(&command)) found.push_back(*c);
+    }
+    return found;
+  }
+  // The sessions that got a message of type T.
+  template <typename T>
+  static std::vector<SessionId> SentTo(const std::vector<Command>& commands) {
+    std::vector<SessionId> sessions;
+    for (const Send& send : Only<Send>(commands)) {
+      if (std::holds_alternative<T>(send.message)) sessions.push_back(send.session);
+    }
+    return sessions;
+  }
+
+  Machine machine_;
+  absl::Duration steady_;
+  std::vector<Command> ignored_, last_;
+};
+
+TEST_F(MachineTest, WaitsForEveryNamedNode) {
+  EXPECT_THAT(Only<Send>(Create()), IsEmpty());
+  EXPECT_THAT(Only<Send>(Register("b", 2)), IsEmpty());
+  EXPECT_THAT(Only<Send>(Register("c", 3)), IsEmpty());
+  EXPECT_EQ(load().state, LoadState::kPending);
+  EXPECT_THAT(SentTo<InspectCheckpoint>(Register("a", 1)), ElementsAre(1));
+  EXPECT_EQ(load().state, LoadState::kInspecting);
+  EXPECT_EQ(load().nodes[1].node_name, "b");
+}
+
+TEST_F(MachineTest, PicksTheLeastBusyAgentsWhereNoneAreNamed) {
+  DriveTo(LoadState::kLoading);
+  Register("c", 3);
+  Job job = TwoNodes("jobs/k");
+  job.nodes.clear();
+  machine_.AddJob(job, &ignored_);
+  Load other;
+  other.name = "loads/m";
+  other.job = *machine_.GetJob("jobs/k");
+  std::vector<Command> out;
+  machine_.AddLoad(other, Now(), &out);
+  EXPECT_THAT(SentTo<InspectCheckpoint>(out), ElementsAre(3));
+  EXPECT_EQ((*machine_.GetLoad("loads/m"))->nodes[1].node_name, "a");
+}
+
+TEST_F(MachineTest, GoesFromPendingToReady) {
+  Register("a", 1);
+  Register("b", 2);
+  EXPECT_THAT(SentTo<InspectCheckpoint>(Create()), ElementsAre(1));
+  EXPECT_THAT(
+      Only<CompilePlanCommand>(Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"})),
+      SizeIs(1));
+  const auto compiled = Compiled();
+  EXPECT_THAT(SentTo<PreparePlan>(compiled), ElementsAre(1, 2));
+  EXPECT_THAT(Only<PersistLoad>(compiled), SizeIs(1));
+  EXPECT_THAT(Only<Send>(Apply(PlanReport{2, kLoad, 7, absl::OkStatus(), kDigest})), IsEmpty());
+  EXPECT_THAT(SentTo<StartLoad>(Apply(PlanReport{1, kLoad, 7, absl::OkStatus(), kDigest})),
+              ElementsAre(1, 2));
+  EXPECT_EQ(load().state, LoadState::kLoading);
+  Finish(2, {3, 2});
+  EXPECT_EQ(load().state, LoadState::kLoading);
+  EXPECT_THAT(Only<PersistLoad>(Finish(1, {0, 1})), SizeIs(1));
+  EXPECT_EQ(load().state, LoadState::kReady);
+  ASSERT_THAT(load().shards, SizeIs(4));
+  EXPECT_EQ(load().shards[2].rank, 2);
+  EXPECT_EQ(load().shards[2].agent_socket, "/run/b");
+}
+
+TEST_F(MachineTest, AnotherDigestIsRefused) {
+  DriveTo(LoadState::kPreparing);
+  const auto out = Apply(PlanReport{2, kLoad, 7, absl::OkStatus(), "other"});
+  EXPECT_EQ(load().state, LoadState::kFailed);
+  EXPECT_EQ(ReasonOf(load().failure), "PLAN_REFUSED");
+  EXPECT_THAT(load().failure.message(), HasSubstr("node b compiled the plan to digest other"));
+  EXPECT_THAT(SentTo<CancelLoad>(out), ElementsAre(1, 2));
+}
+
+TEST_F(MachineTest, ReportsOfAnOlderEpochChangeNothing) {
+  DriveTo(LoadState::kPreparing);
+  Apply(PlanReport{2, kLoad, 6, absl::OkStatus(), "other"});
+  Apply(NodeReport{2, kLoad, 6, absl::InternalError("old"), {}, {}});
+  EXPECT_EQ(load().state, LoadState::kPreparing);
+  EXPECT_EQ(machine_.num_dropped(), 2);
+}
+
+TEST_F(MachineTest, TheFirstFailureCountsAndTheOthersAreCancelled) {
+  DriveTo(LoadState::kLoading);
+  NodeReport report;
+  report.session = 2;
+  report.load = kLoad;
+  report.epoch = 7;
+  report.failure = WithReason(absl::DataLossError("x.safetensors: torn"), "CHECKPOINT_CORRUPT");
+  EXPECT_THAT(SentTo<CancelLoad>(Apply(report)), ElementsAre(1));
+  report.session = 1;
+  report.failure = absl::CancelledError("told to");
+  Apply(report);
+  EXPECT_THAT(load().failure,
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("node b: x.safetensors: torn")));
+  EXPECT_EQ(ReasonOf(load().failure), "CHECKPOINT_CORRUPT");
+}
+
+TEST_F(MachineTest, ALostAgentFailsItsLoadInEveryActiveState) {
+  for (const LoadState state :
+       {LoadState::kInspecting, LoadState::kPreparing, LoadState::kLoading}) {
+    machine_ = Machine(MachineOptions());
+    machine_.AddJob(TwoNodes(), &ignored_);
+    DriveTo(state);
+    EXPECT_THAT(SentTo<CancelLoad>(Apply(SessionClosed{2, "its stream closed"})), ElementsAre(1));
+    EXPECT_EQ(ReasonOf(load().failure), "AGENT_LOST");
+    EXPECT_THAT(load().failure.message(), HasSubstr("node b was lost: its stream closed"));
+  }
+}
+
+TEST_F(MachineTest, ThreeMissedHeartbeatsLoseAnAgent) {
+  DriveTo(LoadState::kLoading);
+  steady_ += absl::Seconds(15);
+  Apply(Heartbeat{1});
+  EXPECT_THAT(Only<EndSession>(Apply(Tick{})), IsEmpty());
+  steady_ += absl::Seconds(1);
+  const auto ended = Only<EndSession>(Apply(Tick{}));
+  ASSERT_THAT(ended, SizeIs(1));
+  EXPECT_EQ(ended[0].session, 2);
+  EXPECT_THAT(load().failure.message(), HasSubstr("node b was lost: it was silent for 15s"));
+}
+
+TEST_F(MachineTest, ARestartedAgentEndsItsOldStreamAndFailsItsLoads) {
+  DriveTo(LoadState::kLoading);
+  const auto out = Register("b", 3, {}, 2);
+  EXPECT_THAT(Only<EndSession>(out), SizeIs(1));
+  EXPECT_THAT(load().failure.message(), HasSubstr("its agent restarted"));
+  // What the old stream still says is nobody's word.
+  Apply(SessionClosed{2, "late"});
+  EXPECT_EQ(machine_.agents().at("b").session, 3);
+}
+
+TEST_F(MachineTest, PendingEndsNamingWhatIsThere) {
+  Register("a", 1);
+  Create();
+  After(absl::Seconds(61));
+  EXPECT_EQ(ReasonOf(load().failure), "NOT_ENOUGH_AGENTS");
+  EXPECT_THAT(load().failure.message(), HasSubstr("the agents of a, b; connected: a"));
+}
+
+TEST_F(MachineTest, AStageThatDoesNotEndNamesTheNodesWaitedFor) {
+  DriveTo(LoadState::kPreparing);
+  Apply(PlanReport{1, kLoad, 7, absl::OkStatus(), kDigest});
+  After(absl::Seconds(65));
+  EXPECT_EQ(ReasonOf(load().failure), "DEADLINE_EXCEEDED");
+  EXPECT_THAT(load().failure.message(), HasSubstr("(PREPARING) waited 1m for the agents"));
+  EXPECT_THAT(load().failure.message(), HasSubstr("of node b;"));
+}
+
+TEST_F(MachineTest, ProgressKeepsALoadAlive) {
+  DriveTo(LoadState::kLoading);
+  for (int i = 1; i <= 5; ++i) {
+    After(absl::Seconds(50));
+    ProgressReport report{1, kLoad, 7, {}};
+    report.progress.bytes_read = i;
+    Apply(report);
+  }
+  EXPECT_EQ(load().state, LoadState::kLoading);
+  EXPECT_EQ(load().nodes[0].bytes_read, 5);
+  After(absl::Seconds(75));
+  EXPECT_EQ(ReasonOf(load().failure), "DEADLINE_EXCEEDED");
+}
+
+TEST_F(MachineTest, RendezvousEntriesGoToTheOtherAgents) {
+  DriveTo(LoadState::kLoading);
+  const auto out = Apply(RendezvousEntry{2, kLoad, 7, "key", "value"});
+  EXPECT_THAT(SentTo<RelayEntry>(out), ElementsAre(1));
+  EXPECT_THAT(Apply(RendezvousEntry{2, kLoad, 8, "key", "value"}), IsEmpty());
+}
+
+TEST_F(MachineTest, CancelEndsALoadOnce) {
+  DriveTo(LoadState::kLoading);
+  std::vector<Command> out;
+  ASSERT_THAT(machine_.CancelLoadByName(kLoad, Now(), &out), IsOk());
+  EXPECT_THAT(SentTo<CancelLoad>(out), ElementsAre(1, 2));
+  EXPECT_EQ(load().state, LoadState::kCancelled);
+  out.clear();
+  ASSERT_THAT(machine_.CancelLoadByName(kLoad, Now(), &out), IsOk());
+  EXPECT_THAT(out, IsEmpty());
+  EXPECT_EQ(machine_.CancelLoadByName("loads/x", Now(), &out).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(MachineTest, CancellingAReadyLoadFreesItsShardsAndKeepsItsState) {
+  DriveTo(LoadState::kReady);
+  std::vector<Command> out;
+  ASSERT_THAT(machine_.CancelJob("jobs/j", Now(), &out), IsOk());
+  EXPECT_THAT(SentTo<CancelLoad>(out), ElementsAre(1, 2));
+  EXPECT_EQ(load().state, LoadState::kReady);
+  EXPECT_TRUE(load().released);
+  EXPECT_EQ((*machine_.GetJob("jobs/j"))->state, JobState::kCancelled);
+}
+
+TEST_F(MachineTest, ShardsOfOtherRanksAreABug) {
+  DriveTo(LoadState::kLoading);
+  Finish(2, {1, 2});
+  EXPECT_THAT(load().failure,
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("ranks 1,2, it holds ranks 2,3")));
+}
+
+TEST_F(MachineTest, HandOverIsKept) {
+  DriveTo(LoadState::kReady);
+  Apply(HandOverReport{1, kLoad, 7, 3, "shared"});  // not its rank
+  EXPECT_EQ(load().shards[3].handed_over, "");
+  EXPECT_THAT(Only<PersistLoad>(Apply(HandOverReport{2, kLoad, 7, 3, "shared"})), SizeIs(1));
+  EXPECT_EQ(load().shards[3].handed_over, "shared");
+}
+
+TEST_F(MachineTest, AnAgentKeepsOnlyShardsOfReadyLoads) {
+  DriveTo(LoadState::kReady);
+  Apply(SessionClosed{2, "gone"});
+  EXPECT_EQ(load().state, LoadState::kReady);
+  const auto out = Register("b", 5, {{kLoad, 7}, {"loads/gone", 3}});
+  EXPECT_THAT(SentTo<CancelLoad>(out), ElementsAre(5));
+  EXPECT_THAT(machine_.LoadsOf(machine_.agents().at("b")), ElementsAre(kLoad));
+}
+
+TEST_F(MachineTest, AJobHasOneActiveLoad) {
+  DriveTo(LoadState::kLoading);
+  EXPECT_THAT(machine_.CheckNewLoad("jobs/j"),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("loads/l of this job is")));
+  EXPECT_EQ(machine_.CheckNewLoad("jobs/x").code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(MachineTest, OnlyACancelledJobIsDeletedWithItsLoads) {
+  DriveTo(LoadState::kLoading);
+  EXPECT_EQ(machine_.CheckDeleteJob("jobs/j").status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_THAT(machine_.CancelJob("jobs/j", Now(), &ignored_), IsOk());
+  ZC_ASSERT_OK_AND_ASSIGN(const auto loads, machine_.CheckDeleteJob("jobs/j"));
+  EXPECT_THAT(loads, ElementsAre(kLoad));
+  machine_.RemoveJob("jobs/j");
+  EXPECT_EQ(machine_.GetLoad(kLoad).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(MachineTest, ADryRunEndsWithThePlan) {
+  Register("a", 1);
+  Register("b", 2);
+  EXPECT_THAT(SentTo<InspectCheckpoint>(Create(kLoad, 7, true)), ElementsAre(1));
+  Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"});
+  const auto out = Compiled();
+  EXPECT_THAT(Only<Send>(out), IsEmpty());
+  EXPECT_THAT(Only<PersistLoad>(out), IsEmpty());
+  EXPECT_EQ(load().state, LoadState::kReady);
+  machine_.RemovePlanOnly(kLoad, Now(), &ignored_);
+  EXPECT_EQ(machine_.GetLoad(kLoad).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(MachineTest, ARefusedPlanKeepsItsReport) {
+  Register("a", 1);
+  Register("b", 2);
+  Create();
+  Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"});
+  Compiled(WithReason(absl::FailedPreconditionError("missing"), "WEIGHTS_INCOMPLETE"));
+  EXPECT_EQ(load().state, LoadState::kFailed);
+  EXPECT_TRUE(load().report.has_value());
+}
+
+TEST_F(MachineTest, ARepeatedRequestFindsWhatItMade) {
+  Job job = TwoNodes("jobs/k");
+  job.request = {"id", "body"};
+  machine_.AddJob(job, &ignored_);
+  ZC_ASSERT_OK_AND_ASSIGN(const std::string same, machine_.FindJobOf({"id", "body"}));
+  EXPECT_EQ(same, "jobs/k");
+  EXPECT_THAT(machine_.FindJobOf({"id", "other"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("another body")));
+  ZC_ASSERT_OK_AND_ASSIGN(const std::string fresh, machine_.FindJobOf({"new", "body"}));
+  EXPECT_EQ(fresh, "");
+}
+
+TEST_F(MachineTest, ARestartFailsWhatWasRunningAndKeepsWhatWasReady) {
+  DriveTo(LoadState::kLoading);
+  Load running = load();
+  Finish(2, {3, 2});
+  Finish(1, {0, 1});
+  Load ready = load();
+  ready.name = "loads/ready";
+  Machine restarted{MachineOptions()};
+  restarted.RestoreJob(TwoNodes());
+  std::vector<Command> out;
+  restarted.RestoreLoad(running, &out);
+  restarted.RestoreLoad(ready, &out);
+  EXPECT_THAT(Only<PersistLoad>(out), SizeIs(1));
+  EXPECT_THAT((*restarted.GetLoad(kLoad))->failure.message(), HasSubstr("create a new load"));
+  EXPECT_EQ((*restarted.GetLoad("loads/ready"))->state, LoadState::kReady);
+}
+
+TEST(PlaceRanks, GivesTheFirstNodesTheRemainder) {
+  EXPECT_THAT(PlaceRanks(5, 2), ElementsAre(0, 0, 0, 1, 1));
+  EXPECT_THAT(PlaceRanks(2, 2), ElementsAre(0, 1));
+}
+
+}  // namespace
+}  // namespace zerocast
