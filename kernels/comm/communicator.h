@@ -48,7 +48,8 @@ class Communicator {
   virtual absl::Status Exchange(absl::Span<const Message> sends, absl::Span<const Message> receives,
                                 absl::Duration timeout) = 0;
 
-  // Copies `num_bytes` at `data` of participant `root` to `data` of all others.  Errors as Exchange.
+  // Copies `num_bytes` at `data` of participant `root` to `data` of all others.  Errors as
+  // Exchange.
   virtual absl::Status Broadcast(void* data, int64_t num_bytes, int root,
                                  absl::Duration timeout) = 0;
 
@@ -61,8 +62,8 @@ class Communicator {
   virtual int64_t bytes_received() const = 0;
 };
 
-// How participants find each other before they can talk: a small map that all of them see, scoped to
-// one epoch of one load.  Implementations are thread-safe.
+// How participants find each other before they can talk: a small map that all of them see, scoped
+// to one epoch of one load.  Implementations are thread-safe.
 class Rendezvous {
  public:
   virtual ~Rendezvous() = default;
