@@ -41,6 +41,9 @@ absl::StatusOr<Value> Interleave(const Value& value, int64_t dim, bool inverse) 
 }
 
 absl::StatusOr<Value> PermuteRope(const Value& value, int64_t heads, bool inverse) {
+  if (value.shape.empty()) {
+    return absl::InvalidArgumentError("a tensor without axes has no attention heads");
+  }
   if (value.shape.size() != 1 && value.shape.size() != 2) return value;
   const int64_t rows = value.shape[0];
   const int64_t half = rows / heads / 2;

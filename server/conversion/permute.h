@@ -14,7 +14,7 @@ namespace zerocast {
 absl::StatusOr<Value> Interleave(const Value& value, int64_t dim, bool inverse);
 
 // Within each of `heads` equal parts of axis 0: the interleave.  Only vectors and matrices change.
-// Errors: INVALID_ARGUMENT where axis 0 is not `heads` parts of even size.
+// Errors: INVALID_ARGUMENT where axis 0 is not `heads` parts of even size, or there is none.
 absl::StatusOr<Value> PermuteRope(const Value& value, int64_t heads, bool inverse);
 
 // num_attention_heads of the config, or of its part that `op` names; 1 where a config does not say,
