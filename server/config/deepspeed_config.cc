@@ -1,0 +1,126 @@
+#include "server/config/deepspeed_config.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "server/config/python_error.h"
+#include "server/config/python_format.h"
+
+namespace zerocast {
+namespace {
+
+// Walks all names of `key` but the last; null where a node is absent or null.
+absl::StatusOr<const ConfigValue*> Walk(const ConfigValue& root, absl::string_view key) {
+  const ConfigValue* node = &root;
+  const std::vector<absl::string_view> names = absl::StrSplit(key, '.');
+  for (size_t i = 0; i + 1 < names.size(); ++i) {
+    const std::string path = absl::StrJoin(names.begin(), names.begin() + i, ".");
+    ZC_ASSIGN_OR_RETURN(node, PythonGet(*node, names[i], path));
+    if (node == nullptr || node->is_null()) return nullptr;
+  }
+  return node;
+}
+
+absl::string_view ParentPath(absl::string_view key) {
+  const size_t dot = key.rfind('.');
+  return dot == absl::string_view::npos ? "" : key.substr(0, dot);
+}
+
+absl::string_view LastName(absl::string_view key) { return key.substr(key.rfind('.') + 1); }
+
+}  // namespace
+
+absl::string_view ShortName(TrainingDtype dtype) {
+  return dtype == TrainingDtype::kBf16 ? "bf16" : dtype == TrainingDtype::kFp16 ? "fp16" : "fp32";
+}
+
+absl::string_view TorchName(TrainingDtype dtype) {
+  return dtype == TrainingDtype::kBf16   ? "bfloat16"
+         : dtype == TrainingDtype::kFp16 ? "float16"
+                                         : "float32";
+}
+
+absl::StatusOr<const ConfigValue*> PythonGet(const ConfigValue& node, absl::string_view name,
+                                             absl::string_view path) {
+  if (node.object() != nullptr) return node.Find(name);
+  const absl::string_view type = PythonTypeName(node);
+  return WithViolations(
+      PythonError("AttributeError", absl::StrCat("'", type, "' object has no attribute 'get'")),
+      {{path.empty() ? "config" : std::string(path),
+        absl::StrCat("must be an object, was of type ", type)}});
+}
+
+absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Create(ConfigValue root) {
+  DeepSpeedConfig config;
+  config.root_ = std::move(root);
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* stage, config.GetValue("zero_optimization.stage"));
+  for (const int number : {0, 1, 2, 3}) {
+    if (stage != nullptr && PythonEqual(*stage, ConfigValue(number))) config.stage_ = number;
+  }
+  if (!config.is_zero2() && !config.is_zero3()) return config;
+  for (const char* key :
+       {"zero_optimization.offload_optimizer.device", "zero_optimization.offload_param.device"}) {
+    ZC_ASSIGN_OR_RETURN(const ConfigValue* device, config.GetValue(key));
+    if (device == nullptr) continue;
+    if (device->array() != nullptr || device->object() != nullptr) {
+      // The integration puts the devices into a set.
+      return WithViolations(PythonError("TypeError", absl::StrCat("unhashable type: '",
+                                                                  PythonTypeName(*device), "'")),
+                            {{key, "must be a string"}});
+    }
+    config.offload_ |= device->IsText("cpu") || device->IsText("nvme");
+  }
+  return config;
+}
+
+absl::StatusOr<ConfigValue*> DeepSpeedConfig::FindConfigNode(absl::string_view key) {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* node, Walk(root_, key));
+  return const_cast<ConfigValue*>(node);
+}
+
+absl::StatusOr<const ConfigValue*> DeepSpeedConfig::GetValue(absl::string_view key) const {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* node, Walk(root_, key));
+  if (node == nullptr) return nullptr;
+  return PythonGet(*node, LastName(key), ParentPath(key));
+}
+
+absl::StatusOr<bool> DeepSpeedConfig::IsTrue(absl::string_view key) const {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* value, GetValue(key));
+  return value != nullptr && PythonTruth(*value);
+}
+
+absl::StatusOr<bool> DeepSpeedConfig::IsFalse(absl::string_view key) const {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* value, GetValue(key));
+  return value != nullptr && !value->is_null() && !PythonTruth(*value);
+}
+
+absl::StatusOr<bool> DeepSpeedConfig::IsAuto(absl::string_view key) const {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* value, GetValue(key));
+  return value != nullptr && value->IsText("auto");
+}
+
+absl::StatusOr<bool> DeepSpeedConfig::DeleteSubTree(absl::string_view key, bool must_exist) {
+  ZC_ASSIGN_OR_RETURN(ConfigValue * parent, FindConfigNode(key));
+  const ConfigValue* value = nullptr;
+  if (parent != nullptr) {
+    ZC_ASSIGN_OR_RETURN(value, PythonGet(*parent, LastName(key), ParentPath(key)));
+  }
+  if (value == nullptr || value->is_null()) {
+    if (!must_exist) return false;
+    return PythonError(
+        "ValueError", absl::StrCat("Can't find ", key, " entry in the config: ", PythonStr(root_)));
+  }
+  parent->Erase(LastName(key));
+  return true;
+}
+
+absl::StatusOr<TrainingDtype> DeepSpeedConfig::dtype() const {
+  if (dtype_.has_value()) return *dtype_;
+  return PythonError("ValueError", "trainer_config_process() wasn't called yet to tell dtype");
+}
+
+}  // namespace zerocast

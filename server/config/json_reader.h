@@ -1,0 +1,43 @@
+#ifndef ZEROCAST_SERVER_CONFIG_JSON_READER_H_
+#define ZEROCAST_SERVER_CONFIG_JSON_READER_H_
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/config/value.h"
+
+namespace zerocast {
+
+struct JsonLimits {
+  size_t max_bytes = size_t{1} << 20;
+  int max_depth = 200;  // of nested arrays and objects
+};
+
+struct JsonDocument {
+  ConfigValue value;
+  // Paths of keys that their object names more than once.
+  std::vector<std::string> duplicate_keys;
+};
+
+// Reads JSON as Python's json.loads does: NaN, Infinity and -Infinity are values, 1e400 is
+// infinite, integers have any size, of a key given twice the last value stays at the first one's
+// place.
+//
+// Errors: INVALID_ARGUMENT with one violation, whose field is `field` and the path below it.
+// IsJsonSyntaxError tells a text that Python would refuse too from one that is beyond our limits.
+absl::StatusOr<JsonDocument> ReadJson(absl::string_view text, absl::string_view field,
+                                      const JsonLimits& limits = {});
+bool IsJsonSyntaxError(const absl::Status& status);
+
+// JSON text as Python's json.dumps(value, ensure_ascii=False) writes it: NaN and Infinity stay,
+// 1.0 stays a float.  ReadJson(WriteJson(v)) == v.
+std::string WriteJson(const ConfigValue& value);
+
+bool IsValidUtf8(absl::string_view text);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_CONFIG_JSON_READER_H_

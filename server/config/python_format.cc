@@ -1,0 +1,218 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "server/config/python_format.h"
+
+#include <pcre2.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "server/config/json_reader.h"
+#include "server/config/python_number.h"
+
+namespace zerocast {
+namespace {
+
+// float.__repr__ (CPython's float_repr_style "short"): the shortest digits that read back, as a
+// plain number where the decimal point lies in (-4, 16], else with an exponent of two digits or
+// more.
+std::string FloatRepr(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  char buffer[40];
+  const auto result =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
+  absl::string_view text(buffer, static_cast<size_t>(result.ptr - buffer));
+  std::string out;
+  if (text.front() == '-') {
+    out = "-";
+    text.remove_prefix(1);
+  }
+  const size_t e = text.find('e');
+  std::string digits(1, text[0]);
+  if (e > 2) digits.append(text.substr(2, e - 2).data(), e - 2);
+  const int exponent = std::atoi(std::string(text.substr(e + 1)).c_str());
+  const int num_digits = static_cast<int>(digits.size());
+  if (exponent < -4 || exponent >= 16) {
+    out.append(digits, 0, 1);
+    if (num_digits > 1) absl::StrAppend(&out, ".", digits.substr(1));
+    absl::StrAppendFormat(&out, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
+  } else if (exponent < 0) {
+    absl::StrAppend(&out, "0.", std::string(static_cast<size_t>(-exponent - 1), '0'), digits);
+  } else if (exponent + 1 >= num_digits) {
+    absl::StrAppend(&out, digits, std::string(static_cast<size_t>(exponent + 1 - num_digits), '0'),
+                    ".0");
+  } else {
+    const auto point = static_cast<size_t>(exponent + 1);
+    absl::StrAppend(&out, digits.substr(0, point), ".", digits.substr(point));
+  }
+  return out;
+}
+
+// Decodes one character of `text`; 0 bytes taken where it is not valid UTF-8.
+size_t DecodeUtf8(absl::string_view text, uint32_t* code) {
+  const auto byte = [&text](size_t i) { return static_cast<uint8_t>(text[i]); };
+  if (text.empty()) return 0;
+  const uint8_t lead = byte(0);
+  if (lead < 0x80) {
+    *code = lead;
+    return 1;
+  }
+  const size_t size = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || text.size() < size) return 0;
+  *code = lead & (0x7F >> size);
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+    *code = *code << 6 | (byte(i) & 0x3F);
+  }
+  constexpr uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool surrogate = *code >= 0xD800 && *code <= 0xDFFF;
+  return *code < kSmallest[size] || surrogate || *code > 0x10FFFF ? 0 : size;
+}
+
+// str.isprintable of one character beyond ASCII: not in the Unicode categories "Other" and
+// "Separator".
+bool IsPrintable(absl::string_view character) {
+  static pcre2_code* const kUnprintable = [] {
+    int error;
+    PCRE2_SIZE offset;
+    return pcre2_compile(reinterpret_cast<PCRE2_SPTR>("[\\p{C}\\p{Z}]"), PCRE2_ZERO_TERMINATED,
+                         PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+  }();
+  pcre2_match_data* match = pcre2_match_data_create(1, nullptr);
+  const int found = pcre2_match(kUnprintable, reinterpret_cast<PCRE2_SPTR>(character.data()),
+                                character.size(), 0, 0, match, nullptr);
+  pcre2_match_data_free(match);
+  return found < 0;
+}
+
+std::string StringRepr(absl::string_view text) {
+  const bool single = text.find('\'') != absl::string_view::npos;
+  const bool both = single && text.find('"') != absl::string_view::npos;
+  const char quote = single && !both ? '"' : '\'';
+  std::string out(1, quote);
+  while (!text.empty()) {
+    uint32_t code = 0;
+    const size_t size = DecodeUtf8(text, &code);
+    const absl::string_view character = text.substr(0, size == 0 ? 1 : size);
+    text.remove_prefix(character.size());
+    if (code == '\\' || code == static_cast<uint8_t>(quote)) {
+      absl::StrAppend(&out, "\\", character);
+    } else if (code == '\n') {
+      out.append("\\n");
+    } else if (code == '\r') {
+      out.append("\\r");
+    } else if (code == '\t') {
+      out.append("\\t");
+    } else if (code < 0x20 || code == 0x7F) {
+      absl::StrAppendFormat(&out, "\\x%02x", code);
+    } else if (code < 0x7F || IsPrintable(character)) {
+      absl::StrAppend(&out, character);
+    } else {
+      absl::StrAppendFormat(&out,
+                            code < 0x100     ? "\\x%02x"
+                            : code < 0x10000 ? "\\u%04x"
+                                             : "\\U%08x",
+                            code);
+    }
+  }
+  out.push_back(quote);
+  return out;
+}
+
+}  // namespace
+
+bool IsValidUtf8(absl::string_view text) {
+  uint32_t code;
+  while (!text.empty()) {
+    const size_t size = DecodeUtf8(text, &code);
+    if (size == 0) return false;
+    text.remove_prefix(size);
+  }
+  return true;
+}
+
+std::string ToValidUtf8(absl::string_view text) {
+  std::string out;
+  uint32_t code;
+  while (!text.empty()) {
+    const size_t size = DecodeUtf8(text, &code);
+    absl::StrAppend(&out, size == 0 ? "?" : text.substr(0, size));
+    text.remove_prefix(size == 0 ? 1 : size);
+  }
+  return out;
+}
+
+std::string PythonStr(const ConfigValue& value) {
+  return value.text() != nullptr ? *value.text() : PythonRepr(value);
+}
+
+std::string PythonRepr(const ConfigValue& value) {
+  if (value.is_null()) return "None";
+  if (const bool* boolean = value.boolean()) return *boolean ? "True" : "False";
+  if (const ConfigInteger* integer = value.integer()) return integer->decimal();
+  if (const double* real = value.real()) return FloatRepr(*real);
+  if (const std::string* text = value.text()) return StringRepr(*text);
+  std::string out;
+  if (const ConfigValue::Array* array = value.array()) {
+    out = "[";
+    for (const ConfigValue& element : *array) {
+      absl::StrAppend(&out, out.size() > 1 ? ", " : "", PythonRepr(element));
+    }
+    return out + "]";
+  }
+  out = "{";
+  for (const ConfigMember& member : *value.object()) {
+    absl::StrAppend(&out, out.size() > 1 ? ", " : "", StringRepr(member.key), ": ",
+                    PythonRepr(member.value));
+  }
+  return out + "}";
+}
+
+absl::string_view PythonTypeName(const ConfigValue& value) {
+  if (value.is_null()) return "NoneType";
+  if (value.boolean() != nullptr) return "bool";
+  if (value.integer() != nullptr) return "int";
+  if (value.real() != nullptr) return "float";
+  if (value.text() != nullptr) return "str";
+  return value.array() != nullptr ? "list" : "dict";
+}
+
+bool PythonTruth(const ConfigValue& value) {
+  if (const bool* boolean = value.boolean()) return *boolean;
+  if (const ConfigInteger* integer = value.integer()) return !integer->zero();
+  if (const double* real = value.real()) return *real != 0;
+  if (const std::string* text = value.text()) return !text->empty();
+  if (const ConfigValue::Array* array = value.array()) return !array->empty();
+  if (const ConfigValue::Object* object = value.object()) return !object->empty();
+  return false;
+}
+
+bool PythonEqual(const ConfigValue& a, const ConfigValue& b) {
+  if (IsPythonNumber(a) && IsPythonNumber(b)) return PythonCompare(a, b) == PythonOrder::kEqual;
+  if (const ConfigValue::Array* left = a.array()) {
+    const ConfigValue::Array* right = b.array();
+    if (right == nullptr || left->size() != right->size()) return false;
+    for (size_t i = 0; i < left->size(); ++i) {
+      if (!PythonEqual((*left)[i], (*right)[i])) return false;
+    }
+    return true;
+  }
+  if (const ConfigValue::Object* left = a.object()) {
+    if (b.object() == nullptr || left->size() != b.object()->size()) return false;
+    for (const ConfigMember& member : *left) {
+      const ConfigValue* other = b.Find(member.key);
+      if (other == nullptr || !PythonEqual(member.value, *other)) return false;
+    }
+    return true;
+  }
+  if (a.text() != nullptr && b.text() != nullptr) return *a.text() == *b.text();
+  return a.is_null() && b.is_null();
+}
+
+}  // namespace zerocast

@@ -1,0 +1,52 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "server/base/errors.h"
+#include "server/config/hidden_size.h"
+#include "server/config/training_arguments.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<std::string> Paths(const absl::Status& status) {
+  std::vector<std::string> paths;
+  for (const FieldViolation& violation : ViolationsOf(status)) paths.push_back(violation.field);
+  return paths;
+}
+
+TEST(ModelConfig, IsAnObjectOfAtMost4MiB) {
+  EXPECT_THAT(ReadModelConfig(R"({"hidden_size": 8})"), IsOk());
+  EXPECT_THAT(Paths(ReadModelConfig("[]").status()), ElementsAre("model_config"));
+  EXPECT_THAT(ReadModelConfig("{\"a\": \"" + std::string(size_t{4} << 20, 'x') + "\"}"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("4194304 allowed")));
+}
+
+TEST(TrainingArguments, TakesItsFieldsAndDefaults) {
+  ZC_ASSERT_OK_AND_ASSIGN(
+      const TrainingArguments arguments,
+      ReadTrainingArguments(
+          absl::string_view(R"({"learning_rate": 1, "output_dir": "x", "max_grad_norm": null})")));
+  EXPECT_EQ(arguments.learning_rate, ConfigValue(1));
+  EXPECT_EQ(arguments.per_device_train_batch_size, ConfigValue(8));
+  EXPECT_TRUE(arguments.max_grad_norm.is_null());
+}
+
+TEST(TrainingArguments, NamesEveryWrongField) {
+  const auto arguments = ReadTrainingArguments(absl::string_view(
+      R"({"world_size": 0, "learning_rate": "5e-5", "bf16": "yes", "adam_beta1": null, "weight_decay": true})"));
+  EXPECT_THAT(Paths(arguments.status()),
+              ElementsAre("training_arguments.world_size", "training_arguments.learning_rate",
+                          "training_arguments.adam_beta1", "training_arguments.bf16"));
+  EXPECT_THAT(ReadTrainingArguments(absl::string_view("[]")),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("list")));
+}
+
+}  // namespace
+}  // namespace zerocast
