@@ -246,5 +246,56 @@ TEST(CheckpointsTest, ConvertAsByTheLibrary) {
   EXPECT_GE(folders, 20);
 }
 
+// Without a spec: the catalogue's rules by the class in config.json, any name taken as the model's.
+// Rules of sub-models have a scope that only the model knows.
+bool CanDoWithoutSpec(const Case& c) {
+  if (c.expected.contains("error") || !c.spec.buffers.empty() || !c.spec.tied.empty()) return false;
+  const json variant = c.expected.contains("variant") ? c.expected["variant"] : json("");
+  if (variant != json("") && variant.dump().find("shuffled") == std::string::npos) return false;
+  for (const Rule& rule : c.spec.transforms) {
+    if (rule.has_scope) return false;
+    for (const Op& op : rule.ops) {
+      if (op.check_dims || op.kind == OpKind::kSplitByTarget) return false;
+    }
+  }
+  return true;
+}
+
+TEST(CheckpointsTest, ConvertWithoutASpec) {
+  int folders = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(GoldenFolder("ZC_GOLDEN_CHECKPOINTS", "checkpoints"))) {
+    SCOPED_TRACE(entry.path());
+    Case c;
+    Load(entry.path(), &c);
+    if (HasFatalFailure() || !CanDoWithoutSpec(c)) continue;
+    ++folders;
+    ConversionRules rules;
+    rules.config_json = ReadWholeFile(entry.path().string() + "/config.json");
+    const json config = json::parse(rules.config_json);
+    ZC_ASSERT_OK_AND_ASSIGN(rules.rules,
+                            CatalogueRules(config["architectures"][0].get<std::string>(),
+                                           config["model_type"].get<std::string>(), "5.23.0"));
+    ConversionInput input;
+    input.sources = c.sources;
+    input.rules = &rules;
+    input.any_name = true;
+    ZC_ASSERT_OK_AND_ASSIGN(Conversion conversion, Convert(input));
+    NamesAndShapes with_spec, without;
+    for (const ConvertedTensor& tensor : c.conversion.tensors) {
+      with_spec[tensor.name] = {tensor.shape};
+    }
+    for (const ConvertedTensor& tensor : conversion.tensors) {
+      without[tensor.name] = {tensor.shape};
+      EXPECT_EQ(without[tensor.name], with_spec[tensor.name]) << tensor.name;
+    }
+    EXPECT_EQ(without.size(), with_spec.size());
+    c.conversion = std::move(conversion);
+    CompareBytes(c);
+  }
+  EXPECT_GE(folders, 8);
+  std::printf("%d folders\n", folders);
+}
+
 }  // namespace
 }  // namespace zerocast
