@@ -113,12 +113,12 @@ std::string StringRepr(absl::string_view text) {
       absl::StrAppendFormat(&out, "\\x%02x", code);
     } else if (code < 0x7F || IsPrintable(character)) {
       absl::StrAppend(&out, character);
+    } else if (code < 0x100) {
+      absl::StrAppendFormat(&out, "\\x%02x", code);
+    } else if (code < 0x10000) {
+      absl::StrAppendFormat(&out, "\\u%04x", code);
     } else {
-      absl::StrAppendFormat(&out,
-                            code < 0x100     ? "\\x%02x"
-                            : code < 0x10000 ? "\\u%04x"
-                                             : "\\U%08x",
-                            code);
+      absl::StrAppendFormat(&out, "\\U%08x", code);
     }
   }
   out.push_back(quote);
