@@ -80,6 +80,8 @@ class Group {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckPeersLocked(int rank, uint64_t call, const Work& work)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status GoneErrorLocked(int rank, uint64_t call, int peer) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WithdrawLocked(int rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int size_;
@@ -200,21 +202,21 @@ absl::Status Group::ClearTakenLocked(int rank, uint64_t call, Work& work) {
 }
 
 absl::Status Group::CheckPeersLocked(int rank, uint64_t call, const Work& work) {
-  const auto gone = [&](int peer) {
-    return absl::UnavailableError(absl::StrCat("call ", call, " of participant ", rank, " of ",
-                                               size_, ": participant ", peer,
-                                               " is gone: ", closed_[peer]));
-  };
   for (const Message& receive : work.receives) {
-    if (!closed_[receive.peer].empty()) return gone(receive.peer);
+    if (!closed_[receive.peer].empty()) return GoneErrorLocked(rank, call, receive.peer);
   }
   for (const Message& send : work.sends) {
     // A peer that is aborted while it copies still finishes the copy.
     if (OfferLocked(rank, send.peer).state == Offer::kPosted && !closed_[send.peer].empty()) {
-      return gone(send.peer);
+      return GoneErrorLocked(rank, call, send.peer);
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Group::GoneErrorLocked(int rank, uint64_t call, int peer) const {
+  return absl::UnavailableError(absl::StrCat("call ", call, " of participant ", rank, " of ", size_,
+                                             ": participant ", peer, " is gone: ", closed_[peer]));
 }
 
 // Takes back all offers of `rank`, waiting for copies in progress: afterwards no other thread uses

@@ -289,10 +289,14 @@ TEST(Deadline, MayBeInfinite) {
   }
 }
 
-TEST(Abort, EndsACallInProgressHereAndOnThePeers) {
+TEST(Abort, EndsACallInProgressHereAndOnThePeersThatWaitForIt) {
   Group group = MakeGroup(3);
-  auto first = std::async(std::launch::async, [&] { return Ping(*group[0], kLong); });
-  auto second = std::async(std::launch::async, [&] { return Ping(*group[1], kLong); });
+  auto first = std::async(std::launch::async, [&] {
+    return group[0]->Exchange({}, {{2, &g_bytes[0], 1}}, kLong);
+  });
+  auto second = std::async(std::launch::async, [&] {
+    return group[1]->Exchange({}, {{0, &g_bytes[1], 1}}, kLong);
+  });
   group[0]->Abort("enough");
   const absl::Time aborted = absl::Now();
   EXPECT_THAT(first.get(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("enough")));
