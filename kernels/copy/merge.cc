@@ -95,20 +95,28 @@ void JoinNeighbours(bool new_loops, std::vector<Box>* boxes) {
 }  // namespace
 
 void MergeBoxes(std::vector<Box>* boxes) {
-  std::sort(boxes->begin(), boxes->end(), [](const Box& a, const Box& b) {
+  const auto by_source = [](const Box& a, const Box& b) {
     return std::tie(a.source, a.target_offset, a.source_offset) <
            std::tie(b.source, b.target_offset, b.source_offset);
-  });
+  };
+  const auto by_target = [](const Box& a, const Box& b) {
+    return std::tie(a.target_offset, a.source, a.source_offset) <
+           std::tie(b.target_offset, b.source, b.source_offset);
+  };
+  // Boxes are large: most lists come in order, and checking is cheaper than sorting.
+  const auto sort = [boxes](const auto& less) {
+    if (!std::is_sorted(boxes->begin(), boxes->end(), less)) {
+      std::sort(boxes->begin(), boxes->end(), less);
+    }
+  };
+  sort(by_source);
   // Longer loops first: a loop of two made too early would hide that they fit together.
   JoinNeighbours(false, boxes);
   for (size_t before = 0; before != boxes->size();) {
     before = boxes->size();
     JoinNeighbours(true, boxes);
   }
-  std::sort(boxes->begin(), boxes->end(), [](const Box& a, const Box& b) {
-    return std::tie(a.target_offset, a.source, a.source_offset) <
-           std::tie(b.target_offset, b.source, b.source_offset);
-  });
+  sort(by_target);
 }
 
 }  // namespace zerocast
