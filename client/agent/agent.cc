@@ -1,0 +1,143 @@
+#include "client/agent/agent.h"
+
+#include <spdlog/spdlog.h>
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/agent/arena.h"
+#include "client/agent/handover.h"
+#include "client/agent/load_table.h"
+#include "client/agent/path_policy.h"
+#include "client/agent/session.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// Long enough for a worker to see the cancellation, short enough for a service manager's patience.
+constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
+
+absl::Status CheckOptions(const AgentOptions& options) {
+  std::vector<FieldViolation> violations;
+  if (options.node_name.empty()) violations.push_back({"node", "must not be empty"});
+  if (options.channel == nullptr && options.server_address.empty()) {
+    violations.push_back({"server", "must not be empty"});
+  }
+  if (options.max_loads < 1) violations.push_back({"max_loads", "must be at least 1"});
+  if (options.communicators == nullptr && options.bulk_host.empty()) {
+    violations.push_back({"bulk_host", "must not be empty"});
+  }
+  return InvalidFields(violations);
+}
+
+uint64_t RandomIncarnation() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
+}
+
+}  // namespace
+
+struct Agent::Rep {
+  std::shared_ptr<LoadEnvironment> environment;
+  std::atomic<int64_t> handed_over_shared{0};
+  std::atomic<int64_t> handed_over_private{0};
+  // In this order: the session and the socket use the table.
+  std::unique_ptr<LoadTable> table;
+  std::unique_ptr<Session> session;
+  std::unique_ptr<HandOverServer> hand_over;
+
+  Mutex stop_mutex;
+  bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
+};
+
+Agent::Agent(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+
+Agent::~Agent() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
+  ZC_RETURN_IF_ERROR(CheckOptions(options));
+  auto rep = std::make_unique<Rep>();
+  rep->environment = std::make_shared<LoadEnvironment>();
+  LoadEnvironment& environment = *rep->environment;
+  environment.node_name = options.node_name;
+  environment.bulk_host = options.bulk_host;
+  ZC_ASSIGN_OR_RETURN(environment.roots, ResolveRoots(options.roots));
+  environment.communicators =
+      options.communicators != nullptr ? options.communicators : GlooCommunicators();
+  environment.reader = options.reader;
+  if (environment.reader == nullptr) {
+    PosixReaderOptions reader_options;
+    reader_options.roots = environment.roots;
+    environment.reader = MakePosixReader(std::move(reader_options));
+  }
+  environment.clock = options.clock;
+  environment.events = MakeSessionEvents(options.socket_path);
+  rep->table = std::make_unique<LoadTable>(rep->environment, options.max_loads);
+
+  if (!options.socket_path.empty()) {
+    Rep* const self = rep.get();
+    HandOverOptions hand_over;
+    hand_over.socket_path = options.socket_path;
+    hand_over.mode = options.socket_mode;
+    hand_over.allowed_uids = options.allowed_uids;
+    hand_over.offer = [self](const std::string& load, int32_t rank, const std::string& token,
+                             AttachMode mode) {
+      return self->table->Offer(load, rank, token, mode);
+    };
+    hand_over.settle = [self](const ShardOffer& offer, bool acknowledged) {
+      self->table->Settle(offer, acknowledged);
+      if (!acknowledged) return;
+      ++(offer.mode == AttachMode::kShared ? self->handed_over_shared : self->handed_over_private);
+    };
+    ZC_ASSIGN_OR_RETURN(rep->hand_over, HandOverServer::Start(std::move(hand_over)));
+  }
+
+  SessionOptions session;
+  session.server_address = options.server_address;
+  session.channel = options.channel;
+  session.node_name = options.node_name;
+  session.socket_path = options.socket_path;
+  session.bulk_host = options.bulk_host;
+  session.version = ZEROCAST_VERSION;
+  session.incarnation = RandomIncarnation();
+  rep->session =
+      std::make_unique<Session>(std::move(session), environment.events, rep->table.get());
+  ZC_RETURN_IF_ERROR(rep->session->Start());
+  return std::unique_ptr<Agent>(new Agent(std::move(rep)));
+}
+
+bool Agent::registered() const { return rep_->session->registered(); }
+
+absl::Status Agent::WaitUntilRegistered(absl::Duration timeout) {
+  return rep_->session->WaitUntilRegistered(timeout);
+}
+
+void Agent::Stop() {
+  MutexLock lock(&rep_->stop_mutex);
+  if (std::exchange(rep_->stopped, true)) return;
+  rep_->hand_over.reset();
+  rep_->session->Stop();
+  rep_->table->Shutdown(kShutdownTimeout);
+}
+
+AgentStats Agent::stats() const {
+  AgentStats stats;
+  stats.registered = registered();
+  stats.bytes_read = rep_->environment->reader->bytes_read();
+  stats.bytes_sent = rep_->environment->bytes_sent;
+  stats.bytes_received = rep_->environment->bytes_received;
+  const LoadCounts counts = rep_->table->counts();
+  stats.loads_ready = counts.ready;
+  stats.loads_failed = counts.failed;
+  stats.loads_cancelled = counts.cancelled;
+  stats.loads_held = counts.held;
+  stats.arena_bytes = Arena::TotalBytes();
+  stats.handed_over_shared = rep_->handed_over_shared;
+  stats.handed_over_private = rep_->handed_over_private;
+  return stats;
+}
+
+}  // namespace zerocast

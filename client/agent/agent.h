@@ -1,0 +1,96 @@
+#ifndef ZEROCAST_CLIENT_AGENT_AGENT_H_
+#define ZEROCAST_CLIENT_AGENT_AGENT_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/agent/communicators.h"
+#include "client/agent/reader.h"
+#include "server/base/clock.h"
+
+namespace grpc {
+class Channel;
+}  // namespace grpc
+
+namespace zerocast {
+
+// The agent of a node.  Thread-safe.
+struct AgentOptions {
+  // Where the server is: an address ("dns:///host:port", "host:port", "unix:/path"), or a channel
+  // that the caller made.
+  std::string server_address;
+  std::shared_ptr<grpc::Channel> channel;
+  std::string node_name;  // unique in the cluster
+  // Where training processes attach; "": no hand-over, shards stay until their load is cancelled.
+  std::string socket_path;
+  mode_t socket_mode = 0660;
+  // Users that may attach besides the agent's own and root.
+  std::vector<uid_t> allowed_uids;
+  // Where the other agents reach this one for bulk data.
+  std::string bulk_host = "127.0.0.1";
+  // Absolute folders that checkpoints must lie in; empty: any folder this process may read.
+  std::vector<std::string> roots;
+  // At most this many loads at a time, held shards included.
+  int max_loads = 64;
+
+  // How the nodes of a load are connected; null: Gloo on bulk_host.
+  CommunicatorFactory communicators;
+  // Reads checkpoint data; null: the file system, confined to `roots`.
+  std::shared_ptr<FileReader> reader;
+  const Clock* clock = Clock::Real();
+};
+
+// Counters since the start and gauges of now.
+struct AgentStats {
+  bool registered = false;
+  int64_t bytes_read = 0;
+  int64_t bytes_sent = 0;
+  int64_t bytes_received = 0;
+  int64_t loads_ready = 0;
+  int64_t loads_failed = 0;
+  int64_t loads_cancelled = 0;
+  int64_t loads_held = 0;   // gauge: loads in work, or with shards not handed over
+  int64_t arena_bytes = 0;  // gauge
+  int64_t handed_over_shared = 0;
+  int64_t handed_over_private = 0;
+};
+
+class Agent {
+ public:
+  // Opens the socket and starts to dial the server, again and again until it is there.  Errors:
+  //   INVALID_ARGUMENT     an option is wrong; all of them at once.
+  //   ALREADY_EXISTS       another agent listens on socket_path.
+  //   NOT_FOUND, PERMISSION_DENIED  the folder of socket_path, or a root.
+  static absl::StatusOr<std::unique_ptr<Agent>> Start(AgentOptions options);
+
+  // Stop().
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  // True while the server has accepted this agent's stream.
+  bool registered() const;
+  // DEADLINE_EXCEEDED when that does not happen within `timeout`; says what the last try met.
+  absl::Status WaitUntilRegistered(absl::Duration timeout);
+
+  // Ends the stream, cancels every load, frees every shard, removes the socket.  Idempotent.
+  void Stop();
+
+  AgentStats stats() const;
+
+ private:
+  struct Rep;
+  explicit Agent(std::unique_ptr<Rep> rep);
+  const std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_AGENT_H_

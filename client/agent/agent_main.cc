@@ -1,0 +1,191 @@
+// The agent of a node, as a process of its own.
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/agent/agent.h"
+#include "client/agent/agent_metrics.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+constexpr char kLiveness[] = "liveness";
+constexpr char kReadiness[] = "readiness";
+constexpr timespec kReadinessPoll = {0, 200'000'000};
+
+struct Flags {
+  AgentOptions agent;
+  std::string socket_mode = "0660";
+  std::string health_listen;
+  std::string metrics_listen;
+  std::string log_level = "info";
+};
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--server", flags->agent.server_address, "Address of the server")
+      ->required()
+      ->envname("ZEROCAST_SERVER")
+      ->type_name("ADDR");
+  app->add_option("--node", flags->agent.node_name, "This node's name, unique in the cluster")
+      ->required()
+      ->envname("ZEROCAST_NODE")
+      ->type_name("NAME");
+  app->add_option("--socket", flags->agent.socket_path,
+                  "Unix socket for training processes; not below /tmp or /dev/shm, which may be "
+                  "private to a job")
+      ->type_name("PATH")
+      ->capture_default_str();
+  app->add_option("--socket-mode", flags->socket_mode, "Permission bits of the socket, octal")
+      ->capture_default_str();
+  app->add_option("--allow-uid", flags->agent.allowed_uids,
+                  "A user that may attach, besides the agent's own and root; may be repeated")
+      ->type_name("UID");
+  app->add_option("--bulk-host", flags->agent.bulk_host,
+                  "Address, host name or interface where the other agents reach this one")
+      ->type_name("HOST")
+      ->capture_default_str();
+  app->add_option("--root", flags->agent.roots,
+                  "A folder that checkpoints may lie in; may be repeated")
+      ->required()
+      ->type_name("DIR");
+  app->add_option("--max-loads", flags->agent.max_loads, "Loads at a time, held shards included")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app->add_option("--health-listen", flags->health_listen,
+                  "Address of the gRPC health service; names \"\", liveness, readiness")
+      ->type_name("ADDR");
+  app->add_option("--metrics-listen", flags->metrics_listen, "Address of Prometheus' /metrics")
+      ->type_name("ADDR");
+  app->add_option("--log-level", flags->log_level, "How much is written to stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->capture_default_str();
+}
+
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(const std::string& listen) {
+  if (listen.empty()) return std::unique_ptr<grpc::Server>();
+  grpc::EnableDefaultHealthCheckService(true);
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("listen on ", listen, " for health checks: the address is taken or wrong"));
+  }
+  server->GetHealthCheckService()->SetServingStatus(kLiveness, true);
+  server->GetHealthCheckService()->SetServingStatus(kReadiness, false);
+  spdlog::info("health service on port {}", port);
+  return server;
+}
+
+// Keeps readiness up to date until SIGINT or SIGTERM arrives; returns the signal.
+int WaitForSignal(const sigset_t& signals, const Agent& agent, grpc::Server* health) {
+  bool ready = false;
+  while (true) {
+    const int signal = ::sigtimedwait(&signals, nullptr, &kReadinessPoll);
+    if (signal > 0) return signal;
+    if (health == nullptr || agent.registered() == ready) continue;
+    ready = !ready;
+    health->GetHealthCheckService()->SetServingStatus(kReadiness, ready);
+  }
+}
+
+absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
+  size_t end = 0;
+  unsigned long bits = 0;  // NOLINT: std::stoul's type
+  if (text.empty() || text.find_first_not_of("01234567") != std::string::npos || text.size() > 4 ||
+      (bits = std::stoul(text, &end, 8)) > 0777) {
+    return InvalidFields({{"socket-mode", absl::StrCat("must be like 0660, was ", text)}});
+  }
+  *mode = static_cast<mode_t>(bits);
+  return absl::OkStatus();
+}
+
+absl::Status Run(Flags flags, const sigset_t& signals) {
+  ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
+  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health, StartHealth(flags.health_listen));
+  const std::string metrics_listen = flags.metrics_listen;
+  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent, Agent::Start(std::move(flags.agent)));
+  std::unique_ptr<MetricsServer> metrics;
+  if (!metrics_listen.empty()) {
+    ZC_ASSIGN_OR_RETURN(metrics, MetricsServer::Start(metrics_listen, agent.get()));
+  }
+  const int signal = WaitForSignal(signals, *agent, health.get());
+  spdlog::info("stopping: signal {}", signal);
+  if (health != nullptr) health->GetHealthCheckService()->SetServingStatus(kReadiness, false);
+  agent->Stop();
+  if (health != nullptr) health->Shutdown(std::chrono::system_clock::now());
+  return absl::OkStatus();
+}
+
+// As the exit codes of the zerocast command.
+int ExitCode(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+      return 2;
+    case absl::StatusCode::kNotFound:
+      return 3;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+      return 4;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return 5;
+    case absl::StatusCode::kPermissionDenied:
+      return 7;
+    default:
+      return 1;
+  }
+}
+
+int Main(int argc, char** argv) {
+  // Before any thread exists: all of them inherit the mask, this one takes the signals.
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGINT);
+  ::sigaddset(&signals, SIGTERM);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  CLI::App app{
+      "Loads this node's share of checkpoints and hands the shards to training processes."};
+  app.name("zerocast-agent");
+  app.set_version_flag("--version", ZEROCAST_VERSION);
+  Flags flags;
+  flags.agent.socket_path = "/run/zerocast/agent.sock";
+  AddFlags(&app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Help and version end here too, with code 0.
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("zerocast-agent"));
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  const absl::Status status = Run(std::move(flags), signals);
+  if (!status.ok()) std::fprintf(stderr, "zerocast-agent: %s\n", status.ToString().c_str());
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace zerocast
+
+int main(int argc, char** argv) { return zerocast::Main(argc, argv); }

@@ -1,0 +1,92 @@
+#include "client/agent/arena.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+std::atomic<int64_t> total_bytes{0};
+
+}  // namespace
+
+absl::StatusOr<Arena> Arena::Create(const std::string& name, int64_t num_bytes) {
+  if (num_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("create arena of ", num_bytes, " bytes"));
+  }
+  const std::string what = absl::StrCat("create arena ", name, " of ", num_bytes, " bytes");
+  Arena arena;
+  arena.fd_ = ::memfd_create(name.substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (arena.fd_ < 0) return ErrnoStatus(errno, what);
+  if (::ftruncate(arena.fd_, num_bytes) != 0) return ErrnoStatus(errno, what);
+  if (num_bytes > 0) {
+    void* place = ::mmap(nullptr, static_cast<size_t>(num_bytes), PROT_READ | PROT_WRITE,
+                         MAP_SHARED, arena.fd_, 0);
+    if (place == MAP_FAILED) return ErrnoStatus(errno, what);
+    arena.data_ = static_cast<char*>(place);
+    arena.num_bytes_ = num_bytes;
+    total_bytes += num_bytes;
+  }
+  return arena;
+}
+
+Arena::Arena(Arena&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+
+Arena& Arena::operator=(Arena&& other) noexcept {
+  if (this != &other) {
+    Reset();
+    fd_ = std::exchange(other.fd_, -1);
+    data_ = std::exchange(other.data_, nullptr);
+    num_bytes_ = std::exchange(other.num_bytes_, 0);
+  }
+  return *this;
+}
+
+Arena::~Arena() { Reset(); }
+
+void Arena::Reset() {
+  if (data_ != nullptr) {
+    ::munmap(data_, static_cast<size_t>(num_bytes_));
+    total_bytes -= num_bytes_;
+  }
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+  data_ = nullptr;
+  num_bytes_ = 0;
+}
+
+absl::Status Arena::AddSeals(int seals, const char* what) {
+  if (fd_ < 0) return absl::FailedPreconditionError(absl::StrCat(what, ": the arena is empty"));
+  if (::fcntl(fd_, F_ADD_SEALS, seals) != 0) {
+    if (errno == EINVAL) {
+      return WithReason(
+          absl::UnimplementedError(absl::StrCat(what, ": this kernel does not know the seal")),
+          "UNSUPPORTED");
+    }
+    return ErrnoStatus(errno, what);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Arena::Seal() { return AddSeals(F_SEAL_SHRINK | F_SEAL_GROW, "seal the arena"); }
+
+absl::Status Arena::SealForSharing() {
+  return AddSeals(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE,
+                  "seal the arena against writing");
+}
+
+int64_t Arena::TotalBytes() { return total_bytes; }
+
+}  // namespace zerocast

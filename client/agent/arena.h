@@ -1,0 +1,52 @@
+#ifndef ZEROCAST_CLIENT_AGENT_ARENA_H_
+#define ZEROCAST_CLIENT_AGENT_ARENA_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace zerocast {
+
+// The memory that holds the shard of one rank: an anonymous file (memfd) that is mapped here and
+// whose descriptor a training process can be given.  Fresh memory is zero.  Owns descriptor and
+// mapping; move-only, a moved-from arena is empty.  Thread-compatible.
+class Arena {
+ public:
+  // `name` shows in /proc/PID/maps.  `num_bytes` may be 0.  Errors: INVALID_ARGUMENT (negative),
+  // RESOURCE_EXHAUSTED (no memory or descriptor).
+  static absl::StatusOr<Arena> Create(const std::string& name, int64_t num_bytes);
+
+  Arena() = default;
+  Arena(Arena&& other) noexcept;
+  Arena& operator=(Arena&& other) noexcept;
+  ~Arena();
+
+  // Null when num_bytes() == 0.
+  char* data() const { return data_; }
+  int64_t num_bytes() const { return num_bytes_; }
+  int fd() const { return fd_; }  // -1 when empty
+
+  // Fixes the size for every holder of the descriptor.  Call once the load is done.
+  absl::Status Seal();
+  // Besides, nobody but this process's own mapping can write from now on: new shared writable
+  // mappings and write() fail with EPERM, private mappings still work.  Errors: UNIMPLEMENTED on a
+  // kernel without F_SEAL_FUTURE_WRITE (before Linux 5.1).  Idempotent.
+  absl::Status SealForSharing();
+
+  // Bytes of all arenas of this process.
+  static int64_t TotalBytes();
+
+ private:
+  void Reset();
+  absl::Status AddSeals(int seals, const char* what);
+
+  int fd_ = -1;
+  char* data_ = nullptr;
+  int64_t num_bytes_ = 0;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_ARENA_H_

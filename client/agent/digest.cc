@@ -1,0 +1,18 @@
+#include "client/agent/digest.h"
+
+#include <xxhash.h>
+
+namespace zerocast {
+
+std::vector<uint64_t> PartitionDigests(const Plan& plan, const char* arena) {
+  std::vector<uint64_t> digests;
+  digests.reserve(plan.targets.size());
+  for (const Target& target : plan.targets) {
+    const int64_t num_bytes = target.partition_elements * SizeOf(target.dtype);
+    const char* const data = num_bytes > 0 ? arena + target.arena_offset : nullptr;
+    digests.push_back(XXH3_64bits(data, static_cast<size_t>(num_bytes)));
+  }
+  return digests;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,17 @@
+#ifndef ZEROCAST_CLIENT_AGENT_DIGEST_H_
+#define ZEROCAST_CLIENT_AGENT_DIGEST_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "server/plan/plan.h"
+
+namespace zerocast {
+
+// XXH3-64 of each partition in `arena` (one rank's, plan.arena_bytes), padding included, in the
+// plan's order of targets.
+std::vector<uint64_t> PartitionDigests(const Plan& plan, const char* arena);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_DIGEST_H_

@@ -1,0 +1,89 @@
+#ifndef ZEROCAST_CLIENT_AGENT_EXECUTOR_H_
+#define ZEROCAST_CLIENT_AGENT_EXECUTOR_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/agent/reader.h"
+#include "kernels/comm/communicator.h"
+#include "server/base/clock.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+
+namespace zerocast {
+
+// How far one node's part of a load is.
+struct ExecutorProgress {
+  int64_t round = 0;  // rounds done
+  int64_t num_rounds = 0;
+  int64_t bytes_read = 0;
+  int64_t bytes_to_read = 0;
+  int64_t bytes_sent = 0;
+  int64_t bytes_received = 0;
+  // Where the executor's own time went; reading itself runs beside it.
+  absl::Duration read_wait;
+  absl::Duration copy;
+  absl::Duration exchange;
+};
+
+// Places where a test can change bytes on their way.
+struct ExecutorHooks {
+  // What was read in a round, before it is used; on the reading thread.
+  std::function<void(int64_t round, absl::Span<char> data)> after_read;
+  // A message, or a broadcast, that came from `reader`, before it is unpacked.
+  std::function<void(int64_t round, int32_t reader, absl::Span<char> message)> before_unpack;
+};
+
+struct ExecutorOptions {
+  std::shared_ptr<const Plan> plan;
+  std::shared_ptr<const Schedule> schedule;  // of `plan`
+  int32_t node = 0;
+  std::string checkpoint_path;
+  std::shared_ptr<FileReader> reader;
+  std::vector<FileIdentity> identities;  // from IdentifyFiles, when the plan was prepared
+  // One participant a node, numbered as the nodes.  May be null where nothing is exchanged: one
+  // node, or ReadMode::kLocal.
+  Communicator* communicator = nullptr;
+  // The arenas of the node's ranks in ascending order, plan->arena_bytes each, all zero.  Not
+  // owned.
+  std::vector<char*> arenas;
+  std::vector<std::string> node_names;  // for messages; may be empty
+  // The longest that any single wait may last: for a round's reads, for an exchange.
+  absl::Duration stage_timeout = absl::Seconds(60);
+  // Looked at in every round; may be null.  To end a wait at once, abort the communicator too.
+  const std::atomic<bool>* cancelled = nullptr;
+  // Called after every round on the calling thread; may be null.
+  std::function<void(const ExecutorProgress&)> on_progress;
+  const Clock* clock = Clock::Real();
+  ExecutorHooks hooks;
+};
+
+// Runs one node's part of a plan: reads its extents round by round (the next round is read while
+// this one is copied), copies what its own ranks own straight into their arenas, packs what other
+// nodes need into one message a node, exchanges, and unpacks what came; casts happen in the copy
+// into the arena.  All nodes of the load must run at once.
+//
+// Blocks until the end.  After an error the arenas hold anything, and the communicator is aborted,
+// so that the other nodes do not wait.  Errors:
+//   CANCELLED          the flag was set; reason CANCELLED.
+//   DEADLINE_EXCEEDED  a read or exchange took longer than stage_timeout; names the file or nodes.
+//   UNAVAILABLE        reading failed (IO_ERROR), or a node is gone (EXCHANGE_FAILED).
+//   DATA_LOSS          a file is shorter than its header says; names file and offset.
+//   ABORTED            a file changed since it was identified; reason CHECKPOINT_CHANGED.
+// `progress`, when not null, gets the final figures in any case.
+absl::Status ExecuteLoad(const ExecutorOptions& options, ExecutorProgress* progress);
+
+// True when a load of this layout sends bytes between nodes.
+bool NeedsExchange(const Layout& layout);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_EXECUTOR_H_

@@ -1,0 +1,255 @@
+#include "client/agent/handover.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/agent/handover_protocol.h"
+#include "client/agent/threads.h"
+#include "client/agent/unique_fd.h"
+#include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+constexpr int kBacklog = 128;
+constexpr absl::Duration kLinger = absl::Seconds(1);
+
+absl::StatusOr<sockaddr_un> Address(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return InvalidFields({{"socket", absl::StrCat("path '", path, "' must have 1 to ",
+                                                  sizeof(address.sun_path) - 1, " bytes")}});
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+const sockaddr* Generic(const sockaddr_un* address) {
+  return reinterpret_cast<const sockaddr*>(address);
+}
+
+// Removes a socket that a dead agent left; refuses one that somebody listens on.
+absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
+  struct stat info;
+  if (::lstat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT) return absl::OkStatus();
+    return ErrnoStatus(errno, absl::StrCat("look at socket ", path));
+  }
+  if (!S_ISSOCK(info.st_mode)) {
+    return InvalidFields({{"socket", absl::StrCat(path, " exists and is not a socket")}});
+  }
+  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe.valid()) return ErrnoStatus(errno, "create socket");
+  // EAGAIN: its queue is full, so somebody listens.
+  if (::connect(probe.get(), Generic(&address), sizeof(address)) == 0 || errno == EAGAIN) {
+    return WithReason(
+        absl::AlreadyExistsError(absl::StrCat("listen on ", path,
+                                              ": another process does; stop it, or use another "
+                                              "--socket")),
+        "ALREADY_EXISTS");
+  }
+  if (errno != ECONNREFUSED) return ErrnoStatus(errno, absl::StrCat("probe socket ", path));
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return ErrnoStatus(errno, absl::StrCat("remove stale socket ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UniqueFd> Listen(const std::string& path, mode_t mode) {
+  ZC_ASSIGN_OR_RETURN(const sockaddr_un address, Address(path));
+  ZC_RETURN_IF_ERROR(RemoveStale(path, address));
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return ErrnoStatus(errno, "create socket");
+  // Linux gives the file in the file system the mode of the socket, less the umask: it is never
+  // wider than wanted, not even for a moment.
+  ::fchmod(socket.get(), mode);
+  if (::bind(socket.get(), Generic(&address), sizeof(address)) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("listen on ", path));
+  }
+  if (::chmod(path.c_str(), mode) != 0 || ::listen(socket.get(), kBacklog) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("listen on ", path));
+  }
+  return socket;
+}
+
+}  // namespace
+
+// Shared with the connections' threads.
+struct HandOverServer::State {
+  HandOverOptions options;
+  UniqueFd listener;
+  UniqueFd wake;  // readable once the server stops
+  struct stat socket_info = {};
+  std::thread accepter;
+
+  Mutex mutex;
+  CondVar changed;
+  int num_connections ABSL_GUARDED_BY(mutex) = 0;
+
+  void Accept(const std::shared_ptr<State>& self);
+  void AcceptOne(const std::shared_ptr<State>& self);
+  void Serve(int socket);
+  absl::Status CheckPeer(int socket) const;
+  absl::Status Attach(int socket);
+  void Done();
+};
+
+void HandOverServer::State::Accept(const std::shared_ptr<State>& self) {
+  while (true) {
+    pollfd fds[2] = {{listener.get(), POLLIN, 0}, {wake.get(), POLLIN, 0}};
+    // Without a timeout: it ends by `wake`.
+    if (::poll(fds, 2, -1) < 0 && errno != EINTR) {
+      spdlog::error("hand-over: poll: {}", std::strerror(errno));
+      return;
+    }
+    if (fds[1].revents != 0) return;
+    if (fds[0].revents != 0) AcceptOne(self);
+  }
+}
+
+void HandOverServer::State::AcceptOne(const std::shared_ptr<State>& self) {
+  auto socket = std::make_shared<UniqueFd>(
+      ::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket->valid()) {
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+      spdlog::error("hand-over: accept: {}", std::strerror(errno));
+      pollfd until_stop = {wake.get(), POLLIN, 0};
+      ::poll(&until_stop, 1, 100);  // not again at once: nothing is free yet
+    }
+    return;
+  }
+  {
+    MutexLock lock(&mutex);
+    if (num_connections >= options.max_connections) {
+      spdlog::warn("hand-over: a connection was dropped: {} are open", num_connections);
+      return;
+    }
+    ++num_connections;
+  }
+  absl::StatusOr<std::thread> thread = StartThread([self, socket]() mutable {
+    self->Serve(socket->get());
+    socket.reset();
+    self->Done();
+  });
+  if (!thread.ok()) {
+    spdlog::error("hand-over: {}", thread.status().ToString());
+    Done();
+    return;
+  }
+  thread->detach();
+}
+
+void HandOverServer::State::Done() {
+  MutexLock lock(&mutex);
+  --num_connections;
+  changed.SignalAll();
+}
+
+void HandOverServer::State::Serve(int socket) {
+  absl::Status status = CheckPeer(socket);
+  if (status.ok()) status = Attach(socket);
+  if (status.ok()) return;
+  spdlog::warn("hand-over: {}", status.ToString());
+  // The client may be gone, or not listen: then there is nobody to tell.
+  WriteFrame(socket, wake.get(), ErrorAnswer(status), -1, options.frame_timeout).IgnoreError();
+  // A client that is refused before it has asked must still be able to ask, or it would meet a
+  // broken connection instead of the answer.
+  ::shutdown(socket, SHUT_WR);
+  ReadFrame(socket, wake.get(), kMaxRequestBytes, std::min(options.frame_timeout, kLinger))
+      .IgnoreError();
+}
+
+absl::Status HandOverServer::State::CheckPeer(int socket) const {
+  ucred peer = {};
+  socklen_t length = sizeof(peer);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return ErrnoStatus(errno, "ask who the client is");
+  }
+  const auto& allowed = options.allowed_uids;
+  if (peer.uid == 0 || peer.uid == ::geteuid() ||
+      std::find(allowed.begin(), allowed.end(), peer.uid) != allowed.end()) {
+    return absl::OkStatus();
+  }
+  return WithReason(absl::PermissionDeniedError(absl::StrCat(
+                        "attach: user ", peer.uid, " (process ", peer.pid,
+                        ") may not; start the agent with --allow-uid ", peer.uid, " to let it")),
+                    "PERMISSION_DENIED");
+}
+
+absl::Status HandOverServer::State::Attach(int socket) {
+  ZC_ASSIGN_OR_RETURN(const std::string text,
+                      ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
+  ZC_ASSIGN_OR_RETURN(const AttachRequest request, ParseAttachRequest(text));
+  ZC_ASSIGN_OR_RETURN(ShardOffer offer,
+                      options.offer(request.load, request.rank, request.token, request.mode));
+  absl::Status status =
+      WriteFrame(socket, wake.get(), AttachAnswer(offer), offer.fd.get(), options.frame_timeout);
+  offer.fd.Reset();
+  if (status.ok()) {
+    const absl::StatusOr<std::string> answer =
+        ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout);
+    if (!answer.ok()) {
+      status = answer.status();
+    } else if (!IsAck(*answer)) {
+      status = InvalidFields({{"op", "must be \"ack\" after an attach"}});
+    }
+  }
+  options.settle(offer, status.ok());
+  ZC_RETURN_IF_ERROR(status);
+  // The client need not wait for it, and may be gone.
+  WriteFrame(socket, wake.get(), OkAnswer(), -1, options.frame_timeout).IgnoreError();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<HandOverServer>> HandOverServer::Start(HandOverOptions options) {
+  auto state = std::make_shared<State>();
+  const std::string path = options.socket_path;
+  ZC_ASSIGN_OR_RETURN(state->listener, Listen(path, options.mode));
+  state->wake = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!state->wake.valid()) return ErrnoStatus(errno, "create eventfd");
+  if (::lstat(path.c_str(), &state->socket_info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("look at socket ", path));
+  }
+  state->options = std::move(options);
+  ZC_ASSIGN_OR_RETURN(state->accepter, StartThread([state] { state->Accept(state); }));
+  return std::unique_ptr<HandOverServer>(new HandOverServer(std::move(state)));
+}
+
+HandOverServer::HandOverServer(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+HandOverServer::~HandOverServer() {
+  const uint64_t one = 1;
+  // Cannot fail: the counter is 0.
+  if (::write(state_->wake.get(), &one, sizeof(one)) < 0) std::abort();
+  state_->accepter.join();
+  // Only the socket that this server made: another agent may have taken the path over.
+  struct stat info;
+  const std::string& path = state_->options.socket_path;
+  if (::lstat(path.c_str(), &info) == 0 && info.st_ino == state_->socket_info.st_ino &&
+      info.st_dev == state_->socket_info.st_dev) {
+    ::unlink(path.c_str());
+  }
+  state_->listener.Reset();
+  // Every wait of a connection ends at once by `wake`.
+  MutexLock lock(&state_->mutex);
+  while (state_->num_connections > 0) {
+    state_->changed.WaitWithTimeout(&state_->mutex, absl::Seconds(1));
+  }
+}
+
+}  // namespace zerocast

@@ -1,0 +1,112 @@
+#ifndef ZEROCAST_CLIENT_AGENT_LOAD_H_
+#define ZEROCAST_CLIENT_AGENT_LOAD_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/agent/arena.h"
+#include "client/agent/communicators.h"
+#include "client/agent/executor.h"
+#include "client/agent/messages.h"
+#include "client/agent/reader.h"
+#include "client/agent/shards.h"
+#include "kernels/base/mutex.h"
+#include "kernels/comm/map_rendezvous.h"
+#include "server/base/clock.h"
+
+namespace zerocast {
+
+// What every load of an agent uses.  Shared with worker threads, which may outlive the agent when a
+// file system does not answer.
+struct LoadEnvironment {
+  std::string node_name;
+  std::string bulk_host;
+  std::vector<std::string> roots;  // resolved
+  CommunicatorFactory communicators;
+  std::shared_ptr<FileReader> reader;
+  std::shared_ptr<AgentEvents> events;
+  const Clock* clock = Clock::Real();
+  ExecutorHooks hooks;  // for tests
+  // Sums over all loads.
+  std::atomic<int64_t> bytes_sent{0};
+  std::atomic<int64_t> bytes_received{0};
+};
+
+// Reads the headers of a checkpoint; the compressed manifest.  Errors: as ResolveCheckpoint and
+// ReadCheckpointManifest.
+absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
+                                              const std::string& checkpoint_path);
+
+// One attempt at a load, on one node.  Prepare and Run are called once each, one after the other,
+// on worker threads; everything else may be called from any thread and does not block.
+class Load {
+ public:
+  Load(std::shared_ptr<LoadEnvironment> environment, LoadKey key);
+
+  const LoadKey& key() const { return key_; }
+
+  // Compiles the plan, compares digests, checks the files that this node reads, allocates arenas.
+  // Returns the plan's digest.  Errors:
+  //   FAILED_PRECONDITION  the digest is another; reason PLAN_REFUSED.
+  //   ABORTED              a file is not what the manifest says; reason CHECKPOINT_CHANGED.
+  //   INVALID_ARGUMENT     the plan input is damaged; DATA_LOSS when its proof fails.
+  //   RESOURCE_EXHAUSTED   no memory for the arenas.
+  absl::StatusOr<std::string> Prepare(const PrepareCommand& command);
+
+  // True once, after Prepare has succeeded: then Run may be called.
+  bool BeginRun();
+
+  // Connects, reads, exchanges, computes digests, seals.  Errors (in the result's status): those of
+  // CommunicatorFactory and ExecuteLoad.
+  NodeResult Run();
+
+  // Ends what is in progress with CANCELLED and frees the shards.  Idempotent.
+  void Cancel(const std::string& why);
+  bool cancelled() const { return cancelled_; }
+  // Waits until somebody cancels; false after `timeout`.
+  bool WaitForCancel(absl::Duration timeout);
+
+  void AddRendezvous(const std::string& name, const std::string& value);
+
+  // The finished shards; null before Run has succeeded and after Cancel.
+  std::shared_ptr<ShardBook> shards() const;
+
+ private:
+  absl::Status RunStages(NodeResult* result);
+  absl::Status Connect(NodeProgress* progress);
+  absl::Status Execute(NodeProgress* progress);
+  absl::Status Finish(NodeResult* result);
+  absl::Status CheckFiles();
+  void Report(const NodeProgress& progress);
+  void DropCommunicator();
+
+  const std::shared_ptr<LoadEnvironment> environment_;
+  const LoadKey key_;
+  MapRendezvous rendezvous_;
+  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> may_run_{false};
+
+  // Of the worker thread that runs Prepare or Run.
+  PrepareCommand command_;
+  std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<const Schedule> schedule_;
+  std::vector<FileIdentity> identities_;
+  std::vector<Arena> arenas_;
+  absl::Duration prepare_duration_;
+  absl::Duration last_report_ = -absl::InfiniteDuration();
+
+  mutable Mutex mutex_;
+  CondVar cancel_changed_;
+  std::unique_ptr<Communicator> communicator_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<ShardBook> shards_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_LOAD_H_

@@ -1,0 +1,360 @@
+#include "client/agent/load_table.h"
+
+#include <spdlog/spdlog.h>
+
+#include <deque>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/agent/threads.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/comm/deadline.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// A node that lost its peers learns the cause from the server: it reports its own, later, failure
+// only when no cancellation came within this time.
+constexpr absl::Duration kRootCauseGrace = absl::Seconds(1);
+// Epochs are remembered for this many loads, the latest ones.
+constexpr size_t kMaxEpochs = 65536;
+// As are the loads whose shards were all handed over, to answer who comes again.
+constexpr size_t kMaxGone = 4096;
+
+bool PeerFailed(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable && ReasonOf(status) == "EXCHANGE_FAILED";
+}
+
+absl::Status NotHere(const LoadKey& key) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat("start ", key.load, " epoch ", key.epoch,
+                                                 ": it is not prepared here, or was started")),
+      "WRONG_STATE");
+}
+
+}  // namespace
+
+struct LoadTable::State {
+  std::shared_ptr<LoadEnvironment> environment;
+  size_t max_loads = 0;
+
+  Mutex mutex;
+  CondVar idle;
+  bool stopped ABSL_GUARDED_BY(mutex) = false;
+  int num_threads ABSL_GUARDED_BY(mutex) = 0;
+  std::map<std::string, std::shared_ptr<Load>> loads ABSL_GUARDED_BY(mutex);
+  std::map<std::string, int64_t> epochs ABSL_GUARDED_BY(mutex);    // the greatest seen
+  std::map<int64_t, std::string> by_epoch ABSL_GUARDED_BY(mutex);  // to forget the oldest
+  std::set<std::string> gone ABSL_GUARDED_BY(mutex);
+  std::deque<std::string> gone_order ABSL_GUARDED_BY(mutex);
+  LoadCounts counts ABSL_GUARDED_BY(mutex);
+
+  void HandedOverLocked(const std::string& load) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    loads.erase(load);
+    if (gone.insert(load).second) gone_order.push_back(load);
+    if (gone_order.size() <= kMaxGone) return;
+    gone.erase(gone_order.front());
+    gone_order.pop_front();
+  }
+  absl::Status FenceLocked(const LoadKey& key, std::shared_ptr<Load>* superseded)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+};
+
+absl::Status LoadTable::State::FenceLocked(const LoadKey& key, std::shared_ptr<Load>* superseded) {
+  int64_t& seen = epochs[key.load];
+  if (key.epoch < seen) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "command for ", key.load, ": its epoch is ", key.epoch,
+                          ", this agent has seen ", seen, "; it belongs to an older attempt")),
+                      "STALE_EPOCH");
+  }
+  by_epoch.erase(seen);
+  seen = key.epoch;
+  by_epoch[key.epoch] = key.load;
+  const auto found = loads.find(key.load);
+  if (found != loads.end() && found->second->key().epoch < key.epoch) {
+    *superseded = std::move(found->second);
+    loads.erase(found);
+  }
+  if (epochs.size() > kMaxEpochs) {
+    epochs.erase(by_epoch.begin()->second);
+    by_epoch.erase(by_epoch.begin());
+  }
+  return absl::OkStatus();
+}
+
+LoadTable::LoadTable(std::shared_ptr<LoadEnvironment> environment, int max_loads)
+    : state_(std::make_shared<State>()) {
+  state_->environment = std::move(environment);
+  state_->max_loads = static_cast<size_t>(max_loads);
+}
+
+LoadTable::~LoadTable() { Shutdown(absl::Seconds(10)); }
+
+template <typename Work, typename Failed>
+void LoadTable::Spawn(Work work, Failed failed) {
+  {
+    MutexLock lock(&state_->mutex);
+    if (state_->stopped) return;
+    ++state_->num_threads;
+  }
+  const auto done = [state = state_] {
+    MutexLock lock(&state->mutex);
+    --state->num_threads;
+    state->idle.SignalAll();
+  };
+  absl::StatusOr<std::thread> thread = StartThread([work = std::move(work), done]() mutable {
+    work();
+    // What the work holds goes before the thread counts as gone.
+    { const Work freed = std::move(work); }
+    done();
+  });
+  if (!thread.ok()) {
+    done();
+    failed(thread.status());
+    return;
+  }
+  thread->detach();
+}
+
+void LoadTable::Free(std::shared_ptr<Load> load, const std::string& why) {
+  Spawn([load, why] { load->Cancel(why); }, [&](const absl::Status&) { load->Cancel(why); });
+}
+
+absl::Status LoadTable::Fence(const LoadKey& key) {
+  std::shared_ptr<Load> superseded;
+  absl::Status status;
+  {
+    MutexLock lock(&state_->mutex);
+    status = state_->FenceLocked(key, &superseded);
+  }
+  if (superseded != nullptr) {
+    Free(std::move(superseded), absl::StrCat("a new attempt of epoch ", key.epoch, " began"));
+  }
+  return status;
+}
+
+void LoadTable::Remove(State* state, const std::shared_ptr<Load>& load) {
+  MutexLock lock(&state->mutex);
+  const auto found = state->loads.find(load->key().load);
+  if (found != state->loads.end() && found->second == load) state->loads.erase(found);
+}
+
+void LoadTable::Inspect(const LoadKey& key, const std::string& checkpoint_path) {
+  const std::shared_ptr<LoadEnvironment> environment = state_->environment;
+  const absl::Status fenced = Fence(key);
+  if (!fenced.ok()) return environment->events->ManifestDone(key, fenced);
+  Spawn(
+      [environment, key, checkpoint_path] {
+        environment->events->ManifestDone(key, InspectCheckpoint(*environment, checkpoint_path));
+      },
+      [&](const absl::Status& status) { environment->events->ManifestDone(key, status); });
+}
+
+void LoadTable::Prepare(const LoadKey& key, PrepareCommand command) {
+  const std::shared_ptr<LoadEnvironment> environment = state_->environment;
+  const absl::Status fenced = Fence(key);
+  if (!fenced.ok()) return environment->events->PlanDone(key, fenced);
+  auto load = std::make_shared<Load>(environment, key);
+  absl::Status refused;
+  {
+    MutexLock lock(&state_->mutex);
+    if (state_->loads.count(key.load) != 0) {
+      refused = WithReason(absl::AlreadyExistsError(absl::StrCat("prepare ", key.load, " epoch ",
+                                                                 key.epoch, ": it was before")),
+                           "ALREADY_EXISTS");
+    } else if (state_->loads.size() >= state_->max_loads) {
+      refused = WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                               "prepare ", key.load, ": this agent already holds ",
+                               state_->loads.size(), " loads; hand over or cancel some")),
+                           "RESOURCE_EXHAUSTED");
+    } else {
+      state_->loads[key.load] = load;
+    }
+  }
+  if (!refused.ok()) return environment->events->PlanDone(key, refused);
+  Spawn(
+      [state = state_, load, command = std::move(command)] {
+        const absl::StatusOr<std::string> digest = load->Prepare(command);
+        if (!digest.ok()) {
+          Remove(state.get(), load);
+          spdlog::warn("{} epoch {}: {}", load->key().load, load->key().epoch,
+                       digest.status().ToString());
+          MutexLock lock(&state->mutex);
+          ++(load->cancelled() ? state->counts.cancelled : state->counts.failed);
+        }
+        if (!load->cancelled()) state->environment->events->PlanDone(load->key(), digest);
+      },
+      [&](const absl::Status& status) {
+        Remove(state_.get(), load);
+        environment->events->PlanDone(key, status);
+      });
+}
+
+void LoadTable::Start(const LoadKey& key) {
+  const std::shared_ptr<LoadEnvironment> environment = state_->environment;
+  std::shared_ptr<Load> load;
+  NodeResult result;
+  result.progress.node_name = environment->node_name;
+  result.status = Fence(key);
+  if (result.status.ok()) {
+    MutexLock lock(&state_->mutex);
+    const auto found = state_->loads.find(key.load);
+    if (found != state_->loads.end() && found->second->key().epoch == key.epoch) {
+      load = found->second;
+    }
+  }
+  if (result.status.ok() && (load == nullptr || !load->BeginRun())) result.status = NotHere(key);
+  if (!result.status.ok()) return environment->events->LoadDone(key, result);
+  Spawn([state = state_, load] { RunLoad(state, load); },
+        [&](const absl::Status& status) {
+          Remove(state_.get(), load);
+          result.status = status;
+          environment->events->LoadDone(key, result);
+        });
+}
+
+void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load) {
+  const NodeResult result = load->Run();
+  const LoadKey& key = load->key();
+  if (!result.status.ok()) Remove(state.get(), load);
+  const bool cancelled =
+      load->cancelled() || (PeerFailed(result.status) && load->WaitForCancel(kRootCauseGrace));
+  {
+    MutexLock lock(&state->mutex);
+    ++(cancelled            ? state->counts.cancelled
+       : result.status.ok() ? state->counts.ready
+                            : state->counts.failed);
+  }
+  if (cancelled) return;
+  if (result.status.ok()) {
+    spdlog::info("{} epoch {}: ready, {} bytes read, {}", key.load, key.epoch,
+                 result.progress.bytes_read, absl::FormatDuration(result.progress.seconds.total));
+  } else {
+    spdlog::warn("{} epoch {}: {}", key.load, key.epoch, result.status.ToString());
+  }
+  state->environment->events->LoadDone(key, result);
+}
+
+void LoadTable::AddRendezvous(const LoadKey& key, const std::string& name,
+                              const std::string& value) {
+  std::shared_ptr<Load> load;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto found = state_->loads.find(key.load);
+    if (found == state_->loads.end() || found->second->key().epoch != key.epoch) return;
+    load = found->second;
+  }
+  load->AddRendezvous(name, value);
+}
+
+void LoadTable::Cancel(const LoadKey& key, const std::string& why) {
+  std::shared_ptr<Load> load;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto found = state_->loads.find(key.load);
+    if (found == state_->loads.end() || found->second->key().epoch > key.epoch) return;
+    load = std::move(found->second);
+    state_->loads.erase(found);
+  }
+  spdlog::info("{} epoch {}: cancelled: {}", key.load, key.epoch, why);
+  Free(std::move(load), why);
+}
+
+void LoadTable::CancelAll(const std::string& why) {
+  std::map<std::string, std::shared_ptr<Load>> loads;
+  {
+    MutexLock lock(&state_->mutex);
+    loads.swap(state_->loads);
+  }
+  for (const auto& [name, load] : loads) load->Cancel(why);
+}
+
+std::vector<LoadKey> LoadTable::Held() const {
+  MutexLock lock(&state_->mutex);
+  std::vector<LoadKey> held;
+  for (const auto& [name, load] : state_->loads) held.push_back(load->key());
+  return held;
+}
+
+absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t rank,
+                                            const std::string& token, AttachMode mode) {
+  std::shared_ptr<Load> found;
+  bool gone;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto entry = state_->loads.find(load);
+    if (entry != state_->loads.end()) found = entry->second;
+    gone = state_->gone.count(load) != 0;
+  }
+  if (found == nullptr && gone) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("attach to rank ", rank, " of ", load,
+                                                   ": all its shards here were handed over")),
+        "WRONG_STATE");
+  }
+  if (found == nullptr) {
+    return WithReason(
+        absl::NotFoundError(absl::StrCat("attach to ", load,
+                                         ": this agent has no shards of it; "
+                                         "they were never here, or the load was cancelled")),
+        "NOT_FOUND");
+  }
+  const std::shared_ptr<ShardBook> shards = found->shards();
+  if (shards == nullptr) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("attach to ", load, ": it is not ready yet")),
+        "WRONG_STATE");
+  }
+  return shards->Offer(rank, token, mode);
+}
+
+void LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
+  std::shared_ptr<Load> load;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto entry = state_->loads.find(offer.index->load);
+    if (entry != state_->loads.end()) load = entry->second;
+  }
+  const std::shared_ptr<ShardBook> shards = load != nullptr ? load->shards() : nullptr;
+  if (shards == nullptr || shards->index() != offer.index) return;  // cancelled meanwhile
+  shards->Settle(offer.rank, offer.mode, acknowledged);
+  if (!acknowledged) return;
+  if (shards->empty()) {
+    MutexLock lock(&state_->mutex);
+    const auto entry = state_->loads.find(offer.index->load);
+    if (entry != state_->loads.end() && entry->second == load) {
+      state_->HandedOverLocked(offer.index->load);
+    }
+  }
+  state_->environment->events->HandedOver(load->key(), offer.rank, offer.mode);
+}
+
+void LoadTable::Shutdown(absl::Duration timeout) {
+  {
+    MutexLock lock(&state_->mutex);
+    state_->stopped = true;
+  }
+  CancelAll("the agent stops");
+  const Deadline deadline(timeout);
+  MutexLock lock(&state_->mutex);
+  while (state_->num_threads > 0 && !deadline.Passed()) {
+    state_->idle.WaitWithTimeout(&state_->mutex, deadline.Remaining());
+  }
+  if (state_->num_threads > 0) {
+    spdlog::error("stop: {} threads still wait for a file system and are left behind",
+                  state_->num_threads);
+  }
+}
+
+LoadCounts LoadTable::counts() const {
+  MutexLock lock(&state_->mutex);
+  LoadCounts counts = state_->counts;
+  counts.held = static_cast<int64_t>(state_->loads.size());
+  return counts;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,83 @@
+#ifndef ZEROCAST_CLIENT_AGENT_LOAD_TABLE_H_
+#define ZEROCAST_CLIENT_AGENT_LOAD_TABLE_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/agent/load.h"
+#include "client/agent/messages.h"
+#include "client/agent/shards.h"
+#include "kernels/base/mutex.h"
+
+namespace zerocast {
+
+struct LoadCounts {
+  int64_t ready = 0;
+  int64_t failed = 0;
+  int64_t cancelled = 0;
+  int64_t held = 0;  // gauge
+};
+
+// All loads of an agent: commands in, events out.  No call blocks: the work is done on threads of
+// its own, one a command.  Thread-safe.
+//
+// Fencing: a command whose epoch is smaller than one seen for its load is answered with
+// FAILED_PRECONDITION, reason STALE_EPOCH; a greater one cancels what the older attempt holds.
+class LoadTable {
+ public:
+  LoadTable(std::shared_ptr<LoadEnvironment> environment, int max_loads);
+  // Shutdown().
+  ~LoadTable();
+  LoadTable(const LoadTable&) = delete;
+  LoadTable& operator=(const LoadTable&) = delete;
+
+  // Answered by ManifestDone.
+  void Inspect(const LoadKey& key, const std::string& checkpoint_path);
+  // Answered by PlanDone; on failure nothing of the load stays.
+  void Prepare(const LoadKey& key, PrepareCommand command);
+  // Answered by Progress and, in the end, LoadDone; on failure nothing of the load stays.
+  void Start(const LoadKey& key);
+  void AddRendezvous(const LoadKey& key, const std::string& name, const std::string& value);
+  // Frees everything of attempts up to key.epoch; not answered.
+  void Cancel(const LoadKey& key, const std::string& why);
+  void CancelAll(const std::string& why);
+
+  // Loads in work, or with shards here.
+  std::vector<LoadKey> Held() const;
+
+  // For the hand-over: the shard of a rank, as ShardBook::Offer.  NOT_FOUND when the load is not
+  // here, FAILED_PRECONDITION while it is in work.  Every offer must be settled.
+  absl::StatusOr<ShardOffer> Offer(const std::string& load, int32_t rank, const std::string& token,
+                                   AttachMode mode);
+  void Settle(const ShardOffer& offer, bool acknowledged);
+
+  // Cancels everything and waits, at most `timeout`, for the threads.  Later commands are dropped.
+  void Shutdown(absl::Duration timeout);
+
+  LoadCounts counts() const;
+
+ private:
+  struct State;
+  absl::Status Fence(const LoadKey& key);
+  // Cancels on a thread: to unmap an arena of many GB takes its time.
+  void Free(std::shared_ptr<Load> load, const std::string& why);
+  static void Remove(State* state, const std::shared_ptr<Load>& load);
+  static void RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load);
+  // Runs `work` on a thread; `failed` is called instead when there is none.
+  template <typename Work, typename Failed>
+  void Spawn(Work work, Failed failed);
+
+  // Shared with the threads.
+  const std::shared_ptr<State> state_;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_LOAD_TABLE_H_

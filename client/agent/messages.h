@@ -1,0 +1,102 @@
+#ifndef ZEROCAST_CLIENT_AGENT_MESSAGES_H_
+#define ZEROCAST_CLIENT_AGENT_MESSAGES_H_
+
+// What server and agent say to each other, without protobuf; the session translates.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace zerocast {
+
+// One attempt at a load.
+struct LoadKey {
+  std::string load;   // "loads/ID"
+  int64_t epoch = 0;  // the fencing token
+};
+
+struct PrepareCommand {
+  std::string checkpoint_path;
+  std::string compressed_plan_input;  // see server/wire/plan_input.h
+  std::string plan_digest;            // that the agent must arrive at
+  int32_t node = 0;                   // the agent's number in the load
+  bool compute_digests = false;
+  absl::Duration stage_timeout = absl::Seconds(60);
+  std::string attach_token;
+  std::vector<std::string> node_names;
+};
+
+// The stage a node is in; numbers equal v1.NodeStage.
+enum class NodeStage {
+  kPreparing = 1,
+  kConnecting = 2,
+  kLoading = 3,
+  kFinishing = 4,
+  kDone = 5,
+};
+
+struct StageDurations {
+  absl::Duration prepare, connect, read, copy, exchange, finish, total;
+};
+
+struct NodeProgress {
+  int32_t node = 0;
+  std::string node_name;
+  NodeStage stage = NodeStage::kPreparing;
+  int64_t bytes_read = 0;
+  int64_t bytes_to_read = 0;
+  int64_t bytes_sent = 0;
+  int64_t bytes_received = 0;
+  int64_t arena_bytes = 0;
+  std::string transport;
+  StageDurations seconds;
+  int64_t round = 0;
+  int64_t num_rounds = 0;
+};
+
+struct NamedDigest {
+  std::string target;
+  uint64_t xxh3 = 0;
+};
+
+struct ShardReport {
+  int32_t rank = 0;
+  int64_t arena_bytes = 0;
+  std::vector<NamedDigest> digests;  // empty unless they were asked for
+};
+
+// The end of a node's part of a load.
+struct NodeResult {
+  absl::Status status;
+  NodeProgress progress;
+  std::vector<ShardReport> shards;  // empty on failure
+};
+
+enum class AttachMode { kShared, kPrivate };
+inline absl::string_view AttachModeName(AttachMode mode) {
+  return mode == AttachMode::kShared ? "shared" : "private";
+}
+
+// What the agent tells the server.  Implementations are thread-safe and never block.
+class AgentEvents {
+ public:
+  virtual ~AgentEvents() = default;
+  // The answer to an inspection: the compressed manifest.
+  virtual void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) = 0;
+  // The answer to PrepareCommand: the digest of the plan as it was compiled here.
+  virtual void PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) = 0;
+  virtual void RendezvousPut(const LoadKey& key, const std::string& name,
+                             const std::string& value) = 0;
+  virtual void Progress(const LoadKey& key, const NodeProgress& progress) = 0;
+  virtual void LoadDone(const LoadKey& key, const NodeResult& result) = 0;
+  virtual void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) = 0;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_MESSAGES_H_

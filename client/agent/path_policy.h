@@ -1,0 +1,29 @@
+#ifndef ZEROCAST_CLIENT_AGENT_PATH_POLICY_H_
+#define ZEROCAST_CLIENT_AGENT_PATH_POLICY_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace zerocast {
+
+// True when `path` (absolute, links resolved) is one of `roots` or below it; always true when
+// `roots` is empty.  `roots` are resolved too (see ResolveRoots).
+bool IsBelow(const std::vector<std::string>& roots, const std::string& path);
+
+// The roots with their symbolic links followed.  Errors: NOT_FOUND, INVALID_ARGUMENT (relative).
+absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots);
+
+// The folder `path` with its symbolic links followed, checked against `roots`; also checks what the
+// links in it point to, for the files that a checkpoint is made of.  Errors:
+//   PERMISSION_DENIED  it or one of its files is outside of all roots, or the path has a ".."
+//                      component; reason PERMISSION_DENIED.
+//   NOT_FOUND          no such folder; reason CHECKPOINT_NOT_FOUND.
+absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& roots,
+                                              const std::string& path);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_PATH_POLICY_H_

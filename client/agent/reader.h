@@ -1,0 +1,76 @@
+#ifndef ZEROCAST_CLIENT_AGENT_READER_H_
+#define ZEROCAST_CLIENT_AGENT_READER_H_
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace zerocast {
+
+// What tells one file, and one state of it, from another.
+struct FileIdentity {
+  int64_t num_bytes = 0;
+  int64_t mtime_ns = 0;
+  uint64_t inode = 0;
+  uint64_t device = 0;
+
+  friend bool operator==(const FileIdentity& a, const FileIdentity& b) {
+    return a.num_bytes == b.num_bytes && a.mtime_ns == b.mtime_ns && a.inode == b.inode &&
+           a.device == b.device;
+  }
+};
+
+// ABORTED, reason CHECKPOINT_CHANGED, when the two differ; says in what.
+absl::Status CheckSameFile(const std::string& path, const FileIdentity& before,
+                           const FileIdentity& now);
+
+// A file that is open for reading.  Thread-compatible.
+class ReadableFile {
+ public:
+  virtual ~ReadableFile() = default;
+
+  // Of the open file, now.
+  virtual absl::StatusOr<FileIdentity> Identity() const = 0;
+
+  // Fills `into` from `offset` on; short reads are continued.  Errors, all naming file and offset:
+  //   DATA_LOSS    the file ends before that; reason CHECKPOINT_CORRUPT.
+  //   UNAVAILABLE  reading failed; reason IO_ERROR.
+  virtual absl::Status ReadAt(int64_t offset, absl::Span<char> into) = 0;
+};
+
+// Opens files.  Thread-safe.
+class FileReader {
+ public:
+  virtual ~FileReader() = default;
+
+  // Errors: NOT_FOUND (reason CHECKPOINT_NOT_FOUND), PERMISSION_DENIED, UNAVAILABLE.
+  virtual absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) = 0;
+
+  // Of the file that is under `path` now.
+  virtual absl::StatusOr<FileIdentity> IdentityOf(const std::string& path) = 0;
+
+  // Bytes that ReadAt of all files has read so far.
+  virtual int64_t bytes_read() const = 0;
+};
+
+struct PosixReaderOptions {
+  // Files must lie below one of these, after symbolic links are followed; empty: anywhere.  The
+  // check is made on the open descriptor, so a link that is swapped meanwhile does not pass.
+  std::vector<std::string> roots;
+  // pread(2), or what a test puts in its place.
+  std::function<ssize_t(int fd, void* buffer, size_t num_bytes, off_t offset)> pread;
+};
+std::shared_ptr<FileReader> MakePosixReader(PosixReaderOptions options);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_READER_H_

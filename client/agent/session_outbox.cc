@@ -1,0 +1,95 @@
+#include "client/agent/session_outbox.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "client/agent/session_wire.h"
+#include "kernels/comm/deadline.h"
+
+namespace zerocast {
+namespace {
+
+// While there is no stream: hand-overs beyond this are not reported.
+constexpr size_t kMaxKept = 16384;
+
+}  // namespace
+
+void SessionOutbox::Push(v1::SessionRequest message, bool survives) {
+  MutexLock lock(&mutex_);
+  if (!open_ && (!survives || queue_.size() >= kMaxKept)) return;
+  queue_.push_back(std::move(message));
+  changed_.Signal();
+}
+
+void SessionOutbox::ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) {
+  Push(ManifestMessage(key, manifest), /*survives=*/false);
+}
+
+void SessionOutbox::PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) {
+  Push(PlanMessage(key, digest), /*survives=*/false);
+}
+
+void SessionOutbox::RendezvousPut(const LoadKey& key, const std::string& name,
+                                  const std::string& value) {
+  Push(RendezvousMessage(key, name, value), /*survives=*/false);
+}
+
+void SessionOutbox::Progress(const LoadKey& key, const NodeProgress& progress) {
+  v1::SessionRequest message = ProgressMessage(key, progress);
+  MutexLock lock(&mutex_);
+  if (!open_) return;
+  progress_[key.load] = std::move(message);
+  changed_.Signal();
+}
+
+void SessionOutbox::LoadDone(const LoadKey& key, const NodeResult& result) {
+  v1::SessionRequest message = NodeMessage(key, result, socket_path_);
+  {
+    MutexLock lock(&mutex_);
+    progress_.erase(key.load);
+  }
+  Push(std::move(message), /*survives=*/false);
+}
+
+void SessionOutbox::HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) {
+  Push(HandOverMessage(key, rank, mode), /*survives=*/true);
+}
+
+void SessionOutbox::Open() {
+  MutexLock lock(&mutex_);
+  open_ = true;
+}
+
+void SessionOutbox::Close() {
+  MutexLock lock(&mutex_);
+  open_ = false;
+  progress_.clear();
+  queue_.erase(std::remove_if(queue_.begin(), queue_.end(),
+                              [](const v1::SessionRequest& message) {
+                                return !message.has_hand_over_report();
+                              }),
+               queue_.end());
+  changed_.SignalAll();
+}
+
+SessionOutbox::Taken SessionOutbox::Next(absl::Duration timeout, v1::SessionRequest* message) {
+  const Deadline deadline(timeout);
+  MutexLock lock(&mutex_);
+  while (open_ && queue_.empty() && progress_.empty() && !deadline.Passed()) {
+    changed_.WaitWithTimeout(&mutex_, deadline.Remaining());
+  }
+  if (!open_) return Taken::kClosed;
+  if (!queue_.empty()) {
+    *message = std::move(queue_.front());
+    queue_.pop_front();
+    return Taken::kMessage;
+  }
+  if (progress_.empty()) return Taken::kIdle;
+  *message = std::move(progress_.begin()->second);
+  progress_.erase(progress_.begin());
+  return Taken::kMessage;
+}
+
+}  // namespace zerocast

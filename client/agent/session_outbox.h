@@ -1,0 +1,54 @@
+#ifndef ZEROCAST_CLIENT_AGENT_SESSION_OUTBOX_H_
+#define ZEROCAST_CLIENT_AGENT_SESSION_OUTBOX_H_
+
+#include <deque>
+#include <map>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "client/agent/messages.h"
+#include "kernels/base/mutex.h"
+#include "zerocast/v1/agent.pb.h"
+
+namespace zerocast {
+
+// What waits to be sent to the server.  Thread-safe; nothing blocks but Next.
+//
+// Of progress only the latest of each load is kept.  While there is no stream only hand-overs are
+// kept: a load in work does not survive its stream, a finished one does.
+class SessionOutbox : public AgentEvents {
+ public:
+  explicit SessionOutbox(std::string socket_path) : socket_path_(std::move(socket_path)) {}
+
+  void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) override;
+  void PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) override;
+  void RendezvousPut(const LoadKey& key, const std::string& name,
+                     const std::string& value) override;
+  void Progress(const LoadKey& key, const NodeProgress& progress) override;
+  void LoadDone(const LoadKey& key, const NodeResult& result) override;
+  void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) override;
+
+  // A stream begins, or ends; ending it wakes Next.
+  void Open();
+  void Close();
+
+  // The next message into `message`.  kIdle when none came within `timeout`, kClosed when there is
+  // no stream.
+  enum class Taken { kMessage, kIdle, kClosed };
+  Taken Next(absl::Duration timeout, v1::SessionRequest* message);
+
+ private:
+  void Push(v1::SessionRequest message, bool survives);
+
+  const std::string socket_path_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  std::deque<v1::SessionRequest> queue_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, v1::SessionRequest> progress_ ABSL_GUARDED_BY(mutex_);  // by load
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_SESSION_OUTBOX_H_

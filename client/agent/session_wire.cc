@@ -1,0 +1,132 @@
+#include "client/agent/session_wire.h"
+
+#include <google/protobuf/duration.pb.h>
+
+#include "server/wire/status.h"
+
+namespace zerocast {
+namespace {
+
+// What a wait lasts when the server does not say.
+constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
+
+template <typename Message>
+Message* WithKey(const LoadKey& key, Message* message) {
+  message->set_load(key.load);
+  message->set_epoch(key.epoch);
+  return message;
+}
+
+void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
+  out->set_node(progress.node);
+  out->set_node_name(progress.node_name);
+  out->set_stage(static_cast<v1::NodeStage>(progress.stage));
+  out->set_bytes_read(progress.bytes_read);
+  out->set_bytes_to_read(progress.bytes_to_read);
+  out->set_bytes_sent(progress.bytes_sent);
+  out->set_bytes_received(progress.bytes_received);
+  out->set_arena_bytes(progress.arena_bytes);
+  out->set_transport(progress.transport);
+  out->set_round(progress.round);
+  out->set_num_rounds(progress.num_rounds);
+  v1::StageSeconds* const seconds = out->mutable_seconds();
+  seconds->set_prepare(absl::ToDoubleSeconds(progress.seconds.prepare));
+  seconds->set_connect(absl::ToDoubleSeconds(progress.seconds.connect));
+  seconds->set_read(absl::ToDoubleSeconds(progress.seconds.read));
+  seconds->set_copy(absl::ToDoubleSeconds(progress.seconds.copy));
+  seconds->set_exchange(absl::ToDoubleSeconds(progress.seconds.exchange));
+  seconds->set_finish(absl::ToDoubleSeconds(progress.seconds.finish));
+  seconds->set_total(absl::ToDoubleSeconds(progress.seconds.total));
+}
+
+static_assert(static_cast<int>(NodeStage::kPreparing) == v1::NODE_STAGE_PREPARING);
+static_assert(static_cast<int>(NodeStage::kConnecting) == v1::NODE_STAGE_CONNECTING);
+static_assert(static_cast<int>(NodeStage::kLoading) == v1::NODE_STAGE_LOADING);
+static_assert(static_cast<int>(NodeStage::kFinishing) == v1::NODE_STAGE_FINISHING);
+static_assert(static_cast<int>(NodeStage::kDone) == v1::NODE_STAGE_DONE);
+
+}  // namespace
+
+v1::SessionRequest ManifestMessage(const LoadKey& key,
+                                   const absl::StatusOr<std::string>& manifest) {
+  v1::SessionRequest request;
+  v1::ManifestReport* const report = WithKey(key, request.mutable_manifest_report());
+  if (manifest.ok()) {
+    report->set_compressed_manifest(*manifest);
+  } else {
+    *report->mutable_failure() = FailureFromStatus(manifest.status());
+  }
+  return request;
+}
+
+v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<std::string>& digest) {
+  v1::SessionRequest request;
+  v1::PlanReport* const report = WithKey(key, request.mutable_plan_report());
+  if (digest.ok()) {
+    report->set_plan_digest(*digest);
+  } else {
+    *report->mutable_failure() = FailureFromStatus(digest.status());
+  }
+  return request;
+}
+
+v1::SessionRequest RendezvousMessage(const LoadKey& key, const std::string& name,
+                                     const std::string& value) {
+  v1::SessionRequest request;
+  v1::RendezvousEntry* const entry = WithKey(key, request.mutable_rendezvous_entry());
+  entry->set_key(name);
+  entry->set_value(value);
+  return request;
+}
+
+v1::SessionRequest ProgressMessage(const LoadKey& key, const NodeProgress& progress) {
+  v1::SessionRequest request;
+  ToProto(progress, WithKey(key, request.mutable_progress_report())->mutable_progress());
+  return request;
+}
+
+v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
+                               const std::string& socket_path) {
+  v1::SessionRequest request;
+  v1::NodeReport* const report = WithKey(key, request.mutable_node_report());
+  ToProto(result.progress, report->mutable_progress());
+  if (!result.status.ok()) *report->mutable_failure() = FailureFromStatus(result.status);
+  for (const ShardReport& shard : result.shards) {
+    v1::Shard* const out = report->add_shards();
+    out->set_rank(shard.rank);
+    out->set_node_name(result.progress.node_name);
+    out->set_agent_socket(socket_path);
+    out->set_arena_bytes(shard.arena_bytes);
+    for (const NamedDigest& digest : shard.digests) {
+      v1::PartitionDigest* const one = out->add_digests();
+      one->set_target(digest.target);
+      one->set_xxh3(digest.xxh3);
+    }
+  }
+  return request;
+}
+
+v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode) {
+  v1::SessionRequest request;
+  v1::HandOverReport* const report = WithKey(key, request.mutable_hand_over_report());
+  report->set_rank(rank);
+  report->set_mode(std::string(AttachModeName(mode)));
+  return request;
+}
+
+PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {
+  PrepareCommand command;
+  command.checkpoint_path = message.checkpoint_path();
+  command.compressed_plan_input = message.compressed_plan_input();
+  command.plan_digest = message.plan_digest();
+  command.node = message.node();
+  command.compute_digests = message.compute_digests();
+  command.attach_token = message.attach_token();
+  command.stage_timeout = absl::Seconds(message.stage_timeout().seconds()) +
+                          absl::Nanoseconds(message.stage_timeout().nanos());
+  if (command.stage_timeout <= absl::ZeroDuration()) command.stage_timeout = kDefaultStageTimeout;
+  command.node_names.assign(message.node_names().begin(), message.node_names().end());
+  return command;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,28 @@
+#ifndef ZEROCAST_CLIENT_AGENT_SESSION_WIRE_H_
+#define ZEROCAST_CLIENT_AGENT_SESSION_WIRE_H_
+
+// messages.h <-> the session's protobuf messages: functions without I/O.
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/agent/messages.h"
+#include "zerocast/v1/agent.pb.h"
+
+namespace zerocast {
+
+v1::SessionRequest ManifestMessage(const LoadKey& key, const absl::StatusOr<std::string>& manifest);
+v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<std::string>& digest);
+v1::SessionRequest RendezvousMessage(const LoadKey& key, const std::string& name,
+                                     const std::string& value);
+v1::SessionRequest ProgressMessage(const LoadKey& key, const NodeProgress& progress);
+v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
+                               const std::string& socket_path);
+v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode);
+
+PrepareCommand PrepareFromProto(const v1::PreparePlan& message);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_SESSION_WIRE_H_

@@ -1,0 +1,135 @@
+#include "client/agent/shards.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// Takes the same time wherever the two differ.
+bool SameToken(absl::string_view a, absl::string_view b) {
+  unsigned char difference = a.size() == b.size() ? 0 : 1;
+  for (size_t k = 0; k < a.size() && k < b.size(); ++k) {
+    difference |= static_cast<unsigned char>(a[k] ^ b[k]);
+  }
+  return difference == 0;
+}
+
+absl::Status WrongState(const std::string& load, int32_t rank, absl::string_view what) {
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("attach to rank ", rank, " of ", load, ": ", what)),
+                    "WRONG_STATE");
+}
+
+}  // namespace
+
+ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
+  ShardIndex index;
+  index.load = load;
+  index.world_size = plan.layout.world_size;
+  index.plan_digest = plan.digest;
+  for (const Target& target : plan.targets) {
+    ShardIndex::Entry entry;
+    entry.name = target.name;
+    entry.shape = target.shape;
+    entry.dtype = target.dtype;
+    entry.offset = target.arena_offset;
+    entry.elements = target.partition_elements;
+    entry.num_elements = target.num_elements;
+    entry.partitioned = target.partitioned;
+    entry.is_buffer = target.is_buffer;
+    entry.aliases = target.aliases;
+    index.targets.push_back(std::move(entry));
+  }
+  return index;
+}
+
+ShardBook::ShardBook(ShardIndex index, std::string token, int32_t first_rank,
+                     std::vector<Arena> arenas)
+    : index_(std::make_shared<const ShardIndex>(std::move(index))),
+      token_(std::move(token)),
+      first_rank_(first_rank) {
+  for (Arena& arena : arenas) {
+    Slot slot;
+    slot.num_bytes = arena.num_bytes();
+    slot.arena = std::move(arena);
+    slots_.push_back(std::move(slot));
+  }
+}
+
+absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view token,
+                                            AttachMode mode) {
+  if (token_.empty() || !SameToken(token_, token)) {
+    return WithReason(absl::PermissionDeniedError(
+                          absl::StrCat("attach to ", index_->load, ": the token is not the job's")),
+                      "PERMISSION_DENIED");
+  }
+  MutexLock lock(&mutex_);
+  const int64_t k = int64_t{rank} - first_rank_;
+  if (k < 0 || k >= static_cast<int64_t>(slots_.size())) {
+    return WithReason(
+        absl::NotFoundError(absl::StrCat("attach to rank ", rank, " of ", index_->load,
+                                         ": this node holds ranks ", first_rank_, " to ",
+                                         first_rank_ + static_cast<int64_t>(slots_.size()) - 1)),
+        "NOT_FOUND");
+  }
+  Slot& slot = slots_[static_cast<size_t>(k)];
+  if (slot.state == State::kGone) {
+    return WrongState(index_->load, rank, "it was handed over to another process");
+  }
+  if (slot.state == State::kOffered) {
+    return WrongState(index_->load, rank, "it is being handed over to another process");
+  }
+  if (mode == AttachMode::kShared && slot.state == State::kPrivate) {
+    return WrongState(index_->load, rank,
+                      "other processes hold it privately; attach with mode private");
+  }
+  if (mode == AttachMode::kPrivate) ZC_RETURN_IF_ERROR(slot.arena.SealForSharing());
+  ShardOffer offer;
+  offer.fd = UniqueFd(::fcntl(slot.arena.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!offer.fd.valid()) {
+    return ErrnoStatus(errno, absl::StrCat("attach to rank ", rank, " of ", index_->load));
+  }
+  slot.state = mode == AttachMode::kShared ? State::kOffered : State::kPrivate;
+  offer.index = index_;
+  offer.rank = rank;
+  offer.mode = mode;
+  offer.arena_bytes = slot.num_bytes;
+  return offer;
+}
+
+void ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged) {
+  if (mode == AttachMode::kPrivate) return;  // it stays, sealed
+  Arena freed;                               // unmapped after the lock is released
+  MutexLock lock(&mutex_);
+  Slot& slot = slots_[static_cast<size_t>(rank - first_rank_)];
+  if (acknowledged) {
+    slot.state = State::kGone;
+    freed = std::move(slot.arena);
+  } else {
+    slot.state = State::kHeld;
+  }
+}
+
+bool ShardBook::empty() const {
+  MutexLock lock(&mutex_);
+  for (const Slot& slot : slots_) {
+    if (slot.state != State::kGone) return false;
+  }
+  return true;
+}
+
+int64_t ShardBook::arena_bytes() const {
+  MutexLock lock(&mutex_);
+  int64_t num_bytes = 0;
+  for (const Slot& slot : slots_) num_bytes += slot.arena.num_bytes();
+  return num_bytes;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,91 @@
+#ifndef ZEROCAST_CLIENT_AGENT_SHARDS_H_
+#define ZEROCAST_CLIENT_AGENT_SHARDS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/agent/arena.h"
+#include "client/agent/messages.h"
+#include "client/agent/unique_fd.h"
+#include "kernels/base/mutex.h"
+#include "kernels/copy/dtype.h"
+#include "server/plan/plan.h"
+
+namespace zerocast {
+
+// What a training process needs to know of a shard; the same for every rank of a load.
+struct ShardIndex {
+  struct Entry {
+    std::string name;
+    std::vector<int64_t> shape;
+    DType dtype = DType::kInvalid;
+    int64_t offset = 0;        // bytes from the start of the arena
+    int64_t elements = 0;      // of a rank's part, padding included
+    int64_t num_elements = 0;  // of the whole target
+    bool partitioned = false;
+    bool is_buffer = false;
+    std::vector<std::string> aliases;
+  };
+  std::string load;
+  int32_t world_size = 0;
+  std::string plan_digest;
+  std::vector<Entry> targets;
+};
+ShardIndex MakeShardIndex(const std::string& load, const Plan& plan);
+
+// A shard on its way to a training process: its own descriptor of the arena, so that a load that is
+// cancelled meanwhile does no harm.
+struct ShardOffer {
+  std::shared_ptr<const ShardIndex> index;
+  int32_t rank = 0;
+  AttachMode mode = AttachMode::kPrivate;
+  int64_t arena_bytes = 0;
+  UniqueFd fd;
+};
+
+// The finished shards of one load, and who owns each.  Thread-safe.
+class ShardBook {
+ public:
+  // Element k of `arenas` belongs to rank first_rank + k.  An empty token lets nobody attach.
+  ShardBook(ShardIndex index, std::string token, int32_t first_rank, std::vector<Arena> arenas);
+
+  // Errors:
+  //   PERMISSION_DENIED    another token.
+  //   NOT_FOUND            no such rank on this node; reason NOT_FOUND.
+  //   FAILED_PRECONDITION  it was handed over (shared), is being handed over, or a shared one is
+  //                        wanted of what others hold privately; reason WRONG_STATE.
+  absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode);
+
+  // The end of an offer: the process has acknowledged it, or not.  An acknowledged shared shard
+  // leaves the book: its mapping and descriptor are closed here.
+  void Settle(int32_t rank, AttachMode mode, bool acknowledged);
+
+  const std::shared_ptr<const ShardIndex>& index() const { return index_; }
+  // True when every shard has left.
+  bool empty() const;
+  int64_t arena_bytes() const;
+
+ private:
+  enum class State { kHeld, kOffered, kPrivate, kGone };
+  struct Slot {
+    Arena arena;
+    int64_t num_bytes = 0;
+    State state = State::kHeld;
+  };
+
+  const std::shared_ptr<const ShardIndex> index_;
+  const std::string token_;
+  const int32_t first_rank_;
+  mutable Mutex mutex_;
+  std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_SHARDS_H_
