@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "server/jobs/types.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 
 // ---- Events: what agents, the compiler and time do to the machine
 // ---------------------------------
@@ -183,6 +183,6 @@ struct NotifyLoad {
 using Command = std::variant<Send, EndSession, CompilePlanCommand, PersistJob, PersistLoad,
                              NotifyJob, NotifyLoad>;
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs
 
 #endif  // ZEROCAST_SERVER_JOBS_EVENTS_H_

@@ -8,7 +8,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 namespace {
 
 absl::Status NoSuch(absl::string_view what, absl::string_view name) {
@@ -220,4 +220,4 @@ void Machine::RemovePlanOnly(absl::string_view name, const Moment& now, std::vec
   runs_.erase(it);
 }
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs

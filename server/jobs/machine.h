@@ -15,7 +15,7 @@
 #include "server/jobs/events.h"
 #include "server/jobs/types.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 
 // What time it is, for one call.
 struct Moment {
@@ -105,6 +105,7 @@ class Machine {
   // Loads that `agent` takes part in or holds shards of, by name.
   std::vector<std::string> LoadsOf(const Agent& agent) const;
   int64_t num_dropped() const { return num_dropped_; }
+  int64_t num_active() const { return static_cast<int64_t>(active_.size()); }
   const MachineOptions& options() const { return options_; }
 
  private:
@@ -171,6 +172,6 @@ class Machine {
   int64_t num_dropped_ = 0;
 };
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs
 
 #endif  // ZEROCAST_SERVER_JOBS_MACHINE_H_

@@ -6,7 +6,7 @@
 #include "server/base/errors.h"
 #include "server/jobs/machine.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 namespace {
 
 // A missed heartbeat may be a lost packet; three in a row are a lost agent.
@@ -153,4 +153,4 @@ std::vector<const Agent*> Machine::PickAgents(const Job& job) const {
   return picked;
 }
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs

@@ -6,8 +6,9 @@
 #include "absl/strings/str_join.h"
 #include "server/base/errors.h"
 #include "server/jobs/machine.h"
+#include "server/jobs/reason.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 namespace {
 
 // How many heartbeats the server waits in LOADING beyond the agents' own stage_timeout, so that
@@ -82,7 +83,7 @@ void Machine::SendCancel(const Run& run, absl::string_view why, SessionId except
 
 void Machine::Fail(Run* run, absl::Status failure, SessionId except, const Moment& now,
                    std::vector<Command>* out) {
-  run->load.failure = WithReason(std::move(failure), "INTERNAL");
+  run->load.failure = WithSomeReason(std::move(failure));
   SendCancel(*run, run->load.failure.message(), except, out);
   End(run, LoadState::kFailed, now, out);
 }
@@ -333,4 +334,4 @@ void Machine::On(const HandOverReport& event, const Moment& now, std::vector<Com
   Touch(it->second, out);
 }
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs

@@ -1,6 +1,6 @@
 #include "server/jobs/types.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 
 bool IsFinal(LoadState state) {
   return state == LoadState::kReady || state == LoadState::kFailed ||
@@ -27,4 +27,4 @@ const char* LoadStateName(LoadState state) {
   return "UNKNOWN";
 }
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs

@@ -12,7 +12,7 @@
 #include "server/plan/layout.h"
 #include "server/plan/plan.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 
 enum class JobState { kActive, kCancelled };
 
@@ -116,6 +116,6 @@ struct Load {
   RequestKey request;
 };
 
-}  // namespace zerocast
+}  // namespace zerocast::jobs
 
 #endif  // ZEROCAST_SERVER_JOBS_TYPES_H_

@@ -9,7 +9,7 @@
 #include "server/jobs/placement.h"
 #include "tests/status_matchers.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 namespace {
 
 using ::testing::ElementsAre;
@@ -408,4 +408,4 @@ TEST(PlaceRanks, GivesTheFirstNodesTheRemainder) {
 }
 
 }  // namespace
-}  // namespace zerocast
+}  // namespace zerocast::jobs

@@ -14,7 +14,7 @@
 #include "server/jobs/placement.h"
 #include "tests/status_matchers.h"
 
-namespace zerocast {
+namespace zerocast::jobs {
 namespace {
 
 constexpr char kDigest[] = "digest";
@@ -283,4 +283,4 @@ TEST(Simulation, EveryLoadEndsAndStaysAsItEnded) {
 }
 
 }  // namespace
-}  // namespace zerocast
+}  // namespace zerocast::jobs

@@ -1,0 +1,63 @@
+#include "server/rpc/compile.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+#include "server/wire/plan_input.h"
+
+namespace zerocast::rpc {
+namespace {
+
+jobs::PlanSummary Summarize(const Plan& plan, const Schedule& schedule) {
+  jobs::PlanSummary summary;
+  summary.digest = plan.digest;
+  summary.num_targets = static_cast<int64_t>(plan.targets.size());
+  for (const Target& target : plan.targets) {
+    summary.num_boxes += static_cast<int64_t>(target.boxes.size());
+  }
+  summary.arena_bytes = plan.arena_bytes;
+  summary.num_rounds = schedule.num_rounds();
+  for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
+    summary.read_bytes_by_node.push_back(schedule.ReadBytes(node));
+  }
+  return summary;
+}
+
+absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled* out) {
+  PlanInput input;
+  absl::StatusOr<Manifest> manifest = DecompressManifest(command.compressed_manifest);
+  if (!manifest.ok()) return Annotate(manifest.status(), "manifest of the node of rank 0");
+  input.manifest = std::make_shared<const Manifest>(*std::move(manifest));
+  input.model_spec_json = command.job->model_spec_json;
+  input.key_mapping_json = command.job->key_mapping_json;
+  input.layout = command.job->layout;
+  Report report;
+  absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
+  // The report is there where the compiler came as far as the weights.
+  if (plan.ok() || ReasonOf(plan.status()) == "WEIGHTS_INCOMPLETE") {
+    report.dtype_reason = command.job->dtype_reason;
+    out->report = std::move(report);
+  }
+  ZC_RETURN_IF_ERROR(plan.status());
+  ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
+  out->plan = Summarize(*plan, schedule);
+  out->compressed_plan_input = std::make_shared<const std::string>(CompressPlanInput(input));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+jobs::PlanCompiled CompileForLoad(const jobs::CompilePlanCommand& command) {
+  jobs::PlanCompiled event;
+  event.load = command.load;
+  event.epoch = command.epoch;
+  event.status = Compile(command, &event);
+  return event;
+}
+
+}  // namespace zerocast::rpc

@@ -1,0 +1,135 @@
+#include "server/rpc/convert.h"
+
+#include <google/protobuf/util/time_util.h>
+#include <xxhash.h>
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/wire/report_wire.h"
+#include "server/wire/status.h"
+
+namespace zerocast::rpc {
+namespace {
+
+using ::google::protobuf::util::TimeUtil;
+
+template <typename Time>
+google::protobuf::Timestamp TimeToProto(Time time) {
+  return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time));
+}
+
+static_assert(static_cast<int>(jobs::LoadState::kPending) + 1 == v1::LOAD_STATE_PENDING);
+static_assert(static_cast<int>(jobs::LoadState::kReady) + 1 == v1::LOAD_STATE_READY);
+static_assert(static_cast<int>(jobs::LoadState::kCancelled) + 1 == v1::LOAD_STATE_CANCELLED);
+static_assert(static_cast<int>(jobs::NodeStage::kNone) == v1::NODE_STAGE_UNSPECIFIED);
+static_assert(static_cast<int>(jobs::NodeStage::kDone) == v1::NODE_STAGE_DONE);
+
+v1::NodeProgress ProgressToProto(const jobs::NodeProgress& progress, int32_t node) {
+  v1::NodeProgress out;
+  out.set_node(node);
+  out.set_node_name(progress.node_name);
+  out.set_stage(static_cast<v1::NodeStage>(progress.stage));
+  out.set_bytes_read(progress.bytes_read);
+  out.set_bytes_to_read(progress.bytes_to_read);
+  out.set_bytes_sent(progress.bytes_sent);
+  out.set_bytes_received(progress.bytes_received);
+  out.set_arena_bytes(progress.arena_bytes);
+  out.set_transport(progress.transport);
+  v1::StageSeconds* seconds = out.mutable_seconds();
+  seconds->set_prepare(progress.seconds.prepare);
+  seconds->set_connect(progress.seconds.connect);
+  seconds->set_read(progress.seconds.read);
+  seconds->set_copy(progress.seconds.copy);
+  seconds->set_exchange(progress.seconds.exchange);
+  seconds->set_finish(progress.seconds.finish);
+  seconds->set_total(progress.seconds.total);
+  out.set_round(progress.round);
+  out.set_num_rounds(progress.num_rounds);
+  return out;
+}
+
+v1::Shard ShardToProto(const jobs::Shard& shard, Digests digests) {
+  v1::Shard out;
+  out.set_rank(shard.rank);
+  out.set_node_name(shard.node_name);
+  out.set_agent_socket(shard.agent_socket);
+  out.set_arena_bytes(shard.arena_bytes);
+  if (digests == Digests::kKeep) {
+    for (const jobs::PartitionDigest& digest : shard.digests) {
+      v1::PartitionDigest* to = out.add_digests();
+      to->set_target(digest.target);
+      to->set_xxh3(digest.xxh3);
+    }
+  }
+  out.set_handed_over(shard.handed_over);
+  return out;
+}
+
+}  // namespace
+
+google::protobuf::Duration DurationToProto(absl::Duration duration) {
+  return TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
+}
+
+absl::Duration DurationFromProto(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+v1::Job JobToProto(const jobs::Job& job) {
+  v1::Job out;
+  out.set_name(job.name);
+  if (!out.mutable_spec()->ParseFromString(job.spec_bytes)) out.clear_spec();
+  out.set_state(job.state == jobs::JobState::kActive ? v1::JOB_STATE_ACTIVE
+                                                     : v1::JOB_STATE_CANCELLED);
+  out.set_resolved_config_json(job.resolved_config_json);
+  out.set_config_dtype(job.config_dtype);
+  out.set_zero_stage(job.layout.zero_stage);
+  *out.mutable_create_time() = TimeToProto(job.create_time);
+  out.set_etag(Hash64(out.SerializeAsString()));
+  return out;
+}
+
+v1::PlanSummary PlanSummaryToProto(const jobs::PlanSummary& plan) {
+  v1::PlanSummary out;
+  out.set_digest(plan.digest);
+  out.set_num_targets(plan.num_targets);
+  out.set_num_boxes(plan.num_boxes);
+  out.set_arena_bytes(plan.arena_bytes);
+  out.mutable_read_bytes_by_node()->Add(plan.read_bytes_by_node.begin(),
+                                        plan.read_bytes_by_node.end());
+  out.set_num_rounds(plan.num_rounds);
+  return out;
+}
+
+v1::Load LoadToProto(const jobs::Load& load, absl::Duration elapsed, Digests digests) {
+  v1::Load out;
+  out.set_name(load.name);
+  if (load.job != nullptr) out.set_job(load.job->name);
+  out.set_epoch(load.epoch);
+  out.set_state(static_cast<v1::LoadState>(static_cast<int>(load.state) + 1));
+  if (!load.failure.ok()) *out.mutable_failure() = FailureFromStatus(load.failure);
+  if (load.plan.has_value()) *out.mutable_plan() = PlanSummaryToProto(*load.plan);
+  if (load.report.has_value()) *out.mutable_report() = ReportToProto(*load.report);
+  for (size_t node = 0; node < load.nodes.size(); ++node) {
+    *out.add_nodes() = ProgressToProto(load.nodes[node], static_cast<int32_t>(node));
+  }
+  for (const jobs::Shard& shard : load.shards) *out.add_shards() = ShardToProto(shard, digests);
+  *out.mutable_create_time() = TimeToProto(load.create_time);
+  // Digests come with READY and never change: the etag is the same with and without them.
+  out.set_etag(digests == Digests::kKeep ? LoadToProto(load, elapsed, Digests::kDrop).etag()
+                                         : Hash64(out.SerializeAsString()));
+  *out.mutable_elapsed() = DurationToProto(jobs::IsFinal(load.state) ? load.elapsed : elapsed);
+  return out;
+}
+
+std::string Hash64(absl::string_view bytes) {
+  return absl::StrFormat("%016x", XXH3_64bits(bytes.data(), bytes.size()));
+}
+
+std::string Hash128(absl::string_view bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
+
+}  // namespace zerocast::rpc

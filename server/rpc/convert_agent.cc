@@ -1,0 +1,233 @@
+// The messages of the agents' stream, and loads from their records.
+#include <google/protobuf/util/time_util.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/rpc/convert.h"
+#include "server/wire/report_wire.h"
+#include "server/wire/status.h"
+
+namespace zerocast::rpc {
+namespace {
+
+// A rendezvous value holds addresses, never data.
+constexpr size_t kMaxKeyBytes = 1024, kMaxValueBytes = size_t{1} << 20;
+constexpr size_t kMaxNodeNameBytes = 253;  // of a DNS name
+constexpr size_t kMaxTextBytes = 4096;     // of a path, host or version
+
+jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
+  jobs::NodeProgress out;
+  out.node_name = progress.node_name();
+  // A stage of a newer agent is not known here.
+  if (v1::NodeStage_IsValid(progress.stage())) {
+    out.stage = static_cast<jobs::NodeStage>(progress.stage());
+  }
+  out.bytes_read = progress.bytes_read();
+  out.bytes_to_read = progress.bytes_to_read();
+  out.bytes_sent = progress.bytes_sent();
+  out.bytes_received = progress.bytes_received();
+  out.arena_bytes = progress.arena_bytes();
+  out.transport = progress.transport();
+  const v1::StageSeconds& seconds = progress.seconds();
+  out.seconds = {seconds.prepare(),  seconds.connect(), seconds.read(), seconds.copy(),
+                 seconds.exchange(), seconds.finish(),  seconds.total()};
+  out.round = progress.round();
+  out.num_rounds = progress.num_rounds();
+  return out;
+}
+
+jobs::Shard ShardFromProto(const v1::Shard& shard) {
+  jobs::Shard out;
+  out.rank = shard.rank();
+  out.node_name = shard.node_name();
+  out.agent_socket = shard.agent_socket();
+  out.arena_bytes = shard.arena_bytes();
+  out.digests.reserve(shard.digests_size());
+  for (const v1::PartitionDigest& digest : shard.digests()) {
+    out.digests.push_back({digest.target(), digest.xxh3()});
+  }
+  out.handed_over = shard.handed_over();
+  return out;
+}
+
+absl::StatusOr<jobs::Event> EntryFromProto(const v1::RendezvousEntry& entry,
+                                           jobs::SessionId session) {
+  if (entry.key().size() > kMaxKeyBytes || entry.value().size() > kMaxValueBytes) {
+    return InvalidFields(
+        {{"rendezvous_entry", absl::StrCat("must have a key of at most ", kMaxKeyBytes,
+                                           " and a value of at most ", kMaxValueBytes, " bytes")}});
+  }
+  return jobs::RendezvousEntry{session, entry.load(), entry.epoch(), entry.key(), entry.value()};
+}
+
+bool IsNodeName(const std::string& name) {
+  return !name.empty() && name.size() <= kMaxNodeNameBytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '-' || c == '.' || c == '_';
+         });
+}
+
+v1::SessionResponse ToProto(const jobs::InspectCheckpoint& m) {
+  v1::SessionResponse out;
+  v1::InspectCheckpoint* to = out.mutable_inspect_checkpoint();
+  to->set_load(m.load);
+  to->set_epoch(m.epoch);
+  to->set_checkpoint_path(m.checkpoint_path);
+  return out;
+}
+
+v1::SessionResponse ToProto(const jobs::PreparePlan& m) {
+  v1::SessionResponse out;
+  v1::PreparePlan* to = out.mutable_prepare_plan();
+  to->set_load(m.load);
+  to->set_epoch(m.epoch);
+  to->set_checkpoint_path(m.job->checkpoint_path);
+  to->set_compressed_plan_input(*m.compressed_plan_input);
+  to->set_plan_digest(m.plan_digest);
+  to->set_node(m.node);
+  to->set_compute_digests(m.job->compute_digests);
+  *to->mutable_stage_timeout() = DurationToProto(m.job->stage_timeout);
+  to->set_attach_token(m.job->attach_token);
+  for (const std::string& name : m.node_names) to->add_node_names(name);
+  return out;
+}
+
+v1::SessionResponse ToProto(const jobs::StartLoad& m) {
+  v1::SessionResponse out;
+  out.mutable_start_load()->set_load(m.load);
+  out.mutable_start_load()->set_epoch(m.epoch);
+  return out;
+}
+
+v1::SessionResponse ToProto(const jobs::RelayEntry& m) {
+  v1::SessionResponse out;
+  v1::RendezvousEntry* to = out.mutable_rendezvous_entry();
+  to->set_load(m.load);
+  to->set_epoch(m.epoch);
+  to->set_key(m.key);
+  to->set_value(m.value);
+  return out;
+}
+
+v1::SessionResponse ToProto(const jobs::CancelLoad& m) {
+  v1::SessionResponse out;
+  v1::CancelLoad* to = out.mutable_cancel_load();
+  to->set_load(m.load);
+  to->set_epoch(m.epoch);
+  to->set_why(m.why);
+  return out;
+}
+
+}  // namespace
+
+jobs::Load LoadFromProto(const v1::Load& load) {
+  jobs::Load out;
+  out.name = load.name();
+  out.epoch = load.epoch();
+  out.state = static_cast<jobs::LoadState>(static_cast<int>(load.state()) - 1);
+  if (load.has_failure()) out.failure = StatusFromFailure(load.failure());
+  if (load.has_plan()) {
+    out.plan = jobs::PlanSummary{
+        load.plan().digest(),
+        load.plan().num_targets(),
+        load.plan().num_boxes(),
+        load.plan().arena_bytes(),
+        load.plan().num_rounds(),
+        {load.plan().read_bytes_by_node().begin(), load.plan().read_bytes_by_node().end()}};
+  }
+  if (load.has_report()) out.report = ReportFromProto(load.report());
+  for (const v1::NodeProgress& node : load.nodes()) out.nodes.push_back(ProgressFromProto(node));
+  for (const v1::Shard& shard : load.shards()) out.shards.push_back(ShardFromProto(shard));
+  out.create_time = absl::FromUnixNanos(
+      google::protobuf::util::TimeUtil::TimestampToNanoseconds(load.create_time()));
+  out.elapsed = DurationFromProto(load.elapsed());
+  return out;
+}
+
+absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionRequest& request,
+                                                            jobs::SessionId session) {
+  if (!request.has_register_()) {
+    return InvalidFields({{"register", "must be the first message of a stream"}});
+  }
+  const v1::Register& message = request.register_();
+  std::vector<FieldViolation> violations;
+  if (!IsNodeName(message.node_name())) {
+    violations.push_back(
+        {"register.node_name", "must be 1 to 253 letters, digits, '-', '.' and '_'"});
+  }
+  for (const auto& [field, text] : {std::make_pair("version", &message.version()),
+                                    std::make_pair("socket_path", &message.socket_path()),
+                                    std::make_pair("bulk_host", &message.bulk_host())}) {
+    if (text->size() > kMaxTextBytes) {
+      violations.push_back({absl::StrCat("register.", field),
+                            absl::StrCat("must have at most ", kMaxTextBytes, " bytes")});
+    }
+  }
+  ZC_RETURN_IF_ERROR(InvalidFields(violations));
+  jobs::AgentRegistered event;
+  event.session = session;
+  event.node_name = message.node_name();
+  event.incarnation = message.incarnation();
+  event.version = message.version();
+  event.socket_path = message.socket_path();
+  event.bulk_host = message.bulk_host();
+  for (const v1::HeldLoad& held : message.held_loads()) {
+    event.held_loads.push_back({held.load(), held.epoch()});
+  }
+  return event;
+}
+
+absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
+                                           jobs::SessionId session) {
+  switch (request.message_case()) {
+    case v1::SessionRequest::kHeartbeat:
+      return jobs::Heartbeat{session};
+    case v1::SessionRequest::kManifestReport: {
+      const v1::ManifestReport& m = request.manifest_report();
+      return jobs::ManifestReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
+                                  m.compressed_manifest()};
+    }
+    case v1::SessionRequest::kPlanReport: {
+      const v1::PlanReport& m = request.plan_report();
+      return jobs::PlanReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
+                              m.plan_digest()};
+    }
+    case v1::SessionRequest::kRendezvousEntry:
+      return EntryFromProto(request.rendezvous_entry(), session);
+    case v1::SessionRequest::kProgressReport: {
+      const v1::ProgressReport& m = request.progress_report();
+      return jobs::ProgressReport{session, m.load(), m.epoch(), ProgressFromProto(m.progress())};
+    }
+    case v1::SessionRequest::kNodeReport: {
+      const v1::NodeReport& m = request.node_report();
+      jobs::NodeReport event{session,
+                             m.load(),
+                             m.epoch(),
+                             StatusFromFailure(m.failure()),
+                             ProgressFromProto(m.progress()),
+                             {}};
+      for (const v1::Shard& shard : m.shards()) event.shards.push_back(ShardFromProto(shard));
+      return event;
+    }
+    case v1::SessionRequest::kHandOverReport: {
+      const v1::HandOverReport& m = request.hand_over_report();
+      return jobs::HandOverReport{session, m.load(), m.epoch(), m.rank(), m.mode()};
+    }
+    case v1::SessionRequest::kRegister:
+      return InvalidFields({{"register", "comes once, as the first message of a stream"}});
+    case v1::SessionRequest::MESSAGE_NOT_SET:
+      break;
+  }
+  return InvalidFields({{"message", "must be one that this server knows"}});
+}
+
+v1::SessionResponse MessageToProto(const jobs::AgentMessage& message) {
+  return std::visit([](const auto& m) { return ToProto(m); }, message);
+}
+
+}  // namespace zerocast::rpc

@@ -1,0 +1,249 @@
+// Life, locking, commands; core_resources.cc has jobs and loads, core_agents.cc the streams.
+#include "server/rpc/core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/rpc/compile.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/records.h"
+
+namespace zerocast::rpc {
+namespace {
+
+// How often deadlines are looked at: the resolution of every timeout of the machine.
+constexpr absl::Duration kTick = absl::Milliseconds(200);
+constexpr int64_t kRestorePage = 1000;
+
+}  // namespace
+
+Core::Core(const Options& options, std::unique_ptr<StateStore> store, const Clock* clock)
+    : options_(options), store_(std::move(store)), clock_(clock), machine_(options.machine) {}
+
+absl::StatusOr<std::unique_ptr<Core>> Core::Create(const Options& options,
+                                                   std::unique_ptr<StateStore> store,
+                                                   const Clock* clock) {
+  std::unique_ptr<Core> core(new Core(options, std::move(store), clock));
+  ZC_RETURN_IF_ERROR(core->Restore());
+  for (int i = 0; i < options.num_compilers; ++i) {
+    core->threads_.emplace_back([c = core.get()] { c->CompileLoop(); });
+  }
+  core->threads_.emplace_back([c = core.get()] { c->TickLoop(); });
+  return core;
+}
+
+Core::~Core() {
+  {
+    MutexLock lock(&compile_mutex_);
+    stopping_ = true;
+    compile_wanted_.SignalAll();
+    stop_ticking_.SignalAll();
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+absl::Status Core::Restore() {
+  MutexLock lock(&mutex_);
+  std::string after;
+  for (bool more = true; more;) {
+    ZC_ASSIGN_OR_RETURN(const auto entries, store_->List("jobs/", after, kRestorePage));
+    for (const StoreEntry& entry : entries) {
+      ZC_ASSIGN_OR_RETURN(jobs::Job job, JobFromRecordText(entry.key, entry.value));
+      machine_.RestoreJob(std::move(job));
+      after = entry.key;
+    }
+    more = !entries.empty();
+  }
+  std::vector<jobs::Command> commands;
+  after.clear();
+  for (bool more = true; more;) {
+    ZC_ASSIGN_OR_RETURN(const auto entries, store_->List("loads/", after, kRestorePage));
+    for (const StoreEntry& entry : entries) {
+      std::string job_name;
+      ZC_ASSIGN_OR_RETURN(jobs::Load load, LoadFromRecordText(entry.key, entry.value,
+                                                              entry.create_revision, &job_name));
+      // A job goes together with its loads, in one commit.
+      ZC_ASSIGN_OR_RETURN(load.job, machine_.GetJob(job_name));
+      machine_.RestoreLoad(std::move(load), &commands);
+      after = entry.key;
+    }
+    more = !entries.empty();
+  }
+  CarryLocked(commands);
+  return FlushLocked();
+}
+
+void Core::CarryLocked(const std::vector<jobs::Command>& commands) {
+  for (const jobs::Command& command : commands) {
+    if (const auto* job = std::get_if<jobs::PersistJob>(&command)) unwritten_.insert(job->name);
+    if (const auto* load = std::get_if<jobs::PersistLoad>(&command)) unwritten_.insert(load->name);
+  }
+  // On failure the records stay unwritten; the tick tries again.
+  const absl::Status flushed = FlushLocked();
+  static_cast<void>(flushed);
+  for (const jobs::Command& command : commands) {
+    std::visit([this](const auto& c) ABSL_NO_THREAD_SAFETY_ANALYSIS { DoLocked(c); }, command);
+  }
+}
+
+absl::Status Core::FlushLocked() {
+  if (unwritten_.empty()) return absl::OkStatus();
+  std::vector<StoreWrite> writes;
+  for (const std::string& name : unwritten_) {
+    if (absl::StartsWith(name, "jobs/")) {
+      const auto job = machine_.GetJob(name);
+      if (job.ok()) writes.push_back({name, JobToRecord(**job), std::nullopt});
+    } else {
+      const auto load = machine_.GetLoad(name);
+      if (load.ok()) writes.push_back({name, LoadToRecord(**load), std::nullopt});
+    }
+  }
+  if (!writes.empty()) ZC_RETURN_IF_ERROR(store_->Commit(writes).status());
+  const std::set<std::string> written = std::move(unwritten_);
+  unwritten_.clear();
+  for (const std::string& name : written) {
+    if (absl::StartsWith(name, "jobs/")) {
+      DoLocked(jobs::NotifyJob{name});
+    } else {
+      DoLocked(jobs::NotifyLoad{name});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Core::CheckUsableLocked() {
+  return Annotate(FlushLocked(), "the state store does not take writes; try again");
+}
+
+absl::Status Core::CheckNotDrainingLocked() const {
+  if (!draining_) return absl::OkStatus();
+  return WithReason(absl::UnavailableError("this server is stopping; try again, or another one"),
+                    "SHUTTING_DOWN");
+}
+
+void Core::DoLocked(const jobs::Send& command) {
+  const auto it = sessions_.find(command.session);
+  if (it != sessions_.end()) it->second->Deliver(MessageToProto(command.message));
+}
+
+void Core::DoLocked(const jobs::EndSession& command) {
+  const auto it = sessions_.find(command.session);
+  if (it == sessions_.end()) return;
+  const std::shared_ptr<SessionSink> sink = it->second;
+  sessions_.erase(it);
+  sink->End(command.status);
+}
+
+void Core::DoLocked(const jobs::CompilePlanCommand& command) {
+  MutexLock lock(&compile_mutex_);
+  compilations_.push_back(command);
+  compile_wanted_.Signal();
+}
+
+void Core::DoLocked(const jobs::NotifyJob& command) {
+  if (unwritten_.count(command.name) > 0) return;
+  const auto [begin, end] = job_sinks_.equal_range(command.name);
+  if (begin == end) return;
+  const auto job = machine_.GetJob(command.name);
+  if (!job.ok()) return;
+  const bool final = (*job)->state != jobs::JobState::kActive;
+  const auto shown = std::make_shared<const v1::Job>(JobToProto(**job));
+  for (auto it = begin; it != end; ++it) it->second->Update(shown, final);
+  if (final) job_sinks_.erase(begin, end);
+}
+
+void Core::DoLocked(const jobs::NotifyLoad& command) {
+  changed_.SignalAll();
+  if (unwritten_.count(command.name) > 0) return;
+  const auto [begin, end] = load_sinks_.equal_range(command.name);
+  if (begin == end) return;
+  const auto load = machine_.GetLoad(command.name);
+  if (!load.ok()) return;
+  const bool final = jobs::IsFinal((*load)->state);
+  const auto shown = std::make_shared<const v1::Load>(ShowLocked(**load, final));
+  for (auto it = begin; it != end; ++it) it->second->Update(shown, final);
+  if (final) load_sinks_.erase(begin, end);
+}
+
+v1::Load Core::ShowLocked(const jobs::Load& load, bool with_digests) const {
+  // By the wall clock: the time since an earlier process's steady clock means nothing.
+  const absl::Duration elapsed = std::max(clock_->Now() - load.create_time, absl::ZeroDuration());
+  return LoadToProto(load, elapsed, with_digests ? Digests::kKeep : Digests::kDrop);
+}
+
+void Core::Apply(const jobs::Event& event) {
+  MutexLock lock(&mutex_);
+  std::vector<jobs::Command> commands;
+  machine_.Apply(event, Now(), &commands);
+  CarryLocked(commands);
+}
+
+void Core::CompileLoop() {
+  while (true) {
+    jobs::CompilePlanCommand command;
+    {
+      MutexLock lock(&compile_mutex_);
+      while (compilations_.empty() && !stopping_) compile_wanted_.Wait(&compile_mutex_);
+      if (stopping_) return;
+      command = std::move(compilations_.front());
+      compilations_.pop_front();
+    }
+    Apply(CompileForLoad(command));
+  }
+}
+
+void Core::TickLoop() {
+  while (true) {
+    {
+      MutexLock lock(&compile_mutex_);
+      if (!stopping_) stop_ticking_.WaitWithTimeout(&compile_mutex_, kTick);
+      if (stopping_) return;
+    }
+    Apply(jobs::Tick{});
+  }
+}
+
+bool Core::Healthy() {
+  MutexLock lock(&mutex_);
+  return unwritten_.empty();
+}
+
+CoreCounts Core::Counts() {
+  MutexLock lock(&mutex_);
+  CoreCounts counts;
+  for (int state = 0; state <= static_cast<int>(jobs::LoadState::kCancelled); ++state) {
+    counts.loads_by_state[jobs::LoadStateName(static_cast<jobs::LoadState>(state))] = 0;
+  }
+  for (const jobs::Load* load : machine_.Loads()) {
+    ++counts.loads_by_state[jobs::LoadStateName(load->state)];
+  }
+  counts.agents = static_cast<int64_t>(machine_.agents().size());
+  counts.jobs = static_cast<int64_t>(machine_.jobs().size());
+  counts.sessions = static_cast<int64_t>(sessions_.size());
+  counts.watches = static_cast<int64_t>(job_sinks_.size() + load_sinks_.size());
+  counts.dropped_reports = machine_.num_dropped();
+  return counts;
+}
+
+void Core::StartDraining() {
+  MutexLock lock(&mutex_);
+  draining_ = true;
+}
+
+bool Core::WaitIdle(absl::Duration timeout) {
+  // Real time: the tick, which ends loads, runs in it too.
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  while (machine_.num_active() > 0) {
+    const absl::Duration left = until - Clock::Real()->Steady();
+    if (left <= absl::ZeroDuration()) return false;
+    changed_.WaitWithTimeout(&mutex_, left);
+  }
+  return true;
+}
+
+}  // namespace zerocast::rpc

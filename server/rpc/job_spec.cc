@@ -1,0 +1,335 @@
+#include "server/rpc/job_spec.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/config/json_reader.h"
+#include "server/config/training_arguments.h"
+#include "server/conversion/model_spec.h"
+#include "server/jobs/placement.h"
+#include "server/rpc/convert.h"
+#include "server/wire/key_mapping.h"
+#include "server/wire/plan_wire.h"
+
+namespace zerocast::rpc {
+namespace {
+
+constexpr int32_t kMaxWorldSize = 1 << 20;
+constexpr size_t kMaxPathBytes = 4096, kMaxNameBytes = 256, kMaxPatterns = 1000;
+constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
+constexpr absl::Duration kMaxStageTimeout = absl::Hours(24);
+constexpr int64_t kMinRoundBytes = 8;  // the largest element
+
+using Violations = std::vector<FieldViolation>;
+
+void Add(Violations* violations, absl::string_view field, std::string description) {
+  violations->push_back({std::string(field), std::move(description)});
+}
+
+// Adds the violations of `status` with their fields below `prefix`; one for a status without any.
+void AddStatus(Violations* violations, absl::string_view prefix, absl::string_view field,
+               const absl::Status& status) {
+  if (status.ok()) return;
+  const Violations inner = ViolationsOf(status);
+  for (const FieldViolation& violation : inner) {
+    Add(violations, absl::StrCat(prefix, violation.field), violation.description);
+  }
+  if (inner.empty()) {
+    Add(violations, absl::StrCat(prefix, field), std::string(status.message()));
+  }
+}
+
+void CheckPath(const std::string& path, Violations* violations) {
+  constexpr absl::string_view kField = "spec.checkpoint_path";
+  if (path.empty() || path.front() != '/') {
+    Add(violations, kField,
+        absl::StrCat("must be an absolute path as the agents see it, was '", path, "'"));
+    return;
+  }
+  if (path.size() > kMaxPathBytes || path.find('\0') != std::string::npos) {
+    Add(violations, kField, absl::StrCat("must have at most ", kMaxPathBytes, " bytes, none zero"));
+  }
+  for (absl::string_view part : absl::StrSplit(path, '/')) {
+    if (part == "..") {
+      Add(violations, kField, "must not contain '..'");
+      return;
+    }
+  }
+}
+
+void ReadTopology(const v1::Topology& topology, jobs::Job* job, Violations* violations) {
+  job->nodes.assign(topology.nodes().begin(), topology.nodes().end());
+  const int32_t world_size = topology.world_size();
+  if (world_size < 1 || world_size > kMaxWorldSize) {
+    Add(violations, "spec.topology.world_size",
+        absl::StrCat("must be 1 to ", kMaxWorldSize, ", was ", world_size));
+  }
+  const std::set<std::string> distinct(job->nodes.begin(), job->nodes.end());
+  if (distinct.size() != job->nodes.size() || distinct.count("") > 0) {
+    Add(violations, "spec.topology.nodes", "must be names, each once");
+  }
+  int32_t num_nodes = topology.num_nodes();
+  if (num_nodes < 0) {
+    Add(violations, "spec.topology.num_nodes",
+        absl::StrCat("must not be negative, was ", num_nodes));
+    return;
+  }
+  const int32_t named = topology.nodes_size();
+  if (num_nodes == 0) num_nodes = std::max(named, 1);
+  if (named > 0 && num_nodes != named) {
+    Add(violations, "spec.topology.num_nodes",
+        absl::StrCat("must be the number of nodes named, ", named, ", or 0, was ", num_nodes));
+  }
+  if (world_size >= 1 && num_nodes > world_size) {
+    Add(violations, "spec.topology.num_nodes",
+        absl::StrCat("must not be more than world_size: ", num_nodes, " nodes for ", world_size,
+                     " ranks leave a node without one"));
+  }
+  if (!violations->empty()) return;
+  job->layout.world_size = world_size;
+  job->layout.num_nodes = num_nodes;
+  job->layout.node_of_rank = jobs::PlaceRanks(world_size, num_nodes);
+}
+
+void ReadStageTimeout(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
+  job->stage_timeout = kDefaultStageTimeout;
+  if (!options.has_stage_timeout()) return;
+  job->stage_timeout = DurationFromProto(options.stage_timeout());
+  if (job->stage_timeout <= absl::ZeroDuration() || job->stage_timeout > kMaxStageTimeout) {
+    Add(violations, "spec.options.stage_timeout",
+        absl::StrCat("must be more than 0 and at most ", absl::FormatDuration(kMaxStageTimeout),
+                     ", was ", absl::FormatDuration(job->stage_timeout)));
+  }
+}
+
+void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
+  Layout& layout = job->layout;
+  const auto read_mode = ReadModeFromProto(options.read_mode());
+  AddStatus(violations, "spec.options.", "read_mode", read_mode.status());
+  if (read_mode.ok()) layout.read_mode = *read_mode;
+  const auto move_mode = MoveModeFromProto(options.move_mode());
+  AddStatus(violations, "spec.options.", "move_mode", move_mode.status());
+  if (move_mode.ok()) layout.move_mode = *move_mode;
+  if (options.dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
+    const auto dtype = DTypePolicyFromProto(options.dtype());
+    AddStatus(violations, "spec.options.", "dtype", dtype.status());
+    if (dtype.ok()) layout.dtype = *dtype;
+    if (dtype.ok() && *dtype == DTypePolicy::kSpec && job->model_spec_json.empty()) {
+      Add(violations, "spec.options.dtype",
+          "is the model spec's, but spec.model_spec_json is empty");
+    }
+  }
+  if (options.has_zero_stage() && (options.zero_stage() < 0 || options.zero_stage() > 3)) {
+    Add(violations, "spec.options.zero_stage",
+        absl::StrCat("must be 0 to 3, was ", options.zero_stage()));
+  }
+  if (options.round_bytes() != 0) layout.round_bytes = options.round_bytes();
+  if (layout.round_bytes < kMinRoundBytes) {
+    Add(violations, "spec.options.round_bytes",
+        absl::StrCat("must be 0 or at least ", kMinRoundBytes, ", was ", layout.round_bytes));
+  }
+  layout.allow_missing.assign(options.allow_missing().begin(), options.allow_missing().end());
+  if (layout.allow_missing.size() > kMaxPatterns ||
+      std::count(layout.allow_missing.begin(), layout.allow_missing.end(), "") > 0) {
+    Add(violations, "spec.options.allow_missing",
+        absl::StrCat("must be at most ", kMaxPatterns, " patterns, none empty"));
+  }
+  layout.ignore_mismatched = options.ignore_mismatched();
+  job->compute_digests = options.compute_digests();
+  ReadStageTimeout(options, job, violations);
+}
+
+void ReadModel(const v1::JobSpec& spec, jobs::Job* job, Violations* violations) {
+  job->model_spec_json = spec.model_spec_json();
+  if (!job->model_spec_json.empty()) {
+    AddStatus(violations, "spec.model_spec_json.", "",
+              ParseModelSpec(job->model_spec_json).status());
+  }
+  job->key_mapping_json = spec.options().key_mapping_json();
+  AddStatus(violations, "spec.options.", "key_mapping_json",
+            ParseKeyMapping(job->key_mapping_json).status());
+}
+
+// Everything but the config.
+jobs::Job ReadFields(const v1::JobSpec& spec, Violations* violations) {
+  jobs::Job job;
+  job.spec_bytes = spec.SerializeAsString();
+  job.checkpoint_path = spec.checkpoint_path();
+  CheckPath(job.checkpoint_path, violations);
+  if (spec.display_name().size() > kMaxNameBytes) {
+    Add(violations, "spec.display_name",
+        absl::StrCat("must have at most ", kMaxNameBytes, " bytes"));
+  }
+  if (spec.has_num_training_steps() && spec.num_training_steps() < 0) {
+    Add(violations, "spec.num_training_steps", "must not be negative");
+  }
+  ReadTopology(spec.topology(), &job, violations);
+  ReadModel(spec, &job, violations);
+  ReadOptions(spec.options(), &job, violations);
+  return job;
+}
+
+// The training arguments with the topology's world size.
+absl::StatusOr<ConfigValue> ReadArguments(const std::string& text, absl::string_view field,
+                                          int32_t world_size) {
+  ConfigValue arguments(ConfigValue::Object{});
+  if (!text.empty()) {
+    ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
+    arguments = std::move(document.value);
+  }
+  if (arguments.object() == nullptr) {
+    return InvalidFields({{std::string(field), "must be JSON text of one object"}});
+  }
+  if (world_size == 0) return arguments;
+  const ConfigValue* own = arguments.Find("world_size");
+  if (own == nullptr) {
+    arguments.Set("world_size", ConfigValue(world_size));
+  } else if (*own != ConfigValue(world_size)) {
+    return InvalidFields({{absl::StrCat(field, ".world_size"),
+                           absl::StrCat("must be the topology's, ", world_size, ", or absent")}});
+  }
+  return arguments;
+}
+
+absl::StatusOr<ConfigValue> ReadModelConfig(const std::string& text, absl::string_view field) {
+  if (text.empty()) return ConfigValue();
+  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
+  return std::move(document.value);
+}
+
+ConfigFacts FactsOf(const Resolution& resolution) {
+  ConfigFacts facts;
+  facts.resolved_json = WriteJson(resolution.config.root());
+  const absl::StatusOr<TrainingDtype> dtype = resolution.config.dtype();
+  if (dtype.ok()) facts.dtype = std::string(ShortName(*dtype));
+  facts.zero_stage = resolution.config.zero_stage();
+  return facts;
+}
+
+absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
+  if (spec.deepspeed_config_json().empty()) return ConfigFacts();
+  ResolveRequest request;
+  request.config = spec.deepspeed_config_json();
+  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments,
+                      ReadArguments(spec.training_arguments_json(), "spec.training_arguments_json",
+                                    spec.topology().world_size()));
+  ZC_ASSIGN_OR_RETURN(request.arguments, ReadTrainingArguments(arguments));
+  ZC_ASSIGN_OR_RETURN(request.model_config,
+                      ReadModelConfig(spec.model_config_json(), "spec.model_config_json"));
+  if (spec.has_num_training_steps()) request.num_training_steps = spec.num_training_steps();
+  ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(request));
+  ZC_RETURN_IF_ERROR(resolution.status());
+  return FactsOf(resolution);
+}
+
+// The choices that depend on the config.
+void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
+  job->resolved_config_json = facts.resolved_json;
+  job->config_dtype = facts.dtype;
+  if (facts.zero_stage >= 0) {
+    job->layout.zero_stage = facts.zero_stage;
+  } else if (spec.options().has_zero_stage()) {
+    job->layout.zero_stage = spec.options().zero_stage();
+  } else {
+    // DeepSpeed's own default where its config names none; without a config the load is for ZeRO-3.
+    job->layout.zero_stage = facts.resolved_json.empty() ? 3 : 0;
+  }
+  if (spec.options().dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
+    job->dtype_reason = "--dtype";
+    return;
+  }
+  job->dtype_reason = "DeepSpeed config";
+  if (facts.dtype == "bf16") {
+    job->layout.dtype = DTypePolicy::kBFloat16;
+  } else if (facts.dtype == "fp16") {
+    job->layout.dtype = DTypePolicy::kFloat16;
+  } else if (facts.dtype == "fp32") {
+    job->layout.dtype = DTypePolicy::kFloat32;
+  } else {
+    job->layout.dtype = DTypePolicy::kStored;
+    job->dtype_reason = "default";
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFacts& facts) {
+  Violations violations;
+  jobs::Job job = ReadFields(spec, &violations);
+  ZC_RETURN_IF_ERROR(InvalidFields(violations));
+  Decide(spec, facts, &job);
+  return job;
+}
+
+absl::StatusOr<jobs::Job> JobFromSpec(const v1::JobSpec& spec) {
+  Violations violations;
+  jobs::Job job = ReadFields(spec, &violations);
+  const absl::StatusOr<ConfigFacts> facts = ResolveSpec(spec);
+  // Input before state: a mismatch is told only when nothing else is wrong.
+  if (!facts.ok() && absl::IsInvalidArgument(facts.status())) {
+    if (violations.empty() && ViolationsOf(facts.status()).empty()) return facts.status();
+    AddStatus(&violations, "", "spec.deepspeed_config_json", facts.status());
+  }
+  ZC_RETURN_IF_ERROR(InvalidFields(violations));
+  if (!facts.ok()) return facts.status();
+  Decide(spec, *facts, &job);
+  return job;
+}
+
+absl::StatusOr<v1::ResolveConfigResponse> Resolve(const v1::ResolveConfigRequest& request) {
+  ResolveRequest in;
+  if (request.source_case() == v1::ResolveConfigRequest::SOURCE_NOT_SET) {
+    return InvalidFields({{"config_json", "must be set, or config_base64"}});
+  }
+  in.config = request.has_config_json() ? request.config_json() : request.config_base64();
+  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments, ReadArguments(request.training_arguments_json(),
+                                                                 "training_arguments_json", 0));
+  ZC_ASSIGN_OR_RETURN(in.arguments, ReadTrainingArguments(arguments));
+  ZC_ASSIGN_OR_RETURN(in.model_config,
+                      ReadModelConfig(request.model_config_json(), "model_config_json"));
+  if (request.has_num_training_steps()) in.num_training_steps = request.num_training_steps();
+  in.inference = request.inference();
+  in.auto_find_batch_size = request.auto_find_batch_size();
+  in.dialect = request.dialect();
+  ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(in));
+  ZC_RETURN_IF_ERROR(resolution.status());
+  const ConfigFacts facts = FactsOf(resolution);
+  v1::ResolveConfigResponse response;
+  response.set_config_json(facts.resolved_json);
+  response.set_dtype(facts.dtype);
+  response.set_zero_stage(facts.zero_stage);
+  response.set_offload(resolution.config.is_offload());
+  for (const ValueOrigin& origin : resolution.origins) {
+    v1::ValueOrigin* to = response.add_origins();
+    to->set_path(origin.path);
+    to->set_origin(origin.origin);
+  }
+  for (const std::string& line : resolution.log_lines) response.add_log_lines(line);
+  return response;
+}
+
+absl::StatusOr<std::optional<std::string>> QueryConfigPath(const std::string& config_json,
+                                                           const std::string& path) {
+  if (config_json.empty()) return std::optional<std::string>();
+  ZC_ASSIGN_OR_RETURN(const JsonDocument document, ReadJson(config_json, "config"));
+  const ConfigValue* value = &document.value;
+  if (!path.empty()) {
+    for (absl::string_view key : absl::StrSplit(path, '.')) {
+      if (value->object() == nullptr) {
+        return InvalidFields(
+            {{"path", absl::StrCat("'", path, "' leads through a value that is no object")}});
+      }
+      value = value->Find(key);
+      if (value == nullptr) return std::optional<std::string>();
+    }
+  }
+  return std::optional<std::string>(WriteJson(*value));
+}
+
+}  // namespace zerocast::rpc

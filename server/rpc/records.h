@@ -1,0 +1,28 @@
+#ifndef ZEROCAST_SERVER_RPC_RECORDS_H_
+#define ZEROCAST_SERVER_RPC_RECORDS_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/jobs/types.h"
+
+namespace zerocast::rpc {
+
+// How jobs and loads lie in the store, under their names ("jobs/ID", "loads/ID"): JSON of one
+// object, {"format": 1, "message": base64 of the v1.Job or v1.Load, ...} and beside it what callers
+// never see.  README.md lists the fields.
+std::string JobToRecord(const jobs::Job& job);
+std::string LoadToRecord(const jobs::Load& load);
+
+// Errors: DATA_LOSS naming `name` when the record is damaged or of a newer format.
+absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::string& text);
+// `epoch`: the revision that created the entry.  The name of its job goes to `job_name`; Load::job
+// is left null.
+absl::StatusOr<jobs::Load> LoadFromRecordText(absl::string_view name, const std::string& text,
+                                              int64_t epoch, std::string* job_name);
+
+}  // namespace zerocast::rpc
+
+#endif  // ZEROCAST_SERVER_RPC_RECORDS_H_
