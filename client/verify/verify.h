@@ -40,8 +40,11 @@ struct VerifyResult {
 // places). Slow by design: memory of one target, one thread.
 //
 // Errors:
-//   DATA_LOSS  a digest differs, or a partition is missing from or twice in `digests`; the message
-//              names target, rank and node; reason DIGEST_MISMATCH.
+//   DATA_LOSS  a digest differs, a partition is missing from or twice in `digests`, or is none of
+//              the model's; a target is in `absent` without need, or is unfilled and not there.
+//              The message names target and rank; reason DIGEST_MISMATCH.
+//   INVALID_ARGUMENT  options that contradict themselves, a bad spec, mapping or rule.
+//   UNIMPLEMENTED     a cast other than between floating types.
 //   others     from reading the checkpoint.
 absl::StatusOr<VerifyResult> VerifyPartitions(const VerifyOptions& options,
                                               const std::vector<DigestToVerify>& digests);

@@ -1,0 +1,174 @@
+#include "client/verify/cast.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace zerocast::verify {
+namespace {
+
+// An IEEE-like format: sign, exponent, mantissa.
+struct Format {
+  int num_exponent_bits;
+  int num_mantissa_bits;
+  bool has_infinity;  // else the largest exponent holds numbers, and all ones is NaN (e4m3fn)
+
+  int num_bits() const { return 1 + num_exponent_bits + num_mantissa_bits; }
+  int bias() const { return (1 << (num_exponent_bits - 1)) - 1; }
+  uint64_t mantissa_mask() const { return (uint64_t{1} << num_mantissa_bits) - 1; }
+  uint64_t exponent_mask() const { return (uint64_t{1} << num_exponent_bits) - 1; }
+};
+
+Format FormatOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat8E4M3:
+      return {4, 3, false};
+    case DType::kFloat8E5M2:
+      return {5, 2, true};
+    case DType::kFloat16:
+      return {5, 10, true};
+    case DType::kBFloat16:
+      return {8, 7, true};
+    case DType::kFloat32:
+      return {8, 23, true};
+    default:
+      return {11, 52, true};
+  }
+}
+
+// A decoded number: mantissa * 2^exponent, or the payload of a NaN.
+struct Number {
+  enum Kind { kFinite, kInfinite, kNan } kind = kFinite;
+  bool negative = false;
+  uint64_t mantissa = 0;
+  int exponent = 0;
+};
+
+Number Decode(uint64_t bits, const Format& format) {
+  Number number;
+  number.negative = (bits >> (format.num_bits() - 1) & 1) != 0;
+  const uint64_t exponent = bits >> format.num_mantissa_bits & format.exponent_mask();
+  const uint64_t mantissa = bits & format.mantissa_mask();
+  if (exponent == format.exponent_mask()) {
+    if (format.has_infinity && mantissa == 0) {
+      number.kind = Number::kInfinite;
+      return number;
+    }
+    if (format.has_infinity || mantissa == format.mantissa_mask()) {
+      number.kind = Number::kNan;
+      number.mantissa = mantissa << (64 - format.num_mantissa_bits);  // left-aligned
+      return number;
+    }
+  }
+  const int biased = exponent == 0 ? 1 : static_cast<int>(exponent);
+  number.mantissa = exponent == 0 ? mantissa : mantissa | uint64_t{1} << format.num_mantissa_bits;
+  number.exponent = biased - format.bias() - format.num_mantissa_bits;
+  return number;
+}
+
+// mantissa / 2^shift, to nearest, ties to even; a negative shift multiplies.
+uint64_t ShiftRounded(uint64_t mantissa, int shift) {
+  if (shift <= 0) return mantissa << -shift;
+  if (shift > 64) return 0;
+  const uint64_t half = uint64_t{1} << (shift - 1);
+  const uint64_t rest = shift == 64 ? mantissa : mantissa & (2 * half - 1);
+  const uint64_t whole = shift == 64 ? 0 : mantissa >> shift;
+  const bool up = rest > half || (rest == half && (whole & 1) != 0);
+  return whole + (up ? 1 : 0);
+}
+
+// The magnitude's bits of a finite number, rounded.
+uint64_t EncodeFinite(const Number& number, const Format& format) {
+  if (number.mantissa == 0) return 0;
+  const int top = 63 - __builtin_clzll(number.mantissa) + number.exponent;
+  const int smallest = 1 - format.bias();
+  const int unit = (top > smallest ? top : smallest) - format.num_mantissa_bits;
+  const uint64_t mantissa = ShiftRounded(number.mantissa, unit - number.exponent);
+  const int64_t biased = unit + format.num_mantissa_bits + format.bias();
+  // The mantissa's leading one adds the last 1 to the exponent; a subnormal has none.
+  const uint64_t infinity = format.exponent_mask() << format.num_mantissa_bits;
+  const uint64_t largest = format.has_infinity ? infinity : infinity | (format.mantissa_mask() - 1);
+  if (biased > static_cast<int64_t>(format.exponent_mask()) + 1) return largest;
+  const uint64_t bits = (static_cast<uint64_t>(biased - 1) << format.num_mantissa_bits) + mantissa;
+  return bits < largest ? bits : largest;
+}
+
+// The bits of a NaN, as torch leaves them.
+uint64_t EncodeNan(const Number& number, DType from, DType to, const Format& format) {
+  const uint64_t exponent = format.exponent_mask() << format.num_mantissa_bits;
+  if (to == DType::kFloat8E4M3 || to == DType::kFloat8E5M2) {
+    return exponent | format.mantissa_mask();
+  }
+  const uint64_t payload = number.mantissa >> (64 - format.num_mantissa_bits);
+  // bfloat16 is the upper half of a float32: widening shifts and does not quiet.
+  if (from == DType::kBFloat16 && to == DType::kFloat32) return exponent | payload;
+  return exponent | payload | uint64_t{1} << (format.num_mantissa_bits - 1);
+}
+
+uint64_t CastBits(uint64_t bits, DType from, DType to) {
+  const Format format = FormatOf(to);
+  const Number number = Decode(bits, FormatOf(from));
+  const uint64_t sign = uint64_t{number.negative} << (format.num_bits() - 1);
+  switch (number.kind) {
+    case Number::kNan:
+      if (to == DType::kBFloat16) return 0x7fc0;  // one NaN, without a sign
+      return sign | EncodeNan(number, from, to, format);
+    case Number::kInfinite:
+      if (!format.has_infinity) return sign | 0x7e;  // 448, the largest number
+      return sign | format.exponent_mask() << format.num_mantissa_bits;
+    case Number::kFinite:
+      break;
+  }
+  return sign | EncodeFinite(number, format);
+}
+
+uint64_t LoadBits(const char* at, int64_t size) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, at, size);
+  return bits;
+}
+
+std::string CastFloats(const std::string& bytes, DType from, DType to) {
+  const int64_t from_size = SizeOf(from), to_size = SizeOf(to);
+  const int64_t count = static_cast<int64_t>(bytes.size()) / from_size;
+  std::string result(count * to_size, '\0');
+  // A narrow type has few values: each is cast once.
+  const int64_t num_values = int64_t{1} << (8 * from_size < 32 ? 8 * from_size : 32);
+  std::vector<uint64_t> table;
+  if (from_size <= 2 && count >= num_values) {
+    table.resize(num_values);
+    for (int64_t i = 0; i < num_values; ++i) table[i] = CastBits(i, from, to);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t bits = LoadBits(bytes.data() + i * from_size, from_size);
+    const uint64_t cast = table.empty() ? CastBits(bits, from, to) : table[bits];
+    std::memcpy(result.data() + i * to_size, &cast, to_size);
+  }
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CastBytes(std::string bytes, DType from, DType to) {
+  if (from == to) return bytes;
+  if (!IsFloating(from) || !IsFloating(to)) {
+    return absl::UnimplementedError(absl::StrCat("a cast from dtype ", static_cast<int>(from),
+                                                 " to dtype ", static_cast<int>(to),
+                                                 " is not one between floating types"));
+  }
+  if (from == DType::kFloat64 && SizeOf(to) < 4) {
+    return CastFloats(CastFloats(bytes, from, DType::kFloat32), DType::kFloat32, to);
+  }
+  return CastFloats(bytes, from, to);
+}
+
+DType PromotedDType(DType a, DType b) {
+  if (a == b) return a;
+  if (!IsFloating(a) || !IsFloating(b)) return DType::kInvalid;
+  if (SizeOf(a) == SizeOf(b)) return DType::kFloat32;
+  return SizeOf(a) > SizeOf(b) ? a : b;
+}
+
+}  // namespace zerocast::verify

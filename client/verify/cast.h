@@ -1,0 +1,25 @@
+#ifndef ZEROCAST_CLIENT_VERIFY_CAST_H_
+#define ZEROCAST_CLIENT_VERIFY_CAST_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/copy/dtype.h"
+
+namespace zerocast::verify {
+
+// The elements of `bytes` (row-major, little endian, a whole number of elements of `from`) as `to`:
+// nearest, ties to even, as torch 2.15's Tensor.to(dtype); float8_e4m3fn saturates at 448,
+// float8_e5m2 overflows to infinity from 61440 on.  Bits are kept where from == to.
+//
+// Errors: UNIMPLEMENTED where the types differ and one of them is not floating.
+absl::StatusOr<std::string> CastBytes(std::string bytes, DType from, DType to);
+
+// The floating type that holds values of both, as torch.promote_types (two different 8-bit ones:
+// float32); kInvalid where it takes a cast that CastBytes refuses.
+DType PromotedDType(DType a, DType b);
+
+}  // namespace zerocast::verify
+
+#endif  // ZEROCAST_CLIENT_VERIFY_CAST_H_

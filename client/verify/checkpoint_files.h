@@ -1,0 +1,41 @@
+#ifndef ZEROCAST_CLIENT_VERIFY_CHECKPOINT_FILES_H_
+#define ZEROCAST_CLIENT_VERIFY_CHECKPOINT_FILES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/verify/tensor.h"
+
+namespace zerocast::verify {
+
+// A tensor of the checkpoint and where its bytes lie.
+struct StoredTensor {
+  std::string name;
+  DType dtype = DType::kInvalid;
+  Shape shape;
+  std::string path;
+  int64_t file_begin = 0;  // absolute, bytes
+  int64_t num_bytes = 0;
+};
+
+// A checkpoint's folder: model.safetensors, or else the files of model.safetensors.index.json.
+struct CheckpointFiles {
+  std::vector<StoredTensor> tensors;  // by file, in the order of the data
+  std::string config_json;            // the text of config.json; "" when there is none
+};
+
+// Reads the headers.  Errors:
+//   NOT_FOUND          the folder, or a file that it needs; reason CHECKPOINT_NOT_FOUND.
+//   DATA_LOSS          a header or an index that contradicts itself or its file; reason
+//                      CHECKPOINT_CORRUPT.
+//   those of reading.
+absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder);
+
+// Reads one tensor whole.  Errors: those of reading; DATA_LOSS where the file has become shorter.
+absl::StatusOr<Tensor> ReadTensor(const StoredTensor& stored);
+
+}  // namespace zerocast::verify
+
+#endif  // ZEROCAST_CLIENT_VERIFY_CHECKPOINT_FILES_H_

@@ -1,0 +1,259 @@
+#include "client/verify/materialise.h"
+
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "client/verify/natural_order.h"
+#include "client/verify/operations.h"
+#include "kernels/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "server/base/errors.h"
+#include "server/conversion/convert.h"
+#include "server/conversion/rename.h"
+
+namespace zerocast::verify {
+namespace {
+
+using nlohmann::json;
+
+constexpr absl::string_view kDialect = "5.23.0";
+
+// The tensors that one run of a rule's operations gets, or one renamed tensor.
+struct Group {
+  std::string name;  // in the model, of the first tensor
+  int rule = -1;
+  // Pattern (a renamed tensor's own key) and indexes of tensors, both in the order of collection.
+  std::vector<std::pair<std::string, std::vector<size_t>>> collected;
+};
+
+class Materialiser {
+ public:
+  Materialiser(const MaterialiseInput& input,
+               absl::FunctionRef<absl::Status(MaterialisedTarget)> sink,
+               std::map<std::string, std::string>* unfilled)
+      : input_(input), sink_(sink), unfilled_(*unfilled) {}
+
+  absl::Status Run() {
+    ZC_RETURN_IF_ERROR(ReadConfig());
+    ListModel();
+    ZC_RETURN_IF_ERROR(ListRules());
+    ZC_ASSIGN_OR_RETURN(const Dialect dialect, CatalogueDialect(kDialect));
+    const ModelSpec* const spec = input_.spec;
+    ZC_ASSIGN_OR_RETURN(
+        Renamer renamer,
+        Renamer::Create(rules_, dialect, spec != nullptr && spec->has_base_model_prefix,
+                        spec == nullptr ? "" : spec->base_model_prefix));
+    ZC_RETURN_IF_ERROR(Collect(&renamer));
+    for (const Group& group : groups_) ZC_RETURN_IF_ERROR(Materialise(group, renamer));
+    // A tied weight that only its alias brought.
+    for (auto& [holder, target] : from_alias_) {
+      if (!given_.contains(holder)) ZC_RETURN_IF_ERROR(sink_(std::move(target)));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status ReadConfig() {
+    if (input_.files->config_json.empty()) return absl::OkStatus();
+    config_ = json::parse(input_.files->config_json, nullptr, /*allow_exceptions=*/false);
+    if (config_.is_discarded() || !config_.is_object()) {
+      return absl::InvalidArgumentError("read the checkpoint's config.json: not a JSON object");
+    }
+    return absl::OkStatus();
+  }
+
+  void ListModel() {
+    if (input_.spec == nullptr) return;
+    for (const SpecTensor& tensor : input_.spec->params) shapes_[tensor.name] = tensor.shape;
+    for (const SpecTensor& tensor : input_.spec->buffers) shapes_[tensor.name] = tensor.shape;
+    for (const auto& [alias, holder] : input_.spec->tied) {
+      if (const auto found = shapes_.find(holder); found != shapes_.end()) {
+        shapes_.emplace(alias, found->second);
+      }
+    }
+  }
+
+  absl::Status ListRules() {
+    rules_ = input_.key_mapping;
+    std::vector<Rule> rules;
+    if (input_.spec != nullptr) {
+      rules = input_.spec->transforms;
+    } else {
+      std::string architecture, model_type;
+      if (const auto type = config_.find("model_type");
+          type != config_.end() && type->is_string()) {
+        model_type = type->get<std::string>();
+      }
+      const auto classes = config_.find("architectures");
+      if (classes != config_.end() && classes->is_array() && !classes->empty() &&
+          classes->front().is_string()) {
+        architecture = classes->front().get<std::string>();
+      }
+      ZC_ASSIGN_OR_RETURN(rules, CatalogueRules(architecture, model_type, kDialect));
+    }
+    rules_.insert(rules_.end(), rules.begin(), rules.end());
+    return absl::OkStatus();
+  }
+
+  bool IsTarget(const std::string& name) const {
+    return input_.spec == nullptr || shapes_.count(name) != 0;
+  }
+
+  absl::Status Collect(Renamer* renamer) {
+    std::vector<std::string> keys;
+    for (const StoredTensor& stored : input_.files->tensors) keys.push_back(stored.name);
+    const auto in_model = [this](absl::string_view name) {
+      return shapes_.count(std::string(name)) != 0;
+    };
+    absl::flat_hash_map<std::string, size_t> group_of;
+    for (size_t i : NaturallySorted(keys)) {
+      ZC_ASSIGN_OR_RETURN(const RenamedKey key, renamer->Rename(keys[i], in_model));
+      if (!IsTarget(key.with_prefix)) continue;  // unexpected
+      const auto [place, inserted] = group_of.try_emplace(key.with_prefix, groups_.size());
+      if (inserted) groups_.push_back({key.with_prefix, key.owner, {}});
+      Group& group = groups_[place->second];
+      const std::string pattern =
+          key.rule < 0 ? keys[i] : renamer->rule(key.rule).sources()[key.source];
+      bool found = false;
+      for (auto& [other, tensors] : group.collected) {
+        if (other != pattern) continue;
+        tensors.push_back(i);
+        found = true;
+      }
+      if (!found) group.collected.push_back({pattern, {i}});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Materialise(const Group& group, const Renamer& renamer) {
+    std::vector<NamedTensors> named;
+    for (const auto& [pattern, tensors] : group.collected) {
+      named.push_back({pattern, {}, /*single=*/false});
+      for (size_t i : tensors) {
+        ZC_ASSIGN_OR_RETURN(Tensor tensor, ReadTensor(input_.files->tensors[i]));
+        named.back().tensors.push_back(std::move(tensor));
+      }
+    }
+    if (group.rule < 0) {
+      if (named.size() != 1 || named[0].tensors.size() != 1) {
+        unfilled_[group.name] = "several tensors of the checkpoint claim this name";
+        return absl::OkStatus();
+      }
+      return Give({group.name, std::move(named[0].tensors[0]), /*renamed_only=*/true});
+    }
+    const absl::Status run = RunOperations(group, renamer.rule(group.rule), &named);
+    if (!run.ok()) {
+      unfilled_[group.name] = std::string(run.message());
+      return absl::OkStatus();
+    }
+    return GiveResults(group, std::move(named));
+  }
+
+  absl::Status RunOperations(const Group& group, const CompiledRule& rule,
+                             std::vector<NamedTensors>* named) const {
+    for (const NamedTensors& one : *named) {
+      bool known = false;
+      for (const std::string& source : rule.sources()) known = known || source == one.pattern;
+      if (!known) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the conversion has no place for '", one.pattern, "'"));
+      }
+    }
+    const OperationContext context{rule.sources(), rule.targets(), group.name, &shapes_, &config_};
+    for (const Op& op : rules_[group.rule].ops) {
+      ZC_ASSIGN_OR_RETURN(*named, RunOperation(op, std::move(*named), context));
+    }
+    return absl::OkStatus();
+  }
+
+  // Results are named by the rule's targets, which say only a part of a name; the rest is what
+  // surrounds that part in the group's name.
+  absl::Status GiveResults(const Group& group, std::vector<NamedTensors> results) {
+    const std::string full = absl::StrReplaceAll(group.name, {{"*.", "0."}});
+    std::string before, after;
+    for (const NamedTensors& result : results) {
+      const size_t at = full.find(result.pattern);
+      if (at == std::string::npos) continue;
+      before = full.substr(0, at);
+      after = full.substr(at + result.pattern.size());
+      break;
+    }
+    // One piece of another size than the model's means that all pieces were cut in wrong places.
+    bool cut_wrong = false;
+    for (NamedTensors& result : results) {
+      result.pattern = absl::StrCat(before, result.pattern, after);
+      const auto shape = shapes_.find(result.pattern);
+      if (results.size() > 1 && shape != shapes_.end() &&
+          shape->second != result.tensors[0].shape) {
+        cut_wrong = true;
+      }
+    }
+    for (NamedTensors& result : results) {
+      if (!IsTarget(result.pattern)) continue;
+      if (cut_wrong) {
+        unfilled_[result.pattern] = "the sources do not have the size of all of their targets";
+        continue;
+      }
+      ZC_RETURN_IF_ERROR(Give({result.pattern, std::move(result.tensors[0]), false}));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Give(MaterialisedTarget target) {
+    if (input_.spec != nullptr) {
+      const auto tied = input_.spec->tied.find(target.name);
+      if (tied != input_.spec->tied.end()) {
+        target.name = tied->second;
+        from_alias_.emplace(tied->second, std::move(target));
+        return absl::OkStatus();
+      }
+    }
+    given_.insert(target.name);
+    return sink_(std::move(target));
+  }
+
+  const MaterialiseInput& input_;
+  const absl::FunctionRef<absl::Status(MaterialisedTarget)> sink_;
+  std::map<std::string, std::string>& unfilled_;
+  json config_ = json::object();
+  std::map<std::string, Shape> shapes_;  // of the model; empty without a spec
+  std::vector<Rule> rules_;
+  std::vector<Group> groups_;
+  absl::flat_hash_set<std::string> given_;
+  std::map<std::string, MaterialisedTarget> from_alias_;  // by the holder's name
+};
+
+}  // namespace
+
+absl::Status MaterialiseTargets(const MaterialiseInput& input,
+                                absl::FunctionRef<absl::Status(MaterialisedTarget)> sink,
+                                std::map<std::string, std::string>* unfilled) {
+  return Materialiser(input, sink, unfilled).Run();
+}
+
+absl::StatusOr<std::vector<Rule>> RenamesFromKeyMapping(const std::string& text) {
+  std::vector<Rule> rules;
+  if (text.empty()) return rules;
+  const auto mapping = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (mapping.is_discarded() || !mapping.is_object()) {
+    return absl::InvalidArgumentError("read the key mapping: not one JSON object");
+  }
+  for (const auto& [pattern, target] : mapping.items()) {
+    if (!target.is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("read the key mapping: '", pattern, "' does not map to a string"));
+    }
+    Rule rule;
+    rule.kind = RuleKind::kRename;
+    rule.from = {pattern};
+    rule.to = {target.get<std::string>()};
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
+}  // namespace zerocast::verify

@@ -1,0 +1,259 @@
+#include "client/verify/verify.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/verify/cast.h"
+#include "client/verify/checkpoint_files.h"
+#include "client/verify/materialise.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/conversion/pattern.h"
+
+namespace zerocast {
+namespace verify {
+namespace {
+
+absl::Status Mismatch(absl::string_view message) {
+  return WithReason(absl::DataLossError(message), "DIGEST_MISMATCH");
+}
+
+// A target of the spec.
+struct Wanted {
+  const SpecTensor* tensor = nullptr;
+  bool is_buffer = false;
+};
+
+class Verifier {
+ public:
+  Verifier(const VerifyOptions& options, const ModelSpec* spec) : options_(options), spec_(spec) {}
+
+  absl::Status TakeDigests(const std::vector<DigestToVerify>& digests) {
+    for (const DigestToVerify& digest : digests) {
+      if (digest.rank < 0 || digest.rank >= options_.world_size) {
+        return Mismatch(absl::StrCat("verify target ", digest.target, ": a digest of rank ",
+                                     digest.rank, ", the world has ", options_.world_size));
+      }
+      if (!digests_[digest.target].emplace(digest.rank, digest.xxh3).second) {
+        return Mismatch(absl::StrCat("verify target ", digest.target, " of rank ", digest.rank,
+                                     ": its digest is there twice"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<VerifyResult> Run() {
+    ZC_ASSIGN_OR_RETURN(const CheckpointFiles files, OpenCheckpoint(options_.checkpoint_path));
+    MaterialiseInput input;
+    input.files = &files;
+    input.spec = spec_;
+    ZC_ASSIGN_OR_RETURN(input.key_mapping, RenamesFromKeyMapping(options_.key_mapping_json));
+    ListWanted();
+    absent_.insert(options_.absent.begin(), options_.absent.end());
+    ZC_RETURN_IF_ERROR(MaterialiseTargets(
+        input, [this](MaterialisedTarget target) { return VerifyFilled(std::move(target)); },
+        &unfilled_));
+    ZC_RETURN_IF_ERROR(CheckExcuses());
+    ZC_RETURN_IF_ERROR(VerifyUnfilled());
+    if (!digests_.empty()) {
+      return Mismatch(absl::StrCat("verify target ", digests_.begin()->first, " of rank ",
+                                   digests_.begin()->second.begin()->first,
+                                   ": the checkpoint and the model have no such target"));
+    }
+    return result_;
+  }
+
+ private:
+  void ListWanted() {
+    if (spec_ == nullptr) return;
+    for (const SpecTensor& tensor : spec_->params) {
+      if (spec_->tied.count(tensor.name) == 0) wanted_[tensor.name] = {&tensor, false};
+    }
+    for (const SpecTensor& tensor : spec_->buffers) {
+      if (spec_->tied.count(tensor.name) == 0) wanted_[tensor.name] = {&tensor, true};
+    }
+  }
+
+  // The dtype of the target in the ranks' memory.
+  DType FinalDType(const Wanted* wanted, DType stored) const {
+    const bool in_spec = wanted != nullptr && wanted->tensor != nullptr;
+    const DType own = in_spec ? wanted->tensor->dtype : stored;
+    if (options_.dtype == "stored") return stored;
+    if (options_.dtype == "spec") return own;
+    if (!IsFloating(own) || (in_spec && wanted->is_buffer)) return own;
+    if (options_.dtype == "bf16") return DType::kBFloat16;
+    if (options_.dtype == "fp16") return DType::kFloat16;
+    return DType::kFloat32;
+  }
+
+  const Wanted* Find(const std::string& name) const {
+    const auto found = wanted_.find(name);
+    return found == wanted_.end() ? nullptr : &found->second;
+  }
+
+  absl::Status VerifyFilled(MaterialisedTarget target) {
+    const Wanted* const wanted = Find(target.name);
+    if (spec_ != nullptr && wanted == nullptr) return absl::OkStatus();
+    if (wanted != nullptr && wanted->tensor->shape != target.tensor.shape) {
+      unfilled_[target.name] =
+          absl::StrCat("the checkpoint has shape ", ShapeText(target.tensor.shape), ", the model ",
+                       ShapeText(wanted->tensor->shape));
+      return absl::OkStatus();
+    }
+    if (absent_.contains(target.name)) {
+      // Only a lone tensor that is renamed is surely the one; two makers excuse each other.
+      excused_[target.name] += target.renamed_only ? 1 : 2;
+      return absl::OkStatus();
+    }
+    if (!done_.insert(target.name).second) {
+      return Mismatch(absl::StrCat("verify target ", target.name,
+                                   ": two conversions make it, which only one can fill"));
+    }
+    const DType dtype = FinalDType(wanted, target.tensor.dtype);
+    absl::StatusOr<std::string> bytes =
+        CastBytes(std::move(target.tensor.bytes), target.tensor.dtype, dtype);
+    if (!bytes.ok()) return Annotate(bytes.status(), absl::StrCat("verify target ", target.name));
+    return Compare(target.name, *bytes, SizeOf(dtype), wanted != nullptr && wanted->is_buffer);
+  }
+
+  // A target that the load reported absent, while one tensor has its name and shape.
+  absl::Status CheckExcuses() const {
+    for (const auto& [name, makers] : excused_) {
+      if (makers != 1 || unfilled_.count(name) != 0) continue;
+      return Mismatch(absl::StrCat("verify target ", name,
+                                   ": the load reports it absent, but the checkpoint has it"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status VerifyUnfilled() {
+    for (const auto& [name, wanted] : wanted_) {
+      if (done_.contains(name)) continue;
+      if (!absent_.contains(name)) {
+        ZC_ASSIGN_OR_RETURN(const bool ignored, MayBeMissing(name));
+        if (!ignored) {
+          const auto why = unfilled_.find(name);
+          return Mismatch(
+              absl::StrCat("verify target ", name, ": nothing in the checkpoint fills it (",
+                           why == unfilled_.end() ? "no tensor has its name" : why->second,
+                           "), and the load does not report it absent"));
+        }
+      }
+      const DType dtype = FinalDType(&wanted, wanted.tensor->dtype);
+      const std::string zeros(NumElements(wanted.tensor->shape) * SizeOf(dtype), '\0');
+      ZC_RETURN_IF_ERROR(Compare(name, zeros, SizeOf(dtype), wanted.is_buffer));
+    }
+    return absl::OkStatus();
+  }
+
+  // Names that the library never reports as missing: the spec's patterns, and what it adds itself
+  // for every model (semantics of from_pretrained, 5.23.0).
+  absl::StatusOr<bool> MayBeMissing(const std::string& name) const {
+    std::vector<std::string> patterns = spec_->ignore_missing;
+    patterns.push_back(R"(rotary_emb\.inv_freq)");
+    patterns.push_back(R"((^|\.)position_ids$)");
+    for (const std::string& pattern : patterns) {
+      ZC_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(pattern));
+      ZC_ASSIGN_OR_RETURN(const bool found, regex.Search(name));
+      if (found) return true;
+    }
+    return false;
+  }
+
+  // Cuts the whole target into the parts of the ranks and compares each.
+  absl::Status Compare(const std::string& name, const std::string& bytes, int64_t element_size,
+                       bool is_buffer) {
+    const auto of_target = digests_.find(name);
+    std::map<int32_t, uint64_t> empty;
+    const std::map<int32_t, uint64_t>& given =
+        of_target == digests_.end() ? empty : of_target->second;
+    const bool whole = is_buffer || options_.zero_stage != 3;
+    const int64_t count = static_cast<int64_t>(bytes.size()) / element_size;
+    const int64_t part_size =
+        whole ? static_cast<int64_t>(bytes.size())
+              : (count + options_.world_size - 1) / options_.world_size * element_size;
+    std::optional<uint64_t> hash;
+    for (int32_t rank = 0; rank < options_.world_size; ++rank) {
+      if (!whole || !hash.has_value()) {
+        hash = HashPart(bytes, whole ? 0 : rank * part_size, part_size);
+      }
+      const auto digest = given.find(rank);
+      if (digest == given.end()) {
+        return Mismatch(
+            absl::StrCat("verify target ", name, " of rank ", rank, ": its digest is missing"));
+      }
+      if (digest->second != *hash) {
+        return Mismatch(absl::StrFormat(
+            "verify target %s of rank %d: XXH3 of its %d bytes is %016x, of the checkpoint's %016x",
+            name, rank, part_size, digest->second, *hash));
+      }
+      ++result_.partitions;
+      result_.bytes += part_size;
+    }
+    if (of_target != digests_.end()) digests_.erase(of_target);
+    return absl::OkStatus();
+  }
+
+  // Of `size` bytes from `begin` on, zero behind the end of `bytes`.
+  static uint64_t HashPart(const std::string& bytes, int64_t begin, int64_t size) {
+    const auto total = static_cast<int64_t>(bytes.size());
+    if (begin + size <= total) return XXH3_64bits(bytes.data() + begin, size);
+    std::string part = begin < total ? bytes.substr(begin) : std::string();
+    part.resize(size, '\0');
+    return XXH3_64bits(part.data(), part.size());
+  }
+
+  const VerifyOptions& options_;
+  const ModelSpec* const spec_;
+  std::map<std::string, std::map<int32_t, uint64_t>> digests_;  // not yet compared
+  std::map<std::string, Wanted> wanted_;
+  absl::flat_hash_set<std::string> absent_, done_;
+  std::map<std::string, int> excused_;           // absent by report, yet filled; see CheckExcuses
+  std::map<std::string, std::string> unfilled_;  // target -> why
+  VerifyResult result_;
+};
+
+absl::Status CheckOptions(const VerifyOptions& options) {
+  std::vector<FieldViolation> violations;
+  if (options.world_size < 1) {
+    violations.push_back(
+        {"world_size", absl::StrCat("must be 1 or more, was ", options.world_size)});
+  }
+  if (options.zero_stage < 0 || options.zero_stage > 3) {
+    violations.push_back({"zero_stage", absl::StrCat("must be 0..3, was ", options.zero_stage)});
+  }
+  const std::set<std::string> dtypes = {"stored", "spec", "bf16", "fp16", "fp32"};
+  if (dtypes.count(options.dtype) == 0) {
+    violations.push_back({"dtype", absl::StrCat("must be stored, spec, bf16, fp16 or fp32, was '",
+                                                options.dtype, "'")});
+  } else if (options.dtype == "spec" && options.model_spec_json.empty()) {
+    violations.push_back({"dtype", "'spec' needs a model spec"});
+  }
+  return InvalidFields(violations);
+}
+
+}  // namespace
+}  // namespace verify
+
+absl::StatusOr<VerifyResult> VerifyPartitions(const VerifyOptions& options,
+                                              const std::vector<DigestToVerify>& digests) {
+  ZC_RETURN_IF_ERROR(verify::CheckOptions(options));
+  std::optional<ModelSpec> spec;
+  if (!options.model_spec_json.empty()) {
+    ZC_ASSIGN_OR_RETURN(spec, ParseModelSpec(options.model_spec_json));
+  }
+  verify::Verifier verifier(options, spec.has_value() ? &*spec : nullptr);
+  ZC_RETURN_IF_ERROR(verifier.TakeDigests(digests));
+  return verifier.Run();
+}
+
+}  // namespace zerocast
