@@ -33,9 +33,11 @@ struct Target {
   bool partitioned = false;
   int64_t partition_elements = 0;
   int64_t arena_offset = 0;  // bytes; the same in the arena of every rank
-  // Box::source indexes Manifest::tensors.  Empty: nothing in the checkpoint fills this target (it
-  // is in Report::missing or mismatched, and its bytes are zero).
-  std::vector<Box> boxes;
+  // False: nothing in the checkpoint fills this target.  It is in Report::missing or mismatched, or
+  // the spec says that it may be missing; it has no boxes, its place in the arena stays zero and
+  // must not be handed to a model as a weight.
+  bool is_filled = false;
+  std::vector<Box> boxes;            // Box::source indexes Manifest::tensors
   std::vector<std::string> aliases;  // other names of the same weight (tied parameters)
 };
 
@@ -69,21 +71,23 @@ struct Plan {
 // Compiles and proves a plan.  Pure and deterministic: server and agents get the same digest from
 // the same input.  `spec` may be null: then the rules come from the catalogue by config.json, the
 // targets are derived from the checkpoint, and Report::missing_unknown is set.  `key_mapping` rules
-// run before the spec's.  Errors:
-//   INVALID_ARGUMENT     a layout that contradicts itself (all violations at once), a bad rule or
-//   spec. UNIMPLEMENTED        see Convert(). FAILED_PRECONDITION  weights missing, mismatched or
-//   not convertible, none of which
+// run before the spec's.  `report`, when not null, is filled also where weights do not match; its
+// dtype_reason is the caller's and is kept.  Errors:
+//   INVALID_ARGUMENT     a layout or spec that contradicts itself (all violations at once), a bad
+//                        rule or pattern.
+//   UNIMPLEMENTED        see Convert().
+//   FAILED_PRECONDITION  weights missing, mismatched or not convertible, none of which
 //                        layout.allow_missing / ignore_mismatched permits; reason
 //                        WEIGHTS_INCOMPLETE; the message lists them (abridged).
-//                        `report`, when not null, is filled in that case too.
-//   DATA_LOSS            the coverage proof failed (a bug, or a hostile spec); reason PLAN_REFUSED.
+//   DATA_LOSS            the proof failed (a bug, or a hostile spec); reason PLAN_REFUSED.
 absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const ModelSpec* spec,
                                  const std::vector<Rule>& key_mapping, const Layout& layout,
                                  Report* report);
 
-// The coverage proof of a plan that may come from anywhere: every element of every target that has
-// boxes is written exactly once, from places inside its sources, by castable types.  Errors:
-// DATA_LOSS naming the target, the range and the sources; reason PLAN_REFUSED.
+// The proof of a plan that may come from anywhere: every element of every filled target is written
+// exactly once, from places inside its sources, by castable types; no element of a source goes to
+// two places; partitions lie in the arena aligned and apart.  Errors: DATA_LOSS naming the target,
+// the range and the sources; reason PLAN_REFUSED.
 absl::Status ProvePlan(const Plan& plan);
 
 // The digest of `plan`'s contents (Plan::digest itself is not part of it).

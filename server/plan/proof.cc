@@ -1,0 +1,265 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/copy/algebra.h"
+#include "kernels/copy/copy.h"
+#include "server/base/errors.h"
+#include "server/plan/check_layout.h"
+#include "server/plan/plan.h"
+#include "server/plan/shape.h"
+#include "server/plan/source_index.h"
+
+namespace zerocast {
+namespace {
+
+absl::Status Refuse(std::string what) {
+  return WithReason(absl::DataLossError(absl::StrCat("prove the plan: ", what)), "PLAN_REFUSED");
+}
+
+// True when the loops, sorted by `stride` from largest to smallest, never meet and the last place
+// they reach from `offset` lies below `limit`.  Hostile values do not overflow.
+bool LoopsFit(const Box& box, int64_t offset, int64_t BoxDim::*stride, int64_t limit) {
+  BoxDim dims[kMaxBoxDims];
+  std::copy(box.dims, box.dims + box.num_dims, dims);
+  std::sort(dims, dims + box.num_dims,
+            [stride](const BoxDim& a, const BoxDim& b) { return a.*stride > b.*stride; });
+  int64_t inner_end = 1;
+  int64_t last = offset;
+  for (int k = box.num_dims - 1; k >= 0; --k) {
+    int64_t width = 0;
+    if (dims[k].*stride < inner_end ||
+        __builtin_mul_overflow(dims[k].extent, dims[k].*stride, &inner_end) ||
+        __builtin_mul_overflow(dims[k].extent - 1, dims[k].*stride, &width) ||
+        __builtin_add_overflow(last, width, &last)) {
+      return false;
+    }
+  }
+  return offset >= 0 && last < limit;
+}
+
+class Prover {
+ public:
+  explicit Prover(const Plan& plan) : plan_(plan), tensors_(plan.manifest->tensors) {}
+
+  absl::Status Run() {
+    if (absl::Status layout = CheckLayout(plan_.layout, /*has_spec=*/true); !layout.ok()) {
+      return Refuse(std::string(layout.message()));
+    }
+    ZC_RETURN_IF_ERROR(ProveSources());
+    for (const Target& target : plan_.targets) {
+      ZC_RETURN_IF_ERROR(ProvePlace(target));
+      if (!target.is_filled && target.boxes.empty()) continue;
+      if (!target.is_filled) {
+        return Refuse(absl::StrCat("target '", target.name, "' has boxes but is not to be filled"));
+      }
+      for (const Box& box : target.boxes) ZC_RETURN_IF_ERROR(ProveBox(target, box));
+      if (absl::Status covered = ProveCoverage(target.boxes, target.num_elements); !covered.ok()) {
+        return Refuse(absl::StrCat("target '", target.name, "': ", covered.message(),
+                                   SourceNames(covered.message())));
+      }
+    }
+    ZC_RETURN_IF_ERROR(ProveSourcesMovedOnce());
+    return ProveArena();
+  }
+
+ private:
+  absl::Status ProveSources() {
+    num_elements_.reserve(tensors_.size());
+    for (const ManifestTensor& tensor : tensors_) {
+      int64_t elements = 0, bytes = 0;
+      if (!CheckedBytes(tensor.tensor.shape, tensor.tensor.dtype, &bytes) ||
+          !CheckedElements(tensor.tensor.shape, &elements) || tensor.file < 0 ||
+          tensor.file >= static_cast<int64_t>(plan_.manifest->files.size()) ||
+          tensor.file_begin < 0 || tensor.file_end < tensor.file_begin ||
+          tensor.file_end - tensor.file_begin != bytes) {
+        return Refuse(absl::StrCat(
+            "source '", tensor.tensor.name, "' of shape ", ShapeAsText(tensor.tensor.shape),
+            " and dtype ", DTypeName(tensor.tensor.dtype), " is not bytes [", tensor.file_begin,
+            ", ", tensor.file_end, ") of file ", tensor.file));
+      }
+      num_elements_.push_back(elements);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ProvePlace(const Target& target) const {
+    int64_t elements = 0, bytes = 0;
+    const int64_t world = plan_.layout.world_size;
+    if (!CheckedBytes(target.shape, target.dtype, &bytes) ||
+        !CheckedElements(target.shape, &elements) || elements != target.num_elements) {
+      return Refuse(absl::StrCat("target '", target.name, "' of shape ", ShapeAsText(target.shape),
+                                 " does not have ", target.num_elements, " elements of ",
+                                 DTypeName(target.dtype)));
+    }
+    const int64_t part =
+        target.partitioned ? elements / world + (elements % world != 0 ? 1 : 0) : elements;
+    if (target.partition_elements != part) {
+      return Refuse(absl::StrCat("target '", target.name, "': a rank of ", world, " holds ", part,
+                                 " of its ", elements, " elements, not ",
+                                 target.partition_elements));
+    }
+    const int64_t part_bytes = part * SizeOf(target.dtype);
+    if (target.arena_offset < 0 || target.arena_offset % kPartitionAlignment != 0 ||
+        target.arena_offset > plan_.arena_bytes - part_bytes) {
+      return Refuse(absl::StrCat("target '", target.name, "': ", part_bytes, " bytes at ",
+                                 target.arena_offset, " are not aligned to ", kPartitionAlignment,
+                                 " or leave the arena of ", plan_.arena_bytes, " bytes"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ProveBox(const Target& target, const Box& box) const {
+    const auto refuse = [&](absl::string_view what) {
+      const bool known = box.source >= 0 && box.source < static_cast<int64_t>(tensors_.size());
+      return Refuse(absl::StrCat(
+          "target '", target.name, "': a box at element ", box.target_offset, " of source ",
+          box.source, known ? absl::StrCat(" ('", tensors_[box.source].tensor.name, "')") : "", " ",
+          what));
+    };
+    if (box.source < 0 || box.source >= static_cast<int64_t>(tensors_.size())) {
+      return refuse("reads a tensor that the manifest does not have");
+    }
+    if (box.num_dims < 0 || box.num_dims > kMaxBoxDims) return refuse("has too many loops");
+    for (int k = 0; k < box.num_dims; ++k) {
+      if (box.dims[k].extent < 2 ||
+          (k > 0 && box.dims[k].target_stride >= box.dims[k - 1].target_stride)) {
+        return refuse("is not in canonical form");
+      }
+    }
+    if (!LoopsFit(box, box.source_offset, &BoxDim::source_stride, num_elements_[box.source])) {
+      return refuse(absl::StrCat("reads outside of its ", num_elements_[box.source],
+                                 " elements, or one of them twice"));
+    }
+    if (!LoopsFit(box, box.target_offset, &BoxDim::target_stride, target.num_elements)) {
+      return refuse(absl::StrCat("writes outside of elements [0, ", target.num_elements,
+                                 "), or one of them twice"));
+    }
+    const DType from = tensors_[box.source].tensor.dtype;
+    if (!CanCast(from, target.dtype)) {
+      return refuse(
+          absl::StrCat("cannot turn ", DTypeName(from), " into ", DTypeName(target.dtype)));
+    }
+    return absl::OkStatus();
+  }
+
+  // Conversions only move elements.  Where two boxes read the same element, one of them reads what
+  // is not its own.
+  absl::Status ProveSourcesMovedOnce() const {
+    const SourceIndex index(plan_);
+    std::vector<SourceUse> uses;
+    for (size_t slot = 0; slot < index.needed().size(); ++slot) {
+      const NeededSource& source = index.needed()[slot];
+      if (slot > 0) {
+        const NeededSource& before = index.needed()[slot - 1];
+        if (before.range.file == source.range.file && before.range.end > source.range.begin) {
+          return Refuse(absl::StrCat("sources '", tensors_[before.source].tensor.name, "' and '",
+                                     tensors_[source.source].tensor.name, "' share bytes of file ",
+                                     source.range.file, " from ", source.range.begin, " on"));
+        }
+      }
+      if (index.Boxes(slot).size() < 2) continue;
+      uses.clear();
+      for (const BoxRef& ref : index.Boxes(slot)) {
+        const Box& box = plan_.targets[ref.target].boxes[ref.box];
+        ZC_ASSIGN_OR_RETURN(Box mirrored, Mirror(box));
+        uses.push_back({mirrored, ref.target});
+      }
+      ZC_RETURN_IF_ERROR(ProveApart(source.source, &uses));
+    }
+    return absl::OkStatus();
+  }
+
+  // A box with source and target exchanged, and the target it belongs to.
+  struct SourceUse {
+    Box box;
+    int32_t target;
+  };
+
+  static absl::StatusOr<Box> Mirror(const Box& box) {
+    BoxDim dims[kMaxBoxDims];
+    for (int k = 0; k < box.num_dims; ++k) {
+      dims[k] = {box.dims[k].extent, box.dims[k].target_stride, box.dims[k].source_stride};
+    }
+    return MakeBox(box.source, box.target_offset, box.source_offset,
+                   absl::MakeConstSpan(dims, box.num_dims));
+  }
+
+  absl::Status ProveApart(int32_t source, std::vector<SourceUse>* uses) const {
+    std::sort(uses->begin(), uses->end(), [](const SourceUse& a, const SourceUse& b) {
+      return a.box.target_offset < b.box.target_offset;
+    });
+    std::vector<const SourceUse*> open;  // those that may reach behind the current one's begin
+    for (const SourceUse& use : *uses) {
+      open.erase(std::remove_if(open.begin(), open.end(),
+                                [&use](const SourceUse* earlier) {
+                                  return TargetEnd(earlier->box) <= use.box.target_offset;
+                                }),
+                 open.end());
+      for (const SourceUse* earlier : open) {
+        if (!TargetsOverlap(earlier->box, use.box)) continue;
+        return Refuse(absl::StrCat(
+            "targets '", plan_.targets[earlier->target].name, "' and '",
+            plan_.targets[use.target].name, "' both read elements of source ", source, " ('",
+            tensors_[source].tensor.name, "') from ", use.box.target_offset, " on"));
+      }
+      open.push_back(&use);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ProveArena() const {
+    std::vector<const Target*> placed;
+    for (const Target& target : plan_.targets) {
+      if (target.partition_elements > 0) placed.push_back(&target);
+    }
+    const auto before = [](const Target* a, const Target* b) {
+      return a->arena_offset < b->arena_offset;
+    };
+    if (!std::is_sorted(placed.begin(), placed.end(), before)) {
+      std::sort(placed.begin(), placed.end(), before);
+    }
+    for (size_t i = 1; i < placed.size(); ++i) {
+      const Target& target = *placed[i - 1];
+      if (target.arena_offset + target.partition_elements * SizeOf(target.dtype) >
+          placed[i]->arena_offset) {
+        return Refuse(absl::StrCat("targets '", target.name, "' and '", placed[i]->name,
+                                   "' share bytes of the arena at ", placed[i]->arena_offset));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // ProveCoverage knows sources by number; people know them by name.
+  std::string SourceNames(absl::string_view message) const {
+    const size_t at = message.rfind("source");
+    if (at == absl::string_view::npos) return "";
+    std::string names;
+    for (absl::string_view word : absl::StrSplit(message.substr(at), ' ')) {
+      int32_t source = 0;
+      if (!absl::SimpleAtoi(word, &source) || source < 0 ||
+          source >= static_cast<int64_t>(tensors_.size())) {
+        continue;
+      }
+      absl::StrAppend(&names, names.empty() ? " (source " : ", source ", source, " is '",
+                      tensors_[source].tensor.name, "'");
+    }
+    return names.empty() ? names : absl::StrCat(names, ")");
+  }
+
+  const Plan& plan_;
+  const std::vector<ManifestTensor>& tensors_;
+  std::vector<int64_t> num_elements_;  // of each source
+};
+
+}  // namespace
+
+absl::Status ProvePlan(const Plan& plan) { return Prover(plan).Run(); }
+
+}  // namespace zerocast

@@ -1,0 +1,224 @@
+#include "server/plan/reads.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/copy/algebra.h"
+
+namespace zerocast {
+namespace {
+
+using SharedReads = std::shared_ptr<const NodeReads>;
+
+// A file system reads whole pages: a gap below a page costs nothing and saves a request.
+constexpr int64_t kPageBytes = 4096;
+
+// Sorts, and joins what touches or overlaps.
+void Normalize(std::vector<FileRange>* ranges) {
+  std::sort(ranges->begin(), ranges->end());
+  size_t kept = 0;
+  for (const FileRange& range : *ranges) {
+    if (kept > 0) {
+      FileRange& last = (*ranges)[kept - 1];
+      if (last.file == range.file && range.begin <= last.end) {
+        last.end = std::max(last.end, range.end);
+        continue;
+      }
+    }
+    (*ranges)[kept++] = range;
+  }
+  ranges->resize(kept);
+}
+
+std::vector<FileRange> AllRanges(const SourceIndex& index) {
+  std::vector<FileRange> ranges;
+  ranges.reserve(index.needed().size());
+  for (const NeededSource& source : index.needed()) ranges.push_back(source.range);
+  Normalize(&ranges);
+  return ranges;
+}
+
+// Node n of N gets bytes [n * T / N, (n + 1) * T / N) of the T bytes of `ranges`, each end moved
+// down to the element it lies in.
+std::vector<SharedReads> AssignShares(const Plan& plan, const SourceIndex& index) {
+  const std::vector<FileRange> ranges = AllRanges(index);
+  int64_t total = 0;
+  for (const FileRange& range : ranges) total += range.end - range.begin;
+  const int64_t num_nodes = plan.layout.num_nodes;
+  std::vector<SharedReads> reads;
+  size_t at = 0;            // the range that the share begins in ...
+  int64_t range_start = 0;  // ... and its place in the concatenation
+  int64_t begin = 0;        // the share's place in the concatenation
+  for (int64_t node = 0; node < num_nodes; ++node) {
+    const int64_t wanted =
+        static_cast<int64_t>(static_cast<__int128>(total) * (node + 1) / num_nodes);
+    std::vector<FileRange> share;
+    while (at < ranges.size() && begin < wanted) {
+      const FileRange& range = ranges[at];
+      const int64_t range_end = range_start + (range.end - range.begin);
+      int64_t end = std::min(wanted, range_end);
+      if (end < range_end) {
+        end = range_start +
+              (index.ElementBoundary(range.file, range.begin + (end - range_start)) - range.begin);
+      }
+      if (end > begin) {
+        share.push_back(
+            {range.file, range.begin + (begin - range_start), range.begin + (end - range_start)});
+        begin = end;
+      }
+      if (end < range_end) break;
+      range_start = range_end;
+      ++at;
+    }
+    reads.push_back(std::make_shared<NodeReads>(share, index, plan.layout.round_bytes));
+  }
+  return reads;
+}
+
+// Appends the bytes that `box` reads of `source`: its rows, or all between them where the gaps are
+// small.
+void AppendSpans(const Box& box, const NeededSource& source, std::vector<FileRange>* out) {
+  BoxDim dims[kMaxBoxDims];
+  std::copy(box.dims, box.dims + box.num_dims, dims);
+  std::sort(dims, dims + box.num_dims,
+            [](const BoxDim& a, const BoxDim& b) { return a.source_stride < b.source_stride; });
+  const int64_t size = source.element_bytes;
+  int64_t length = 1;  // elements of a run, small gaps included
+  int inner = 0;       // dims[0, inner) lie within a run
+  while (inner < box.num_dims && (dims[inner].source_stride - length) * size < kPageBytes) {
+    length += (dims[inner].extent - 1) * dims[inner].source_stride;
+    ++inner;
+  }
+  int64_t step[kMaxBoxDims] = {};
+  int64_t offset = box.source_offset;
+  for (;;) {
+    const int64_t begin = source.range.begin + offset * size;
+    out->push_back({source.range.file, begin, begin + length * size});
+    int k = inner;
+    for (; k < box.num_dims; ++k) {
+      offset += dims[k].source_stride;
+      if (++step[k] < dims[k].extent) break;
+      offset -= dims[k].extent * dims[k].source_stride;
+      step[k] = 0;
+    }
+    if (k == box.num_dims) return;
+  }
+}
+
+// Each node reads what its own ranks hold.
+class LocalReads {
+ public:
+  LocalReads(const Plan& plan, const SourceIndex& index, const std::vector<int32_t>& first_ranks)
+      : plan_(plan), index_(index), first_ranks_(first_ranks), own_(plan.layout.num_nodes) {}
+
+  std::vector<SharedReads> Run() {
+    for (size_t slot = 0; slot < index_.needed().size(); ++slot) {
+      for (const BoxRef& ref : index_.Boxes(slot)) {
+        const Target& target = plan_.targets[ref.target];
+        if (target.partitioned) {
+          AddToOwners(target, target.boxes[ref.box], index_.needed()[slot]);
+        } else {
+          AppendSpans(target.boxes[ref.box], index_.needed()[slot], &common_);
+        }
+      }
+    }
+    Normalize(&common_);
+    const int64_t round_bytes = plan_.layout.round_bytes;
+    const auto none = std::make_shared<const NodeReads>();
+    SharedReads common;
+    std::vector<SharedReads> reads;
+    for (size_t node = 0; node < own_.size(); ++node) {
+      if (first_ranks_[node] == first_ranks_[node + 1]) {
+        reads.push_back(none);
+      } else if (own_[node].empty()) {
+        if (common == nullptr) {
+          common = std::make_shared<const NodeReads>(common_, index_, round_bytes);
+        }
+        reads.push_back(common);
+      } else {
+        own_[node].insert(own_[node].end(), common_.begin(), common_.end());
+        Normalize(&own_[node]);
+        reads.push_back(std::make_shared<const NodeReads>(own_[node], index_, round_bytes));
+      }
+    }
+    return reads;
+  }
+
+ private:
+  void AddToOwners(const Target& target, const Box& box, const NeededSource& source) {
+    const int64_t part = target.partition_elements;
+    const auto& node_of_rank = plan_.layout.node_of_rank;
+    const int32_t first = node_of_rank[box.target_offset / part];
+    const int32_t last = node_of_rank[(TargetEnd(box) - 1) / part];
+    for (int32_t node = first; node <= last; ++node) {
+      slices_.clear();
+      SliceTarget(box, first_ranks_[node] * part, first_ranks_[node + 1] * part, &slices_);
+      for (const Box& slice : slices_) AppendSpans(slice, source, &own_[node]);
+    }
+  }
+
+  const Plan& plan_;
+  const SourceIndex& index_;
+  const std::vector<int32_t>& first_ranks_;
+  std::vector<FileRange> common_;            // of targets that every rank holds whole
+  std::vector<std::vector<FileRange>> own_;  // by node
+  std::vector<Box> slices_;
+};
+
+}  // namespace
+
+NodeReads::NodeReads(const std::vector<FileRange>& ranges, const SourceIndex& index,
+                     int64_t round_bytes) {
+  int64_t room = round_bytes;
+  const auto close_round = [&] {
+    if (room == round_bytes) return;
+    first_.push_back(extents_.size());
+    room = round_bytes;
+  };
+  for (const FileRange& range : ranges) {
+    num_bytes_ += range.end - range.begin;
+    for (int64_t begin = range.begin; begin < range.end;) {
+      int64_t end = range.end;
+      if (end - begin > room) end = index.ElementBoundary(range.file, begin + room);
+      if (end > begin) {
+        extents_.push_back({range.file, begin, end});
+        room -= end - begin;
+        begin = end;
+      }
+      if (begin < range.end || room == 0) close_round();
+    }
+  }
+  close_round();
+}
+
+absl::Span<const Extent> NodeReads::Round(int64_t round) const {
+  if (round < 0 || round >= num_rounds()) return {};
+  const size_t first = first_[round];
+  return absl::MakeConstSpan(extents_).subspan(first, first_[round + 1] - first);
+}
+
+std::vector<int32_t> FirstRanks(const Layout& layout) {
+  std::vector<int32_t> first(layout.num_nodes + 1, 0);
+  for (const int32_t node : layout.node_of_rank) ++first[node + 1];
+  for (int32_t node = 0; node < layout.num_nodes; ++node) first[node + 1] += first[node];
+  return first;
+}
+
+std::vector<SharedReads> AssignReads(const Plan& plan, const SourceIndex& index,
+                                     const std::vector<int32_t>& first_ranks) {
+  switch (plan.layout.read_mode) {
+    case ReadMode::kParallel:
+      break;
+    case ReadMode::kLocal:
+      return LocalReads(plan, index, first_ranks).Run();
+    case ReadMode::kRank0: {
+      std::vector<SharedReads> reads(plan.layout.num_nodes, std::make_shared<const NodeReads>());
+      reads[plan.layout.node_of_rank[0]] =
+          std::make_shared<const NodeReads>(AllRanges(index), index, plan.layout.round_bytes);
+      return reads;
+    }
+  }
+  return AssignShares(plan, index);
+}
+
+}  // namespace zerocast

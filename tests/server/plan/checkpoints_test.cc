@@ -1,0 +1,156 @@
+// Recorded checkpoints of real models: the plan compiles, reports what the library reported, and
+// running its schedule gives the library's bytes on every rank.  ZC_GOLDEN_CHECKPOINTS may name a
+// folder with the whole recording.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/copy/copy.h"
+#include "nlohmann/json.hpp"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+#include "tests/server/conversion/golden.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast {
+namespace {
+
+using nlohmann::json;
+using ::testing::UnorderedElementsAreArray;
+
+// The checkpoint as one file, and that file's bytes.
+struct Stored {
+  std::shared_ptr<Manifest> manifest = std::make_shared<Manifest>();
+  std::string bytes;
+};
+
+Stored ReadStored(const std::string& folder) {
+  Stored stored;
+  for (auto& [name, tensor] : ReadSafetensors(folder)) {
+    const auto begin = static_cast<int64_t>(stored.bytes.size());
+    stored.bytes += tensor.bytes;
+    stored.manifest->tensors.push_back(
+        {{name, tensor.dtype, tensor.shape}, 0, begin, static_cast<int64_t>(stored.bytes.size())});
+  }
+  stored.manifest->files.push_back(
+      {"model.safetensors", static_cast<int64_t>(stored.bytes.size()), 0, 0});
+  stored.manifest->config_json = ReadWholeFile(folder + "/config.json");
+  return stored;
+}
+
+Layout MakeLayout(int32_t world_size, ReadMode mode) {
+  Layout layout;
+  layout.world_size = world_size;
+  layout.num_nodes = 2;
+  for (int32_t rank = 0; rank < world_size; ++rank) {
+    layout.node_of_rank.push_back(2 * rank / world_size);
+  }
+  layout.read_mode = mode;
+  layout.dtype = DTypePolicy::kSpec;
+  layout.round_bytes = 20000;
+  layout.allow_missing = {""};
+  layout.ignore_mismatched = true;
+  return layout;
+}
+
+// The arenas of all ranks after the load.
+std::vector<std::string> RunLoad(const Plan& plan, const Schedule& schedule,
+                                 const std::string& file) {
+  std::vector<std::string> arenas(plan.layout.world_size, std::string(plan.arena_bytes, '\0'));
+  std::vector<Piece> pieces;
+  for (int64_t round = 0; round < schedule.num_rounds(); ++round) {
+    for (int32_t reader = 0; reader < plan.layout.num_nodes; ++reader) {
+      for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
+        schedule.Pieces(round, reader, node, &pieces);
+      }
+    }
+  }
+  for (const Piece& piece : pieces) {
+    const ManifestTensor& source = plan.manifest->tensors[piece.source];
+    const Target& target = plan.targets[piece.target];
+    Box box = piece.box;
+    box.target_offset -= piece.target_base;
+    CopyBox(box, file.data() + source.file_begin, source.tensor.dtype,
+            arenas[piece.rank].data() + target.arena_offset, target.dtype);
+  }
+  return arenas;
+}
+
+// The partitions of all ranks one behind the other, without the padding.
+std::string Gather(const Plan& plan, const Target& target, const std::vector<std::string>& arenas) {
+  std::string bytes;
+  const int64_t part = target.partition_elements * SizeOf(target.dtype);
+  for (int32_t rank = 0; rank < (target.partitioned ? plan.layout.world_size : 1); ++rank) {
+    bytes += arenas[rank].substr(target.arena_offset, part);
+  }
+  return bytes.substr(0, target.num_elements * SizeOf(target.dtype));
+}
+
+void CompareReport(const Report& report, const json& info) {
+  EXPECT_THAT(report.missing,
+              UnorderedElementsAreArray(info["missing_keys"].get<std::vector<std::string>>()));
+  EXPECT_THAT(report.unexpected,
+              UnorderedElementsAreArray(info["unexpected_keys"].get<std::vector<std::string>>()));
+  EXPECT_EQ(report.mismatched.size(), info["mismatched_keys"].size());
+}
+
+// Returns how many digests were equal.
+int CompareBytes(const Plan& plan, const json& expected, const std::vector<std::string>& arenas) {
+  std::map<std::string, const Target*> targets;
+  for (const Target& target : plan.targets) {
+    targets[target.name] = &target;
+    for (const std::string& alias : target.aliases) targets[alias] = &target;
+  }
+  int equal = 0;
+  for (const char* kind : {"params", "buffers"}) {
+    for (const json& tensor : expected[kind]) {
+      if (!tensor.contains("sha256")) continue;
+      const std::string name = tensor["name"];
+      EXPECT_EQ(targets.count(name), 1u) << name;
+      if (targets.count(name) == 0) continue;
+      const bool same = Sha256Hex(Gather(plan, *targets[name], arenas)) == tensor["sha256"];
+      EXPECT_TRUE(same) << name;
+      equal += same ? 1 : 0;
+    }
+  }
+  return equal;
+}
+
+TEST(PlanCheckpointsTest, LoadAsTheLibraryLoads) {
+  std::vector<std::string> folders;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(GoldenFolder("ZC_GOLDEN_CHECKPOINTS", "checkpoints"))) {
+    folders.push_back(entry.path());
+  }
+  std::sort(folders.begin(), folders.end());
+  int compiled = 0, equal = 0;
+  for (const std::string& folder : folders) {
+    SCOPED_TRACE(folder);
+    const std::string text = ReadWholeFile(folder + "/expected.json");
+    const json expected = json::parse(text);
+    if (!expected.contains("loading_info")) continue;
+    ZC_ASSERT_OK_AND_ASSIGN(const ModelSpec spec, ParseModelSpec(text));
+    const Stored stored = ReadStored(folder);
+    for (const ReadMode mode : {ReadMode::kParallel, ReadMode::kLocal, ReadMode::kRank0}) {
+      const auto plan =
+          CompilePlan(stored.manifest, &spec, {}, MakeLayout(3, mode), /*report=*/nullptr);
+      EXPECT_THAT(plan, IsOk());
+      if (!plan.ok()) break;
+      CompareReport(plan->report, expected["loading_info"]);
+      ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(*plan));
+      equal += CompareBytes(*plan, expected, RunLoad(*plan, schedule, stored.bytes));
+      ++compiled;
+    }
+  }
+  std::printf("%d plans compiled, %d digests equal\n", compiled, equal);
+  EXPECT_GE(compiled, 15);
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,205 @@
+// A plan with anything wrong in it is refused.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/copy/algebra.h"
+#include "server/base/errors.h"
+#include "server/plan/plan.h"
+#include "tests/server/plan/random_plan.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// A number of a target that has boxes; -1 when none has.
+int64_t PickFilled(const Plan& plan, Random* random) {
+  std::vector<int64_t> filled;
+  for (size_t t = 0; t < plan.targets.size(); ++t) {
+    if (!plan.targets[t].boxes.empty()) filled.push_back(static_cast<int64_t>(t));
+  }
+  if (filled.empty()) return -1;
+  return filled[random->Between(0, static_cast<int64_t>(filled.size()) - 1)];
+}
+
+// Deletes, shifts or doubles one box; says which.
+std::string Damage(Target* target, Random* random) {
+  std::vector<Box>& boxes = target->boxes;
+  const int64_t at = random->Between(0, static_cast<int64_t>(boxes.size()) - 1);
+  int64_t by = random->Between(1, target->num_elements + 1);
+  if (random->OneIn(2)) by = -by;
+  const std::string what = "box " + std::to_string(at) + " of " + target->name;
+  switch (random->Between(0, 3)) {
+    case 0:
+      boxes.erase(boxes.begin() + at);
+      return "deleted " + what;
+    case 1:
+      boxes[at].target_offset += by;
+      return "shifted the target of " + what + " by " + std::to_string(by);
+    case 2:
+      boxes[at].source_offset += by;
+      return "shifted the source of " + what + " by " + std::to_string(by);
+    default:
+      boxes.push_back(boxes[at]);
+      return "doubled " + what;
+  }
+}
+
+TEST(ProofTest, RefusesTenThousandDamagedPlans) {
+  const uint64_t seed = TestSeed();
+  int refused = 0;
+  for (uint64_t i = 0; refused < 10000; ++i) {
+    Random random(seed + i);
+    const Layout layout = RandomLayout(&random);
+    Plan plan = RandomPlan(&random, layout);
+    ASSERT_THAT(ProvePlan(plan), IsOk());
+    const int64_t target = PickFilled(plan, &random);
+    if (target < 0) continue;
+    const std::string digest = plan.digest;
+    const std::string damage = Damage(&plan.targets[target], &random);
+    const absl::Status proof = ProvePlan(plan);
+    ASSERT_EQ(proof.code(), absl::StatusCode::kDataLoss)
+        << damage << ": " << proof << "; repeat with ZC_SEED=" << seed + i;
+    ASSERT_EQ(ReasonOf(proof), "PLAN_REFUSED") << proof;
+    ASSERT_NE(PlanDigest(plan), digest) << damage;
+    ++refused;
+  }
+  std::printf("%d damaged plans refused\n", refused);
+}
+
+// One source of 6 elements in one target of shape (2, 3), two ranks.
+Plan SmallPlan() {
+  auto manifest = std::make_shared<Manifest>();
+  manifest->files.push_back({"model.safetensors", 100, 0, 0});
+  manifest->tensors.push_back({{"a", DType::kFloat32, {3}}, 0, 10, 22});
+  manifest->tensors.push_back({{"b", DType::kFloat32, {3}}, 0, 22, 34});
+  Plan plan;
+  plan.manifest = manifest;
+  plan.layout.world_size = 2;
+  plan.layout.num_nodes = 1;
+  plan.layout.node_of_rank = {0, 0};
+  Target target;
+  target.name = "w";
+  target.shape = {2, 3};
+  target.num_elements = 6;
+  target.dtype = DType::kBFloat16;
+  target.partitioned = true;
+  target.partition_elements = 3;
+  target.is_filled = true;
+  target.boxes = {WholeBox(0, 3, 0), WholeBox(1, 3, 3)};
+  plan.targets = {target};
+  plan.arena_bytes = 64;
+  return plan;
+}
+
+// The plan after `change` is refused with all of `parts` in the message.
+template <typename Change>
+void ExpectRefused(Change change, const std::string& part, const std::string& other = "") {
+  Plan plan = SmallPlan();
+  ASSERT_THAT(ProvePlan(plan), IsOk());
+  change(&plan);
+  EXPECT_THAT(ProvePlan(plan),
+              StatusIs(absl::StatusCode::kDataLoss, AllOf(HasSubstr(part), HasSubstr(other))));
+}
+
+TEST(ProofTest, NamesTargetRangeAndSources) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes.pop_back(); }, "target 'w'",
+                "elements [3, 6)");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes.pop_back(); }, "source 0 is 'a'");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].target_offset = 2; }, "elements [2, 3)",
+                "source 0 is 'a', source 1 is 'b'");
+}
+
+TEST(ProofTest, RefusesABoxOutsideOfItsSource) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].source_offset = 1; }, "('b')",
+                "reads outside of its 3 elements");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].source_offset = -1; }, "('b')");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].source = 2; },
+                "a tensor that the manifest does not have");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].source = -1; },
+                "a tensor that the manifest does not have");
+}
+
+TEST(ProofTest, RefusesElementsThatGoToTwoPlaces) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[1].source = 0; },
+                "both read elements of source 0 ('a')");
+}
+
+TEST(ProofTest, RefusesHostileNumbers) {
+  constexpr int64_t kHuge = int64_t{1} << 62;
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[0].dims[0].extent = kHuge; }, "outside");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[0].dims[0].source_stride = kHuge; },
+                "outside");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[0].dims[0].source_stride = 0; }, "twice");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[0].dims[0].target_stride = -1; }, "twice");
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes[0].num_dims = 7; }, "too many loops");
+  ExpectRefused([](Plan* plan) { plan->targets[0].shape = {kHuge, 3}; }, "does not have");
+  ExpectRefused([](Plan* plan) { plan->targets[0].arena_offset = kHuge; }, "leave the arena");
+  ExpectRefused([](Plan* plan) { plan->layout.world_size = 0; }, "layout.world_size");
+}
+
+TEST(ProofTest, RefusesTypesThatCannotBeCast) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].dtype = DType::kInt16; },
+                "cannot turn float32 into int16");
+}
+
+TEST(ProofTest, RefusesAFilledTargetWithoutBoxesAndTheReverse) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].boxes.clear(); }, "elements [0, 6)");
+  ExpectRefused([](Plan* plan) { plan->targets[0].is_filled = false; }, "is not to be filled");
+  Plan plan = SmallPlan();
+  plan.targets[0].boxes.clear();
+  plan.targets[0].is_filled = false;
+  EXPECT_THAT(ProvePlan(plan), IsOk());
+}
+
+TEST(ProofTest, RefusesPartitionsThatDoNotFollowFromTheLayout) {
+  ExpectRefused([](Plan* plan) { plan->targets[0].partition_elements = 4; }, "holds 3");
+  ExpectRefused([](Plan* plan) { plan->targets[0].partitioned = false; }, "holds 6");
+}
+
+TEST(ProofTest, RefusesOverlapsInTheArena) {
+  const auto second = [](int64_t offset) {
+    Target target;
+    target.name = "empty";
+    target.shape = {33};
+    target.num_elements = 33;
+    target.dtype = DType::kFloat32;
+    target.partition_elements = 33;
+    target.arena_offset = offset;
+    return target;
+  };
+  ExpectRefused(
+      [&](Plan* plan) {
+        plan->targets.push_back(second(0));
+        plan->arena_bytes = 256;
+      },
+      "share bytes of the arena");
+  ExpectRefused(
+      [&](Plan* plan) {
+        plan->targets.push_back(second(32));
+        plan->arena_bytes = 256;
+      },
+      "not aligned");
+  ExpectRefused([&](Plan* plan) { plan->targets.push_back(second(64)); }, "leave the arena");
+}
+
+TEST(ProofTest, RefusesSourcesThatShareBytes) {
+  ExpectRefused(
+      [](Plan* plan) {
+        Manifest manifest = *plan->manifest;
+        manifest.tensors[1].file_begin = 18;
+        manifest.tensors[1].file_end = 30;
+        plan->manifest = std::make_shared<Manifest>(manifest);
+      },
+      "share bytes of file 0");
+}
+
+}  // namespace
+}  // namespace zerocast
