@@ -490,10 +490,8 @@ TEST(Resources, AreAllReturned) {
   }
   EXPECT_EQ(CountEntries("/proc/self/fd"), fds);
   // The kernel takes a joined thread out of the list a moment later.
-  const absl::Time give_up = absl::Now() + absl::Seconds(10);
-  while (CountEntries("/proc/self/task") > threads && absl::Now() < give_up) {
-    std::this_thread::yield();
-  }
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (CountEntries("/proc/self/task") > threads && absl::Now() < end) std::this_thread::yield();
   EXPECT_EQ(CountEntries("/proc/self/task"), threads);
 }
 
