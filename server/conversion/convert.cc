@@ -39,15 +39,25 @@ struct Group {
   std::vector<Collected> collected;
 };
 
+// Every value between operations holds elements of the sources, each at most once, so where the
+// sources together fit, no product of sizes overflows.  Sizes of 0 count as 1: products of a part
+// of a shape are taken too.
 absl::Status CheckShapes(absl::Span<const SourceTensor> sources) {
+  constexpr int64_t kMaxElements = int64_t{1} << 61;
+  int64_t total = 0;
   for (const SourceTensor& source : sources) {
     int64_t numel = 1;
+    bool fits = true;
     for (int64_t size : source.shape) {
-      if (size < 0 || __builtin_mul_overflow(numel, size, &numel)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("convert '", source.name, "': its shape ", ShapeText(source.shape),
-                         " is not sizes >= 0 whose product fits 64 bits"));
-      }
+      fits = fits && size >= 0 &&
+             !__builtin_mul_overflow(numel, std::max<int64_t>(size, 1), &numel) &&
+             numel <= kMaxElements;
+    }
+    if (!fits || (total += numel) > kMaxElements) {
+      return WithReason(absl::InvalidArgumentError(absl::StrCat(
+                            "convert '", source.name, "': its shape ", ShapeText(source.shape),
+                            " is not sizes >= 0, or the checkpoint has more than 2^61 elements")),
+                        "CHECKPOINT_CORRUPT");
     }
   }
   return absl::OkStatus();

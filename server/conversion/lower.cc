@@ -343,12 +343,14 @@ absl::StatusOr<Entries> ApplyReshape(const Op& op, const Entries& input, const O
           absl::StrCat("Conv3dToLinear expects a 5D or 2D tensor, got ", shape.size(), "D"));
     }
   } else if (op.kind == OpKind::kLinearToConv3d) {
-    if (op.kernel.size() != 3) {
-      return absl::InvalidArgumentError("linear_to_conv3d needs a kernel of three sizes");
-    }
     std::vector<int64_t> wanted = {shape.empty() ? 1 : shape[0], op.in_channels};
     wanted.insert(wanted.end(), op.kernel.begin(), op.kernel.end());
-    if (Product(wanted) != Product(shape)) {
+    int64_t numel = 1;
+    bool fits = op.kernel.size() == 3;
+    for (int64_t size : wanted) {
+      fits = fits && size >= 0 && !__builtin_mul_overflow(numel, size, &numel);
+    }
+    if (!fits || numel != Product(shape)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "Cannot reshape tensor with shape ", ShapeText(shape), " into ", ShapeText(wanted)));
     }

@@ -154,8 +154,11 @@ absl::StatusOr<std::vector<Value>> Split(const Value& value, absl::Span<const in
   if (value.shape.empty()) return Invalid("split expects at least a 1-dimensional tensor");
   ZC_ASSIGN_OR_RETURN(dim, WrapDim(dim, static_cast<int64_t>(value.shape.size())));
   int64_t sum = 0;
-  for (int64_t size : sizes) sum += size;
-  if (sum != value.shape[dim]) {
+  bool fits = true;
+  for (int64_t size : sizes) {
+    fits = fits && size >= 0 && !__builtin_add_overflow(sum, size, &sum);
+  }
+  if (!fits || sum != value.shape[dim]) {
     return Invalid(absl::StrCat("split_with_sizes expects split_sizes to sum exactly to ",
                                 value.shape[dim], " (input tensor's size at dimension ", dim,
                                 "), but got split_sizes=", ShapeText(sizes)));

@@ -270,6 +270,8 @@ TEST_F(ConvertTest, TheDtypeIsTheSourcesPromoted) {
 TEST_F(ConvertTest, HostileInputsAreRefused) {
   Source("a", {int64_t{1} << 40, int64_t{1} << 40});
   EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'a'")));
+  sources_ = {{"a", DType::kBFloat16, {int64_t{1} << 60, 0, 4}}};
+  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("2^61")));
   sources_ = {{"b\xff", DType::kBFloat16, {1}}};
   Rule rename;
   rename.from = {"[b]"};
@@ -294,6 +296,68 @@ TEST_F(ConvertTest, EmptyAndScalarTensorsConvert) {
   EXPECT_THAT(conversion.tensors[0].boxes, IsEmpty());
   EXPECT_THAT(conversion.tensors[0].sources, ElementsAre(0));
   EXPECT_EQ(conversion.tensors[1].boxes.size(), 1u);
+}
+
+// The library's own cases of ernie4_5_vl_moe: experts in two runs, sources joined in each.
+class ErnieTest : public ConvertTest {
+ protected:
+  void Experts(int count, bool two_sources) {
+    Op op = MakeOp(OpKind::kErnieFuseSplit);
+    op.concat_dim = 1;
+    std::vector<std::string> from = {"e.*.g"};
+    if (two_sources) from.push_back("e.*.u");
+    rules_.rules = {ConvertRule(from, {"text", "vision"}, {op})};
+    for (int i = 0; i < count; ++i) {
+      Source(absl::StrCat("e.", i, ".g"), {1, 2});
+      if (two_sources) Source(absl::StrCat("e.", i, ".u"), {1, 2});
+    }
+  }
+};
+
+TEST_F(ErnieTest, OneSourceIsCutInTwoRuns) {
+  Experts(5, false);
+  ZC_ASSERT_OK_AND_ASSIGN(const Conversion conversion, Run(/*any_name=*/true));
+  ASSERT_EQ(conversion.tensors.size(), 2u);
+  EXPECT_EQ(conversion.tensors[0].shape, (Shape{3, 1, 2}));
+  EXPECT_EQ(conversion.tensors[1].shape, (Shape{2, 1, 2}));
+  EXPECT_EQ(At(conversion.tensors[1], 0), "e.3.g[0]");
+}
+
+TEST_F(ErnieTest, TwoSourcesAreJoinedInEachRun) {
+  Experts(3, true);
+  ZC_ASSERT_OK_AND_ASSIGN(const Conversion conversion, Run(/*any_name=*/true));
+  ASSERT_EQ(conversion.tensors.size(), 2u);
+  EXPECT_EQ(conversion.tensors[0].shape, (Shape{2, 2, 2}));
+  EXPECT_EQ(At(conversion.tensors[0], 2), "e.0.u[0]");
+  EXPECT_EQ(At(conversion.tensors[1], 0), "e.2.g[0]");
+}
+
+TEST_F(ErnieTest, AnEmptyRunIsAnError) {
+  Experts(1, false);
+  ZC_ASSERT_OK_AND_ASSIGN(const Conversion conversion, Run(/*any_name=*/true));
+  ASSERT_EQ(conversion.errors.size(), 1u);
+  EXPECT_THAT(conversion.errors[0].message, HasSubstr("stack expects a non-empty TensorList"));
+}
+
+TEST_F(ConvertTest, NamesOfRealRules) {
+  const auto renamed = [this](const std::string& type, const std::string& dialect,
+                              const std::string& key) {
+    rules_.rules = CatalogueRules("", type, dialect).value();
+    rules_.dialect = CatalogueDialect(dialect).value();
+    sources_ = {{key, DType::kBFloat16, {4, 2}}};
+    const absl::StatusOr<Conversion> conversion = Run(/*any_name=*/true);
+    if (!conversion.ok() || conversion->tensors.empty()) return std::string("nothing");
+    return conversion->tensors[0].name;
+  };
+  const std::string expert_scale = "mlp.experts.7.gate_proj.weight_scale_inv";
+  EXPECT_EQ(renamed("phimoe", "5.23.0", "l.mlp.shared_expert_gate.weight"),
+            "l.mlp.shared_expert.router.weight");
+  EXPECT_EQ(renamed("", "5.23.0", "foo_weight_g"), "foo.parametrizations.weight.original0")
+      << "a dot in a rule is any character";
+  EXPECT_EQ(renamed("", "5.23.0", "x.weight_g"), "x.parametrizations.weight.original0");
+  EXPECT_EQ(renamed("", "5.23.0", "x.weight_g.y"), "x.parametrizations.weight.original0.y");
+  EXPECT_EQ(renamed("", "5.1.0", "x.weight_g.y"), "x.weight_g.y");
+  EXPECT_EQ(renamed("qwen2_moe", "5.23.0", expert_scale), expert_scale);
 }
 
 TEST(CatalogueTest, BothTablesLoadAndBind) {
