@@ -113,7 +113,8 @@ uint64_t CastBits(uint64_t bits, DType from, DType to) {
   const uint64_t sign = uint64_t{number.negative} << (format.num_bits() - 1);
   switch (number.kind) {
     case Number::kNan:
-      if (to == DType::kBFloat16) return 0x7fc0;  // one NaN, without a sign
+      // One NaN, without a sign: torch's vectorised kernels set all bits, its scalar ones do not.
+      if (to == DType::kBFloat16) return from == DType::kFloat32 ? 0xffff : 0x7fc0;
       return sign | EncodeNan(number, from, to, format);
     case Number::kInfinite:
       if (!format.has_infinity) return sign | 0x7e;  // 448, the largest number

@@ -11,7 +11,8 @@ namespace zerocast::verify {
 
 // The elements of `bytes` (row-major, little endian, a whole number of elements of `from`) as `to`:
 // nearest, ties to even, as torch 2.15's Tensor.to(dtype); float8_e4m3fn saturates at 448,
-// float8_e5m2 overflows to infinity from 61440 on.  Bits are kept where from == to.
+// float8_e5m2 overflows to infinity from 61440 on; NaNs are those of torch's vectorised kernels
+// (tests/data/casts).  Bits are kept where from == to.
 //
 // Errors: UNIMPLEMENTED where the types differ and one of them is not floating.
 absl::StatusOr<std::string> CastBytes(std::string bytes, DType from, DType to);

@@ -70,8 +70,8 @@ class Materialiser {
     if (input_.spec == nullptr) return;
     for (const SpecTensor& tensor : input_.spec->params) shapes_[tensor.name] = tensor.shape;
     for (const SpecTensor& tensor : input_.spec->buffers) shapes_[tensor.name] = tensor.shape;
-    for (const auto& [alias, holder] : input_.spec->tied) {
-      if (const auto found = shapes_.find(holder); found != shapes_.end()) {
+    for (const auto& [alias, _] : input_.spec->tied) {
+      if (const auto found = shapes_.find(Holder(alias)); found != shapes_.end()) {
         shapes_.emplace(alias, found->second);
       }
     }
@@ -203,14 +203,31 @@ class Materialiser {
     return absl::OkStatus();
   }
 
+  // The name that holds the weight of `name`.  Ties may be chained; a circle has no holder.
+  const std::string& Holder(const std::string& name) const {
+    const std::string* holder = &name;
+    for (size_t steps = 0; steps <= input_.spec->tied.size(); ++steps) {
+      const auto tied = input_.spec->tied.find(*holder);
+      if (tied == input_.spec->tied.end()) return *holder;
+      holder = &tied->second;
+    }
+    return name;
+  }
+
   absl::Status Give(MaterialisedTarget target) {
-    if (input_.spec != nullptr) {
-      const auto tied = input_.spec->tied.find(target.name);
-      if (tied != input_.spec->tied.end()) {
-        target.name = tied->second;
-        from_alias_.emplace(tied->second, std::move(target));
-        return absl::OkStatus();
-      }
+    if (input_.spec == nullptr) return sink_(std::move(target));
+    const auto shape = shapes_.find(target.name);
+    if (shape == shapes_.end() || shape->second != target.tensor.shape) {
+      unfilled_[Holder(target.name)] =
+          absl::StrCat("the checkpoint has shape ", ShapeText(target.tensor.shape), ", the model ",
+                       shape == shapes_.end() ? "none" : ShapeText(shape->second));
+      return absl::OkStatus();
+    }
+    const std::string holder = Holder(target.name);
+    if (holder != target.name) {
+      target.name = holder;
+      from_alias_.emplace(holder, std::move(target));
+      return absl::OkStatus();
     }
     given_.insert(target.name);
     return sink_(std::move(target));

@@ -29,8 +29,9 @@ struct MaterialisedTarget {
 };
 
 // Calls `sink` with every target that the checkpoint fills, once each but where two conversions
-// make the same name, one at a time.  `unfilled` gets the names whose conversion failed, and why.
-// Errors: those of reading, of a rule that does not compile, and of `sink`, which end it.
+// make the same name, one at a time.  `unfilled` gets the names whose tensors do not convert or
+// have another shape, and why. Errors: those of reading, of a rule that does not compile, and of
+// `sink`, which end it.
 absl::Status MaterialiseTargets(const MaterialiseInput& input,
                                 absl::FunctionRef<absl::Status(MaterialisedTarget)> sink,
                                 std::map<std::string, std::string>* unfilled);

@@ -103,17 +103,7 @@ class Verifier {
   absl::Status VerifyFilled(MaterialisedTarget target) {
     const Wanted* const wanted = Find(target.name);
     if (spec_ != nullptr && wanted == nullptr) return absl::OkStatus();
-    if (wanted != nullptr && wanted->tensor->shape != target.tensor.shape) {
-      unfilled_[target.name] =
-          absl::StrCat("the checkpoint has shape ", ShapeText(target.tensor.shape), ", the model ",
-                       ShapeText(wanted->tensor->shape));
-      return absl::OkStatus();
-    }
-    if (absent_.contains(target.name)) {
-      // Only a lone tensor that is renamed is surely the one; two makers excuse each other.
-      excused_[target.name] += target.renamed_only ? 1 : 2;
-      return absl::OkStatus();
-    }
+    const bool absent = absent_.contains(target.name);
     if (!done_.insert(target.name).second) {
       return Mismatch(absl::StrCat("verify target ", target.name,
                                    ": two conversions make it, which only one can fill"));
@@ -121,14 +111,21 @@ class Verifier {
     const DType dtype = FinalDType(wanted, target.tensor.dtype);
     absl::StatusOr<std::string> bytes =
         CastBytes(std::move(target.tensor.bytes), target.tensor.dtype, dtype);
-    if (!bytes.ok()) return Annotate(bytes.status(), absl::StrCat("verify target ", target.name));
-    return Compare(target.name, *bytes, SizeOf(dtype), wanted != nullptr && wanted->is_buffer);
+    absl::Status status =
+        bytes.ok()
+            ? Compare(target.name, *bytes, SizeOf(dtype), wanted != nullptr && wanted->is_buffer)
+            : Annotate(bytes.status(), absl::StrCat("verify target ", target.name));
+    if (status.ok() || !absent) return status;
+    // What the load reports absent is zero, then; but not where a tensor has its name and shape.
+    done_.erase(target.name);
+    if (bytes.ok() && target.renamed_only) excused_.push_back(target.name);
+    return absl::OkStatus();
   }
 
   // A target that the load reported absent, while one tensor has its name and shape.
   absl::Status CheckExcuses() const {
-    for (const auto& [name, makers] : excused_) {
-      if (makers != 1 || unfilled_.count(name) != 0) continue;
+    for (const std::string& name : excused_) {
+      if (unfilled_.count(name) != 0) continue;
       return Mismatch(absl::StrCat("verify target ", name,
                                    ": the load reports it absent, but the checkpoint has it"));
     }
@@ -196,9 +193,9 @@ class Verifier {
             "verify target %s of rank %d: XXH3 of its %d bytes is %016x, of the checkpoint's %016x",
             name, rank, part_size, digest->second, *hash));
       }
-      ++result_.partitions;
-      result_.bytes += part_size;
     }
+    result_.partitions += options_.world_size;
+    result_.bytes += options_.world_size * part_size;
     if (of_target != digests_.end()) digests_.erase(of_target);
     return absl::OkStatus();
   }
@@ -217,7 +214,7 @@ class Verifier {
   std::map<std::string, std::map<int32_t, uint64_t>> digests_;  // not yet compared
   std::map<std::string, Wanted> wanted_;
   absl::flat_hash_set<std::string> absent_, done_;
-  std::map<std::string, int> excused_;           // absent by report, yet filled; see CheckExcuses
+  std::vector<std::string> excused_;             // absent by report, yet the checkpoint has them
   std::map<std::string, std::string> unfilled_;  // target -> why
   VerifyResult result_;
 };

@@ -5,8 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <limits>
+#include <map>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -179,6 +183,76 @@ TEST(Cast, TableAndSingleElementsAgree) {
       }
     }
   }
+}
+
+// splitmix64.
+uint64_t Mix(uint64_t index) {
+  uint64_t z = (index + 1) * 0x9e3779b97f4a7c15;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+  z = (z ^ z >> 27) * 0x94d049bb133111eb;
+  return z ^ z >> 31;
+}
+
+// The inputs that tests/oracle/make_casts.py gave to torch.
+std::vector<uint64_t> OracleInputs(DType dtype) {
+  const int width = 8 * static_cast<int>(SizeOf(dtype)), low_width = width - 16;
+  std::vector<uint64_t> inputs;
+  const uint64_t count = width < 16 ? 256 : 65536;
+  for (uint64_t i = 0; i < count; ++i) inputs.push_back(width <= 16 ? i : i << low_width);
+  if (width <= 16) return inputs;
+  const uint64_t tie = uint64_t{1} << (low_width - 1);
+  for (uint64_t low : {tie, tie - 1, tie | 1}) {
+    for (uint64_t i = 0; i < count; ++i) inputs.push_back(i << low_width | low);
+  }
+  for (uint64_t i = 0; i < count; ++i)
+    inputs.push_back(i << low_width | Mix(i) >> (64 - low_width));
+  for (uint64_t i = 0; i < count; ++i) inputs.push_back(Mix(i) >> (64 - width));
+  if (width == 32) return inputs;
+  for (uint64_t low : {0x0, 0x0fffffff, 0x10000000, 0x10000001}) {
+    for (uint64_t i = 0; i < count; ++i) {
+      inputs.push_back((i & 1) << 63 | (1023 - 160 + i % 300) << 52 |
+                       (Mix(i) & 0x000fffffe0000000) | low);
+    }
+  }
+  return inputs;
+}
+
+// 64-bit FNV-1a.
+uint64_t Fnv1a(const std::string& bytes) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (unsigned char byte : bytes) hash = (hash ^ byte) * 0x100000001b3;
+  return hash;
+}
+
+// All pairs of types, against what torch was seen to do.
+TEST(Cast, EqualsTheOracle) {
+  const std::map<std::string, DType> names = {
+      {"float8_e4m3fn", DType::kFloat8E4M3}, {"float8_e5m2", DType::kFloat8E5M2},
+      {"float16", DType::kFloat16},          {"bfloat16", DType::kBFloat16},
+      {"float32", DType::kFloat32},          {"float64", DType::kFloat64}};
+  const char* const data = std::getenv("ZC_TEST_DATA");
+  ASSERT_NE(data, nullptr);
+  std::ifstream file(std::string(data) + "/casts/hashes.txt");
+  int pairs = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    std::string from_name, to_name, hash;
+    size_t block = 0;
+    words >> from_name >> to_name >> block;
+    const DType from = names.at(from_name), to = names.at(to_name);
+    ZC_ASSERT_OK_AND_ASSIGN(const std::string cast,
+                            CastBytes(Bytes(OracleInputs(from), from), from, to));
+    block *= SizeOf(to);
+    for (size_t at = 0; at < cast.size(); at += block) {
+      ASSERT_TRUE(words >> hash);
+      ASSERT_EQ(Fnv1a(cast.substr(at, block)), std::stoull(hash, nullptr, 16))
+          << from_name << " to " << to_name << ", block from byte " << at;
+    }
+    EXPECT_FALSE(words >> hash);
+    ++pairs;
+  }
+  EXPECT_EQ(pairs, 30);
 }
 
 TEST(Cast, RefusesOtherThanFloating) {

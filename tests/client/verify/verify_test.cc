@@ -209,6 +209,20 @@ TEST_F(VerifyTest, HoldersWeightWinsOverItsAlias) {
   EXPECT_THAT(Verify(), IsOk());
 }
 
+TEST_F(VerifyTest, AliasFillsWhereTheHolderHasAnotherShape) {
+  std::vector<Stored> tensors = SpecTensors("model.embed.weight");
+  tensors[0] = {"model.embed.weight", {3, 1}, {1, 2, 3}};
+  tensors.push_back({"head.weight", {2, 1}, {8, 9}});
+  Write("model.safetensors", tensors);
+  options_.model_spec_json = kSpec;
+  options_.world_size = 1;
+  options_.absent = {"model.embed.weight"};  // reported as mismatched
+  Digest(0, "model.embed.weight", Floats({8, 9}));
+  Digest(0, "model.experts.both", Floats({0.5, 1.5, 2, 3, 10, 11}));
+  Digest(0, "model.scale", Floats({7, 8}));
+  EXPECT_THAT(Verify(), IsOk());
+}
+
 TEST_F(VerifyTest, CastsByTheDTypeRule) {
   Write("model.safetensors", SpecTensors("model.embed.weight"));
   options_.model_spec_json = kSpec;
