@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/agent/agent.h"
 #include "client/agent/agent_metrics.h"
+#include "client/agent/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
@@ -181,7 +182,7 @@ int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("zerocast-agent"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   const absl::Status status = Run(std::move(flags), signals);
-  if (!status.ok()) std::fprintf(stderr, "zerocast-agent: %s\n", status.ToString().c_str());
+  if (!status.ok()) std::fprintf(stderr, "zerocast-agent: %s\n", ForLog(status).c_str());
   return ExitCode(status);
 }
 

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/handover_protocol.h"
+#include "client/agent/log.h"
 #include "client/agent/threads.h"
 #include "client/agent/unique_fd.h"
 #include "kernels/base/mutex.h"
@@ -147,7 +148,7 @@ void HandOverServer::State::AcceptOne(const std::shared_ptr<State>& self) {
     self->Done();
   });
   if (!thread.ok()) {
-    spdlog::error("hand-over: {}", thread.status().ToString());
+    spdlog::error("hand-over: {}", ForLog(thread.status()));
     Done();
     return;
   }
@@ -164,7 +165,7 @@ void HandOverServer::State::Serve(int socket) {
   absl::Status status = CheckPeer(socket);
   if (status.ok()) status = Attach(socket);
   if (status.ok()) return;
-  spdlog::warn("hand-over: {}", status.ToString());
+  spdlog::warn("hand-over: {}", ForLog(status));
   // The client may be gone, or not listen: then there is nobody to tell.
   WriteFrame(socket, wake.get(), ErrorAnswer(status), -1, options.frame_timeout).IgnoreError();
   // A client that is refused before it has asked must still be able to ask, or it would meet a

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/agent/log.h"
 #include "client/agent/threads.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -182,7 +183,7 @@ void LoadTable::Prepare(const LoadKey& key, PrepareCommand command) {
         if (!digest.ok()) {
           Remove(state.get(), load);
           spdlog::warn("{} epoch {}: {}", load->key().load, load->key().epoch,
-                       digest.status().ToString());
+                       ForLog(digest.status()));
           MutexLock lock(&state->mutex);
           ++(load->cancelled() ? state->counts.cancelled : state->counts.failed);
         }
@@ -234,7 +235,7 @@ void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_p
     spdlog::info("{} epoch {}: ready, {} bytes read, {}", key.load, key.epoch,
                  result.progress.bytes_read, absl::FormatDuration(result.progress.seconds.total));
   } else {
-    spdlog::warn("{} epoch {}: {}", key.load, key.epoch, result.status.ToString());
+    spdlog::warn("{} epoch {}: {}", key.load, key.epoch, ForLog(result.status));
   }
   state->environment->events->LoadDone(key, result);
 }

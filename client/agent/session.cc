@@ -16,6 +16,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "client/agent/log.h"
 #include "client/agent/session_outbox.h"
 #include "client/agent/session_wire.h"
 #include "client/agent/threads.h"
@@ -45,6 +46,10 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // A server that is gone without a word is noticed; the server allows a ping every 5 s.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -104,7 +109,7 @@ void Session::Rep::Run() {
       if (stopped) return;
     }
     const grpc::Status status = RunStream();
-    const std::string error = FromGrpc(status).ToString();
+    const std::string error = ForLog(FromGrpc(status));
     bool was_registered;
     {
       MutexLock lock(&mutex);

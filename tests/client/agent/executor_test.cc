@@ -1,0 +1,179 @@
+#include "client/agent/executor.h"
+
+#include <sstream>
+#include <tuple>
+
+#include "client/agent/digest.h"
+#include "tests/client/agent/load_fixture.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::Combine;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Values;
+
+struct Shape {
+  int nodes;
+  int ranks;
+};
+
+using Parameters = std::tuple<Shape, ReadMode, MoveMode, DTypePolicy, int64_t>;
+
+class ExecutorMatrixTest : public ::testing::TestWithParam<Parameters> {};
+
+TEST_P(ExecutorMatrixTest, EveryPartitionHoldsExactlyItsBytes) {
+  const auto& [shape, read_mode, move_mode, dtype, round_bytes] = GetParam();
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(shape.nodes, shape.ranks);
+  layout.read_mode = read_mode;
+  layout.move_mode = move_mode;
+  layout.dtype = dtype;
+  layout.round_bytes = round_bytes;
+  ClusterOptions options;
+  options.plan = MakePlan(dir.path(), layout);
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  const auto plan = MakePlan(dir.path(), layout);
+  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ExecutorMatrixTest,
+    Combine(Values(Shape{1, 1}, Shape{1, 3}, Shape{2, 2}, Shape{3, 1}, Shape{3, 2}),
+            Values(ReadMode::kParallel, ReadMode::kLocal, ReadMode::kRank0),
+            Values(MoveMode::kScatter, MoveMode::kBroadcast),
+            Values(DTypePolicy::kStored, DTypePolicy::kFloat32), Values(200, 32 << 20)));
+
+TEST(Executor, WholeTargetsOfStageZeroComeToEveryRank) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(2, 2);
+  layout.zero_stage = 0;
+  layout.round_bytes = 300;
+  const auto plan = MakePlan(dir.path(), layout);
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+}
+
+TEST(Executor, MoreRanksThanElementsLeavesTheRestZero) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  const auto plan = MakePlan(dir.path(), MakeLayout(2, 20));
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+}
+
+TEST(Executor, ParallelModeReadsEveryByteOnceInTheCluster) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(3, 2);
+  layout.round_bytes = 500;
+  const auto plan = MakePlan(dir.path(), layout);
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  for (int node = 0; node < 3; ++node) options.readers.push_back(MakePosixReader({}));
+  const auto readers = options.readers;
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  int64_t data_bytes = 0;
+  for (const ManifestTensor& tensor : plan->manifest->tensors) {
+    data_bytes += tensor.file_end - tensor.file_begin;
+  }
+  int64_t read = 0;
+  for (const auto& reader : readers) read += reader->bytes_read();
+  EXPECT_EQ(read, data_bytes);
+  for (size_t node = 0; node < 3; ++node) {
+    EXPECT_EQ(run.progress[node].bytes_read, readers[node]->bytes_read());
+    EXPECT_EQ(run.progress[node].bytes_read, run.progress[node].bytes_to_read);
+  }
+}
+
+TEST(Executor, Rank0ModeReadsOnlyOnTheFirstNode) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(2, 1);
+  layout.read_mode = ReadMode::kRank0;
+  const auto plan = MakePlan(dir.path(), layout);
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(run.progress[1].bytes_read, 0);
+  EXPECT_GT(run.progress[1].bytes_received, 0);
+}
+
+TEST(Executor, AReplicatedTargetTravelsOnceToANode) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(2, 3);
+  layout.zero_stage = 0;
+  layout.read_mode = ReadMode::kRank0;
+  const auto plan = MakePlan(dir.path(), layout);
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(run.progress[0].bytes_sent, run.progress[0].bytes_read);
+}
+
+TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  Layout layout = MakeLayout(1, 1);
+  layout.round_bytes = 200;
+  const auto plan = MakePlan(dir.path(), layout);
+  const auto schedule = std::make_shared<const Schedule>(*Schedule::Create(*plan));
+  std::atomic<bool> cancelled{false};
+  Arena arena = *Arena::Create("test", plan->arena_bytes);
+  ExecutorOptions options;
+  options.plan = plan;
+  options.schedule = schedule;
+  options.checkpoint_path = dir.path();
+  options.reader = MakePosixReader({});
+  options.arenas = {arena.data()};
+  FileIdentity identity;
+  options.identities = {*options.reader->IdentityOf(dir.File("model-1.safetensors")),
+                        *options.reader->IdentityOf(dir.File("model-2.safetensors"))};
+  options.cancelled = &cancelled;
+  options.on_progress = [&](const ExecutorProgress& now) { cancelled = now.round == 2; };
+  ExecutorProgress progress;
+  EXPECT_THAT(ExecuteLoad(options, &progress),
+              StatusIs(absl::StatusCode::kCancelled, ::testing::_));
+  EXPECT_EQ(progress.round, 2);
+}
+
+TEST(Executor, DigestsAreThoseOfTheBytesWithTheirPadding) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  const auto plan = MakePlan(dir.path(), MakeLayout(1, 3));
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  const auto expected = ExpectedDigests(*plan, dir.path());
+  for (size_t rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ(PartitionDigests(*plan, run.arenas[rank].data()), expected[rank]);
+  }
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,313 @@
+#include "client/agent/handover.h"
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/base/mutex.h"
+#include "server/base/errors.h"
+#include "tests/client/agent/attach_client.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+
+namespace zerocast {
+namespace {
+
+using nlohmann::json;
+using ::testing::_;
+using ::testing::HasSubstr;
+
+constexpr int64_t kBytes = 8192;
+constexpr char kLoad[] = "loads/abc";
+constexpr char kToken[] = "secret";
+
+std::string CodeOf(const json& answer) {
+  return answer.is_object() && answer.value("ok", true) == false
+             ? answer["error"]["code"].get<std::string>()
+             : answer.dump();
+}
+
+class HandOverTest : public ::testing::Test {
+ protected:
+  HandOverTest() {
+    ShardIndex index;
+    index.load = kLoad;
+    index.world_size = 2;
+    index.plan_digest = "d1";
+    ShardIndex::Entry entry;
+    entry.name = "model.norm.weight";
+    entry.shape = {3, 5};
+    entry.dtype = DType::kBFloat16;
+    entry.offset = 64;
+    entry.elements = 8;
+    entry.num_elements = 15;
+    entry.partitioned = true;
+    entry.aliases = {"other.name"};
+    index.targets = {entry};
+    std::vector<Arena> arenas;
+    for (int rank = 0; rank < 2; ++rank) {
+      arenas.push_back(*Arena::Create("test", kBytes));
+      std::memset(arenas.back().data(), 'a' + rank, kBytes);
+      EXPECT_THAT(arenas.back().Seal(), IsOk());
+      data_.push_back(arenas.back().data());
+    }
+    book_ = std::make_unique<ShardBook>(index, kToken, 0, std::move(arenas));
+  }
+
+  HandOverOptions Options() {
+    HandOverOptions options;
+    options.socket_path = dir_.File("agent.sock");
+    options.frame_timeout = absl::Seconds(5);
+    options.offer = [this](const std::string& load, int32_t rank, const std::string& token,
+                           AttachMode mode) -> absl::StatusOr<ShardOffer> {
+      if (load != kLoad) return absl::NotFoundError("no such load");
+      return book_->Offer(rank, token, mode);
+    };
+    options.settle = [this](const ShardOffer& offer, bool acknowledged) {
+      book_->Settle(offer.rank, offer.mode, acknowledged);
+      MutexLock lock(&mutex_);
+      ++num_settled_;
+      changed_.SignalAll();
+    };
+    return options;
+  }
+  void Start(HandOverOptions options) {
+    path_ = options.socket_path;
+    ZC_ASSERT_OK_AND_ASSIGN(server_, HandOverServer::Start(std::move(options)));
+  }
+  void WaitForSettled(int count) {
+    MutexLock lock(&mutex_);
+    while (num_settled_ < count) {
+      ASSERT_FALSE(changed_.WaitWithTimeout(&mutex_, absl::Seconds(10)));
+    }
+  }
+
+  const TempDir dir_;
+  std::vector<char*> data_;
+  std::unique_ptr<ShardBook> book_;
+  std::string path_;
+  Mutex mutex_;
+  CondVar changed_;
+  int num_settled_ = 0;
+  std::unique_ptr<HandOverServer> server_;
+};
+
+TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
+  Start(Options());
+  AttachClient client(path_);
+  const json answer = client.Attach(kLoad, 1, kToken, "shared");
+  EXPECT_EQ(answer["ok"], true);
+  EXPECT_EQ(answer["way"], "memfd");
+  EXPECT_EQ(answer["mode"], "shared");
+  EXPECT_EQ(answer["arena_bytes"], kBytes);
+  EXPECT_EQ(answer["world_size"], 2);
+  EXPECT_EQ(answer["plan_digest"], "d1");
+  EXPECT_EQ(answer["targets"][0], json({{"name", "model.norm.weight"},
+                                        {"shape", {3, 5}},
+                                        {"dtype", "bfloat16"},
+                                        {"offset", 64},
+                                        {"elements", 8},
+                                        {"num_elements", 15},
+                                        {"partitioned", true},
+                                        {"buffer", false},
+                                        {"aliases", {"other.name"}}}));
+  ASSERT_GE(client.fd(), 0);
+  char bytes[2];
+  EXPECT_EQ(::pread(client.fd(), bytes, 2, kBytes - 2), 2);
+  EXPECT_EQ(std::string(bytes, 2), "bb");
+}
+
+TEST_F(HandOverTest, ASharedShardLeavesTheBooksAtTheAcknowledgement) {
+  Start(Options());
+  const int64_t before = Arena::TotalBytes();
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "shared");
+  EXPECT_EQ(Arena::TotalBytes(), before);
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive(), json({{"ok", true}}));
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
+  EXPECT_FALSE(book_->empty());
+
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")), "FAILED_PRECONDITION");
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "private")), "FAILED_PRECONDITION");
+}
+
+TEST_F(HandOverTest, WithoutAnAcknowledgementTheShardStays) {
+  Start(Options());
+  {
+    AttachClient client(path_);
+    client.Attach(kLoad, 0, kToken, "shared");
+    EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")),
+              "FAILED_PRECONDITION");
+  }
+  WaitForSettled(1);
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")["ok"], true);
+}
+
+TEST_F(HandOverTest, WritesOfAPrivateMappingNeverReachTheAgentsArena) {
+  Start(Options());
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "private");
+  ASSERT_TRUE(client.Acknowledge());
+  void* const place = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, client.fd(), 0);
+  ASSERT_NE(place, MAP_FAILED);
+  EXPECT_EQ(static_cast<char*>(place)[0], 'a');
+  std::memset(place, 'z', kBytes);
+  EXPECT_EQ(std::string(data_[0], kBytes), std::string(kBytes, 'a'));
+  ::munmap(place, kBytes);
+  EXPECT_EQ(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, client.fd(), 0),
+            MAP_FAILED);
+  EXPECT_LT(::pwrite(client.fd(), "z", 1, 0), 0);
+
+  AttachClient next(path_);
+  EXPECT_EQ(next.Attach(kLoad, 0, kToken, "private")["ok"], true);
+  char byte;
+  EXPECT_EQ(::pread(next.fd(), &byte, 1, 17), 1);
+  EXPECT_EQ(byte, 'a');
+}
+
+TEST_F(HandOverTest, WhatIsHeldPrivatelyIsNotHandedOverShared) {
+  Start(Options());
+  AttachClient(path_).Attach(kLoad, 0, kToken, "private");
+  const json answer = AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
+  EXPECT_EQ(CodeOf(answer), "FAILED_PRECONDITION");
+  EXPECT_EQ(answer["error"]["reason"], "WRONG_STATE");
+}
+
+TEST_F(HandOverTest, RefusesAnotherToken) {
+  Start(Options());
+  for (const std::string token : {"", "secre", "secret2", "Secret"}) {
+    const json answer = AttachClient(path_).Attach(kLoad, 0, token, "shared");
+    EXPECT_EQ(CodeOf(answer), "PERMISSION_DENIED") << token;
+    EXPECT_EQ(answer["error"]["reason"], "PERMISSION_DENIED");
+  }
+}
+
+TEST_F(HandOverTest, RefusesAnotherRankAndAnotherLoad) {
+  Start(Options());
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 2, kToken, "shared")), "NOT_FOUND");
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach("loads/other", 0, kToken, "shared")), "NOT_FOUND");
+}
+
+TEST_F(HandOverTest, AnswersWhatItDoesNotUnderstand) {
+  Start(Options());
+  const std::string deep(2000, '[');
+  std::string deep_frame = {'\xd0', '\x07', 0, 0};
+  for (const std::string& bytes :
+       {std::string("\xff\xff\xff\xff", 4), deep_frame + deep, std::string("\x02\0\0\0{}", 6),
+        std::string("\x01\0\0\0x", 5), std::string("\0\0\0\0", 4)}) {
+    AttachClient client(path_);
+    client.SendRaw(bytes);
+    EXPECT_EQ(CodeOf(client.Receive()), "INVALID_ARGUMENT");
+  }
+  for (const json& request :
+       {json{{"op", "detach"}}, json{{"op", "attach"}, {"load", 1}}, json{{"op", "ack"}},
+        json{{"op", "attach"}, {"load", kLoad}, {"token", kToken}, {"mode", "x"}, {"rank", 0}},
+        json{{"op", "attach"},
+             {"load", kLoad},
+             {"token", kToken},
+             {"mode", "shared"},
+             {"rank", int64_t{1} << 40}}}) {
+    AttachClient client(path_);
+    client.Send(request);
+    EXPECT_EQ(CodeOf(client.Receive()), "INVALID_ARGUMENT") << request;
+  }
+}
+
+TEST_F(HandOverTest, AGarbledAcknowledgementIsNone) {
+  Start(Options());
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "shared");
+  client.Send({{"op", "nack"}});
+  EXPECT_EQ(CodeOf(client.Receive()), "INVALID_ARGUMENT");
+  WaitForSettled(1);
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")["ok"], true);
+}
+
+TEST_F(HandOverTest, SilentClientsBlockNobodyAndAreDropped) {
+  HandOverOptions options = Options();
+  options.frame_timeout = absl::Milliseconds(200);
+  Start(std::move(options));
+  std::vector<std::unique_ptr<AttachClient>> silent;
+  for (int k = 0; k < 10; ++k) {
+    silent.push_back(std::make_unique<AttachClient>(path_));
+    silent.back()->SendRaw("\x10");
+  }
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "private")["ok"], true);
+  EXPECT_EQ(CodeOf(silent[0]->Receive()), "DEADLINE_EXCEEDED");
+}
+
+TEST_F(HandOverTest, BeyondItsConnectionsItDropsNewOnesAndServesAgainLater) {
+  HandOverOptions options = Options();
+  options.max_connections = 1;
+  Start(std::move(options));
+  {
+    AttachClient first(path_);
+    first.Attach(kLoad, 0, kToken, "shared");  // holds its connection until the ack
+    AttachClient second(path_);
+    EXPECT_TRUE(second.Attach(kLoad, 1, kToken, "private").is_discarded());
+    first.Acknowledge();
+    EXPECT_EQ(first.Receive()["ok"], true);
+    EXPECT_TRUE(first.Receive().is_discarded());  // the server has closed it
+  }
+}
+
+TEST_F(HandOverTest, TheSocketHasItsModeAndGoesWithTheServer) {
+  Start(Options());
+  struct stat info;
+  ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0660u);
+  server_.reset();
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(HandOverTest, RefusesASocketThatSomebodyListensOn) {
+  Start(Options());
+  EXPECT_THAT(HandOverServer::Start(Options()),
+              StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr(path_)));
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "private")["ok"], true);
+}
+
+TEST_F(HandOverTest, ReplacesTheSocketOfADeadAgent) {
+  const std::string path = dir_.File("agent.sock");
+  {
+    const UniqueFd dead(::socket(AF_UNIX, SOCK_STREAM, 0));
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
+    ASSERT_EQ(::bind(dead.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  }
+  Start(Options());
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "private")["ok"], true);
+}
+
+TEST_F(HandOverTest, NamesWhatKeepsItFromListening) {
+  HandOverOptions options = Options();
+  options.socket_path = dir_.File("none/agent.sock");
+  EXPECT_THAT(HandOverServer::Start(options),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none/agent.sock")));
+  options.socket_path = dir_.Write("file", "");
+  EXPECT_THAT(HandOverServer::Start(options),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not a socket")));
+  options.socket_path = dir_.File(std::string(120, 'x'));
+  EXPECT_THAT(HandOverServer::Start(options), StatusIs(absl::StatusCode::kInvalidArgument, _));
+}
+
+TEST_F(HandOverTest, StoppingEndsOpenConnectionsAtOnce) {
+  HandOverOptions options = Options();
+  options.frame_timeout = absl::Hours(1);
+  Start(std::move(options));
+  AttachClient waiting(path_);
+  waiting.Attach(kLoad, 0, kToken, "shared");
+  server_.reset();  // hangs here when it does not
+  EXPECT_FALSE(book_->empty());
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,229 @@
+// What goes wrong on the way of the bytes is found: by the status, or by the digests.
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "client/agent/digest.h"
+#include "server/base/errors.h"
+#include "tests/client/agent/load_fixture.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::_;
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+class LoadFaultsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    WriteCheckpoint(dir_.path(), TestSeed());
+    layout_ = MakeLayout(2, 2);
+    layout_.round_bytes = 700;
+    Plan();
+  }
+  void Plan() {
+    plan_ = MakePlan(dir_.path(), layout_);
+    options_.plan = plan_;
+    options_.folder = dir_.path();
+  }
+  // Partitions whose digest is not the one computed independently from the files.
+  int NumWrongDigests(const ClusterRun& run) {
+    const auto expected = ExpectedDigests(*plan_, dir_.path());
+    int wrong = 0;
+    for (size_t rank = 0; rank < run.arenas.size(); ++rank) {
+      const auto digests = PartitionDigests(*plan_, run.arenas[rank].data());
+      for (size_t t = 0; t < digests.size(); ++t) wrong += digests[t] != expected[rank][t];
+    }
+    return wrong;
+  }
+  // Readers of the file system; node 0's calls go through `pread`.
+  void InjectPread(decltype(PosixReaderOptions::pread) pread) {
+    PosixReaderOptions faulty;
+    faulty.pread = std::move(pread);
+    options_.readers = {MakePosixReader(faulty), MakePosixReader({})};
+  }
+
+  const TempDir dir_;
+  Layout layout_;
+  std::shared_ptr<const zerocast::Plan> plan_;
+  ClusterOptions options_;
+};
+
+TEST_F(LoadFaultsTest, WithoutAFaultEveryDigestIsRight) {
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(NumWrongDigests(run), 0);
+}
+
+TEST_F(LoadFaultsTest, AByteFlippedInTheFileBufferIsFound) {
+  options_.hooks.resize(2);
+  options_.hooks[1].after_read = [](int64_t round, absl::Span<char> data) {
+    if (round == 1) data[data.size() / 2] ^= 0x10;
+  };
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(NumWrongDigests(run), 1);
+}
+
+TEST_F(LoadFaultsTest, AByteFlippedInAMessageIsFound) {
+  options_.hooks.resize(2);
+  bool flipped = false;
+  options_.hooks[0].before_unpack = [&flipped](int64_t, int32_t, absl::Span<char> message) {
+    if (!flipped) message[message.size() / 2] ^= 0x10;
+    flipped = true;
+  };
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_TRUE(flipped);
+  EXPECT_GE(NumWrongDigests(run), 1);
+}
+
+TEST_F(LoadFaultsTest, BytesFlippedInABroadcastAreFound) {
+  layout_.move_mode = MoveMode::kBroadcast;
+  Plan();
+  options_.hooks.resize(2);
+  // All of them: a node keeps only a part of what a broadcast brings.
+  options_.hooks[1].before_unpack = [](int64_t, int32_t, absl::Span<char> message) {
+    for (char& byte : message) byte ^= 0x10;
+  };
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_GE(NumWrongDigests(run), 1);
+}
+
+TEST_F(LoadFaultsTest, AByteFlippedInAnArenaIsFound) {
+  const ClusterRun run = RunCluster(std::move(options_));
+  ASSERT_EQ(NumWrongDigests(run), 0);
+  const Target& target = plan_->targets[1];
+  run.arenas[2].data()[target.arena_offset + 5] ^= 0x10;
+  EXPECT_EQ(NumWrongDigests(run), 1);
+}
+
+TEST_F(LoadFaultsTest, AnIoErrorNamesFileAndOffsetAndEndsTheOtherNode) {
+  InjectPread([](int, void*, size_t, off_t) -> ssize_t {
+    errno = EIO;
+    return -1;
+  });
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses[0],
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(HasSubstr("model-1.safetensors at offset"), HasSubstr("round 0"))));
+  EXPECT_EQ(ReasonOf(run.statuses[0]), "IO_ERROR");
+  EXPECT_THAT(run.statuses[1], StatusIs(absl::StatusCode::kUnavailable, _));
+  EXPECT_EQ(ReasonOf(run.statuses[1]), "EXCHANGE_FAILED");
+}
+
+TEST_F(LoadFaultsTest, ShortReadsChangeNothing) {
+  InjectPread([](int fd, void* buffer, size_t num_bytes, off_t offset) {
+    return ::pread(fd, buffer, std::min<size_t>(num_bytes, 7), offset);
+  });
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(NumWrongDigests(run), 0);
+}
+
+TEST_F(LoadFaultsTest, AFileCutBeforeTheLoadIsNamed) {
+  ASSERT_EQ(::truncate(dir_.File("model-2.safetensors").c_str(), 1000), 0);
+  const ClusterRun run = RunCluster(std::move(options_));
+  for (const absl::Status& status : run.statuses) {
+    if (ReasonOf(status) == "EXCHANGE_FAILED") continue;  // the node that reads the other file
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kAborted, HasSubstr("model-2.safetensors")));
+    EXPECT_EQ(ReasonOf(status), "CHECKPOINT_CHANGED");
+  }
+}
+
+TEST_F(LoadFaultsTest, AFileCutDuringTheLoadIsNamedWithItsOffset) {
+  const std::string path = dir_.File("model-1.safetensors");
+  InjectPread(
+      [path, cut = false](int fd, void* buffer, size_t num_bytes, off_t offset) mutable -> ssize_t {
+        if (!cut) {
+          EXPECT_EQ(::truncate(path.c_str(), offset + 10), 0);
+        }
+        cut = true;
+        return ::pread(fd, buffer, num_bytes, offset);
+      });
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses[0],
+              StatusIs(absl::StatusCode::kDataLoss,
+                       AllOf(HasSubstr("model-1.safetensors"), HasSubstr("offset"))));
+}
+
+TEST_F(LoadFaultsTest, AFileReplacedDuringTheLoadIsNamed) {
+  const std::string path = dir_.File("model-1.safetensors");
+  options_.hooks.resize(2);
+  options_.hooks[0].after_read = [path](int64_t round, absl::Span<char>) {
+    if (round != 0) return;
+    // The same bytes, but another file.
+    std::filesystem::copy_file(path, path + ".new");
+    std::filesystem::rename(path + ".new", path);
+  };
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses[0], StatusIs(absl::StatusCode::kAborted,
+                                        AllOf(HasSubstr(path), HasSubstr("another file"))));
+  EXPECT_EQ(ReasonOf(run.statuses[0]), "CHECKPOINT_CHANGED");
+}
+
+TEST_F(LoadFaultsTest, AFileModifiedInPlaceDuringTheLoadIsNamed) {
+  const std::string path = dir_.File("model-1.safetensors");
+  options_.hooks.resize(2);
+  options_.hooks[0].after_read = [path](int64_t round, absl::Span<char>) {
+    if (round != 0) return;
+    const timespec times[2] = {{1, 0}, {1, 0}};
+    EXPECT_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+  };
+  const ClusterRun run = RunCluster(std::move(options_));
+  EXPECT_THAT(run.statuses[0],
+              StatusIs(absl::StatusCode::kAborted, AllOf(HasSubstr(path), HasSubstr("modified"))));
+}
+
+TEST_F(LoadFaultsTest, AReadThatHangsEndsByTheDeadlineAndIsNamed) {
+  layout_ = MakeLayout(1, 1);
+  Plan();
+  PosixReaderOptions faulty;
+  // Held by the reader's own thread, which outlives the load.
+  auto held = std::make_shared<std::atomic<bool>>(true);
+  faulty.pread = [held](int fd, void* buffer, size_t num_bytes, off_t offset) {
+    while (*held) ::usleep(1000);
+    return ::pread(fd, buffer, num_bytes, offset);
+  };
+  options_.readers = {MakePosixReader(faulty)};
+  options_.stage_timeout = absl::Milliseconds(50);
+  const ClusterRun run = RunCluster(std::move(options_));
+  *held = false;
+  EXPECT_THAT(run.statuses[0],
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("model-1.safetensors")));
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    (void)entry;
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(LoadFaultsTest, FiftyLoadsLeaveNoDescriptorAndNoArena) {
+  const size_t descriptors = OpenDescriptors();
+  const int64_t bytes = Arena::TotalBytes();
+  for (int k = 0; k < 50; ++k) {
+    ClusterOptions options;
+    options.plan = plan_;
+    options.folder = dir_.path();
+    const ClusterRun run = RunCluster(std::move(options));
+    ASSERT_THAT(run.statuses, Each(IsOk()));
+  }
+  EXPECT_EQ(OpenDescriptors(), descriptors);
+  EXPECT_EQ(Arena::TotalBytes(), bytes);
+}
+
+}  // namespace
+}  // namespace zerocast
