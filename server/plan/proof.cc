@@ -3,7 +3,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -12,6 +11,7 @@
 #include "kernels/copy/copy.h"
 #include "server/base/errors.h"
 #include "server/plan/check_layout.h"
+#include "server/plan/loops.h"
 #include "server/plan/plan.h"
 #include "server/plan/shape.h"
 #include "server/plan/source_index.h"
@@ -23,20 +23,17 @@ absl::Status Refuse(std::string what) {
   return WithReason(absl::DataLossError(absl::StrCat("prove the plan: ", what)), "PLAN_REFUSED");
 }
 
-// True when the loops, sorted by `stride` from largest to smallest, never meet and the last place
-// they reach from `offset` lies below `limit`.  Hostile values do not overflow.
+// True when the loops, nested by `stride`, never meet and the last place they reach from `offset`
+// lies below `limit`.  Hostile values do not overflow.
 bool LoopsFit(const Box& box, int64_t offset, int64_t BoxDim::*stride, int64_t limit) {
-  BoxDim dims[kMaxBoxDims];
-  std::copy(box.dims, box.dims + box.num_dims, dims);
-  std::sort(dims, dims + box.num_dims,
-            [stride](const BoxDim& a, const BoxDim& b) { return a.*stride > b.*stride; });
+  const auto loops = LoopsFromInside(box, stride);
   int64_t inner_end = 1;
   int64_t last = offset;
-  for (int k = box.num_dims - 1; k >= 0; --k) {
+  for (int k = 0; k < box.num_dims; ++k) {
     int64_t width = 0;
-    if (dims[k].*stride < inner_end ||
-        __builtin_mul_overflow(dims[k].extent, dims[k].*stride, &inner_end) ||
-        __builtin_mul_overflow(dims[k].extent - 1, dims[k].*stride, &width) ||
+    if (loops[k].*stride < inner_end ||
+        __builtin_mul_overflow(loops[k].extent, loops[k].*stride, &inner_end) ||
+        __builtin_mul_overflow(loops[k].extent - 1, loops[k].*stride, &width) ||
         __builtin_add_overflow(last, width, &last)) {
       return false;
     }

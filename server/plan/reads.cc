@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/copy/algebra.h"
+#include "server/plan/loops.h"
 
 namespace zerocast {
 namespace {
@@ -78,10 +79,7 @@ std::vector<SharedReads> AssignShares(const Plan& plan, const SourceIndex& index
 // Appends the bytes that `box` reads of `source`: its rows, or all between them where the gaps are
 // small.
 void AppendSpans(const Box& box, const NeededSource& source, std::vector<FileRange>* out) {
-  BoxDim dims[kMaxBoxDims];
-  std::copy(box.dims, box.dims + box.num_dims, dims);
-  std::sort(dims, dims + box.num_dims,
-            [](const BoxDim& a, const BoxDim& b) { return a.source_stride < b.source_stride; });
+  const auto dims = LoopsFromInside(box, &BoxDim::source_stride);
   const int64_t size = source.element_bytes;
   int64_t length = 1;  // elements of a run, small gaps included
   int inner = 0;       // dims[0, inner) lie within a run
