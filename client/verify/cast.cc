@@ -107,47 +107,83 @@ uint64_t EncodeNan(const Number& number, DType from, DType to, const Format& for
   return exponent | payload | uint64_t{1} << (format.num_mantissa_bits - 1);
 }
 
-uint64_t CastBits(uint64_t bits, DType from, DType to) {
-  const Format format = FormatOf(to);
-  const Number number = Decode(bits, FormatOf(from));
-  const uint64_t sign = uint64_t{number.negative} << (format.num_bits() - 1);
-  switch (number.kind) {
-    case Number::kNan:
-      // One NaN, without a sign: torch's vectorised kernels set all bits, its scalar ones do not.
-      if (to == DType::kBFloat16) return from == DType::kFloat32 ? 0xffff : 0x7fc0;
-      return sign | EncodeNan(number, from, to, format);
-    case Number::kInfinite:
-      if (!format.has_infinity) return sign | 0x7e;  // 448, the largest number
-      return sign | format.exponent_mask() << format.num_mantissa_bits;
-    case Number::kFinite:
-      break;
+// The cast of one element, by its bits.
+class Caster {
+ public:
+  Caster(DType from, DType to)
+      : from_(from), to_(to), from_format_(FormatOf(from)), to_format_(FormatOf(to)) {}
+
+  uint64_t operator()(uint64_t bits) const {
+    const Number number = Decode(bits, from_format_);
+    const uint64_t sign = uint64_t{number.negative} << (to_format_.num_bits() - 1);
+    switch (number.kind) {
+      case Number::kNan:
+        // One NaN, without a sign: torch's vectorised kernels set all bits, its scalar ones do not.
+        if (to_ == DType::kBFloat16) return from_ == DType::kFloat32 ? 0xffff : 0x7fc0;
+        return sign | EncodeNan(number, from_, to_, to_format_);
+      case Number::kInfinite:
+        if (!to_format_.has_infinity) return sign | 0x7e;  // 448, the largest number
+        return sign | to_format_.exponent_mask() << to_format_.num_mantissa_bits;
+      case Number::kFinite:
+        break;
+    }
+    return sign | EncodeFinite(number, to_format_);
   }
-  return sign | EncodeFinite(number, format);
+
+ private:
+  DType from_, to_;
+  Format from_format_, to_format_;
+};
+
+// `From` and `To` are unsigned integers of the elements' sizes.
+template <typename From, typename To>
+std::string CastElements(const std::string& bytes, const Caster& caster) {
+  const size_t count = bytes.size() / sizeof(From);
+  std::string result(count * sizeof(To), '\0');
+  // A narrow type has few values: each is cast once.
+  std::vector<To> table;
+  if constexpr (sizeof(From) <= 2) {
+    const size_t num_values = size_t{1} << (8 * sizeof(From));
+    if (count >= num_values) {
+      table.resize(num_values);
+      for (size_t i = 0; i < num_values; ++i) table[i] = static_cast<To>(caster(i));
+    }
+  }
+  for (size_t i = 0; i < count; ++i) {
+    From bits;
+    std::memcpy(&bits, bytes.data() + i * sizeof(From), sizeof(From));
+    const To cast = table.empty() ? static_cast<To>(caster(bits)) : table[bits];
+    std::memcpy(result.data() + i * sizeof(To), &cast, sizeof(To));
+  }
+  return result;
 }
 
-uint64_t LoadBits(const char* at, int64_t size) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, at, size);
-  return bits;
+template <typename From>
+std::string CastFrom(const std::string& bytes, const Caster& caster, int64_t to_size) {
+  switch (to_size) {
+    case 1:
+      return CastElements<From, uint8_t>(bytes, caster);
+    case 2:
+      return CastElements<From, uint16_t>(bytes, caster);
+    case 4:
+      return CastElements<From, uint32_t>(bytes, caster);
+    default:
+      return CastElements<From, uint64_t>(bytes, caster);
+  }
 }
 
 std::string CastFloats(const std::string& bytes, DType from, DType to) {
-  const int64_t from_size = SizeOf(from), to_size = SizeOf(to);
-  const int64_t count = static_cast<int64_t>(bytes.size()) / from_size;
-  std::string result(count * to_size, '\0');
-  // A narrow type has few values: each is cast once.
-  const int64_t num_values = int64_t{1} << (8 * from_size < 32 ? 8 * from_size : 32);
-  std::vector<uint64_t> table;
-  if (from_size <= 2 && count >= num_values) {
-    table.resize(num_values);
-    for (int64_t i = 0; i < num_values; ++i) table[i] = CastBits(i, from, to);
+  const Caster caster(from, to);
+  switch (SizeOf(from)) {
+    case 1:
+      return CastFrom<uint8_t>(bytes, caster, SizeOf(to));
+    case 2:
+      return CastFrom<uint16_t>(bytes, caster, SizeOf(to));
+    case 4:
+      return CastFrom<uint32_t>(bytes, caster, SizeOf(to));
+    default:
+      return CastFrom<uint64_t>(bytes, caster, SizeOf(to));
   }
-  for (int64_t i = 0; i < count; ++i) {
-    const uint64_t bits = LoadBits(bytes.data() + i * from_size, from_size);
-    const uint64_t cast = table.empty() ? CastBits(bits, from, to) : table[bits];
-    std::memcpy(result.data() + i * to_size, &cast, to_size);
-  }
-  return result;
 }
 
 }  // namespace
