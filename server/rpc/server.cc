@@ -1,6 +1,7 @@
 #include "server/rpc/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
@@ -130,6 +131,7 @@ struct Server::Rep {
   std::unique_ptr<rpc::Core> core;
   rpc::Metrics metrics;
   std::vector<std::unique_ptr<grpc::Service>> services;
+  grpc::CallbackGenericService nothing_else;
   Listener main;
   Listener health;
   std::unique_ptr<prometheus::Exposer> exposer;
@@ -185,6 +187,8 @@ absl::Status Server::Rep::StartMain() {
 absl::Status Server::Rep::StartHealth() {
   if (options.health_listen.empty()) return absl::OkStatus();
   grpc::ServerBuilder builder;
+  // gRPC starts no server without a service of ours; this one refuses every call but health's.
+  builder.RegisterCallbackGenericService(&nothing_else);
   ZC_ASSIGN_OR_RETURN(health, Listen(&builder, options.health_listen, false));
   return absl::OkStatus();
 }

@@ -1,0 +1,42 @@
+#ifndef ZEROCAST_TESTS_SERVER_RPC_HEALTH_CLIENT_H_
+#define ZEROCAST_TESTS_SERVER_RPC_HEALTH_CLIENT_H_
+
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <future>
+#include <string>
+
+namespace zerocast {
+
+enum class Health { kServing, kNotServing, kNotFound, kUnreachable };
+
+// grpc.health.v1.Health/Check, written by hand: no package carries the generated client.
+// HealthCheckRequest { string service = 1; }  HealthCheckResponse { enum status = 1; } SERVING
+// is 1.
+inline Health CheckHealth(const std::string& address, const std::string& service) {
+  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+  std::string bytes;
+  if (!service.empty()) {
+    bytes = std::string("\x0a") + static_cast<char>(service.size()) + service;
+  }
+  grpc::Slice slice(bytes);
+  grpc::ByteBuffer request(&slice, 1), response;
+  std::promise<grpc::Status> done;
+  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request, &response,
+                 [&done](grpc::Status status) { done.set_value(std::move(status)); });
+  const grpc::Status status = done.get_future().get();
+  if (status.error_code() == grpc::StatusCode::NOT_FOUND) return Health::kNotFound;
+  if (!status.ok()) return Health::kUnreachable;
+  grpc::Slice answer;
+  if (!response.TrySingleSlice(&answer).ok() || answer.size() != 2) return Health::kNotServing;
+  return answer.begin()[1] == 1 ? Health::kServing : Health::kNotServing;
+}
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_TESTS_SERVER_RPC_HEALTH_CLIENT_H_

@@ -1,0 +1,233 @@
+// Jobs, configs and the rules that every call follows, over real gRPC.
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/server/rpc/server_fixture.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+
+class JobRpcTest : public ServerTest {
+ protected:
+  absl::StatusOr<v1::CreateJobResponse> Create(const v1::JobSpec& spec,
+                                               const std::string& request_id = "",
+                                               bool validate_only = false) {
+    v1::CreateJobRequest request;
+    *request.mutable_spec() = spec;
+    request.set_request_id(request_id);
+    request.set_validate_only(validate_only);
+    return Call(jobs_, &v1::JobService::Stub::CreateJob, request);
+  }
+  v1::ListJobsResponse List(int page_size, const std::string& token) {
+    v1::ListJobsRequest request;
+    request.set_page_size(page_size);
+    request.set_page_token(token);
+    const auto response = Call(jobs_, &v1::JobService::Stub::ListJobs, request);
+    EXPECT_THAT(response, IsOk());
+    return response.ok() ? *response : v1::ListJobsResponse();
+  }
+};
+
+TEST_F(JobRpcTest, EveryWrongFieldIsNamedAtOnce) {
+  v1::JobSpec spec;
+  spec.set_checkpoint_path("relative/path");
+  spec.mutable_topology()->set_world_size(0);
+  spec.mutable_topology()->set_num_nodes(-1);
+  spec.mutable_options()->set_zero_stage(4);
+  spec.mutable_options()->set_round_bytes(-5);
+  spec.mutable_options()->set_read_mode(static_cast<v1::ReadMode>(99));
+  spec.mutable_options()->set_key_mapping_json("[]");
+  spec.mutable_options()->mutable_stage_timeout()->set_seconds(-1);
+  const auto created = Create(spec);
+  EXPECT_EQ(created.status().code(), kInvalid);
+  EXPECT_THAT(ViolationsOf(created.status()), SizeIs(8)) << created.status();
+  EXPECT_THAT(created.status().message(), HasSubstr("spec.options.key_mapping_json"));
+}
+
+TEST_F(JobRpcTest, APathMayNotLeaveItsFolder) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_checkpoint_path("/data/../etc");
+  EXPECT_THAT(Create(spec), StatusIs(kInvalid, HasSubstr("must not contain '..'")));
+}
+
+TEST_F(JobRpcTest, ACallWithoutADeadlineIsRefused) {
+  grpc::ClientContext context;
+  v1::GetJobRequest request;
+  v1::GetJobResponse response;
+  const absl::Status status = FromGrpc(jobs_->GetJob(&context, request, &response));
+  EXPECT_EQ(status.code(), kInvalid);
+  EXPECT_EQ(ReasonOf(status), "DEADLINE_REQUIRED");
+}
+
+TEST_F(JobRpcTest, ARepeatedRequestGetsTheSameAnswer) {
+  ZC_ASSERT_OK_AND_ASSIGN(const auto first, Create(TwoNodeSpec(), "id-1"));
+  ZC_ASSERT_OK_AND_ASSIGN(const auto again, Create(TwoNodeSpec(), "id-1"));
+  EXPECT_EQ(first.SerializeAsString(), again.SerializeAsString());
+  v1::JobSpec other = TwoNodeSpec();
+  other.set_display_name("other");
+  EXPECT_THAT(Create(other, "id-1"), StatusIs(kInvalid, HasSubstr("another body")));
+  EXPECT_EQ(List(0, "").jobs_size(), 1);
+}
+
+TEST_F(JobRpcTest, ManyThreadsWithOneIdMakeOneJob) {
+  std::vector<std::thread> threads;
+  std::vector<std::string> names(16);
+  for (size_t i = 0; i < names.size(); ++i) {
+    threads.emplace_back([this, i, &names] {
+      const auto created = Create(TwoNodeSpec(), "one-id");
+      if (created.ok()) names[i] = created->job().name();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(names, ::testing::Each(names[0]));
+  EXPECT_EQ(List(0, "").jobs_size(), 1);
+}
+
+TEST_F(JobRpcTest, ALongRequestIdIsNamedBesideTheOthers) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_checkpoint_path("");
+  EXPECT_THAT(ViolationsOf(Create(spec, std::string(129, 'x')).status()), SizeIs(2));
+}
+
+TEST_F(JobRpcTest, ValidateOnlyWritesNothing) {
+  ZC_ASSERT_OK_AND_ASSIGN(const auto checked, Create(TwoNodeSpec(), "id", true));
+  EXPECT_EQ(checked.job().name(), "");
+  EXPECT_EQ(checked.attach_token(), "");
+  EXPECT_EQ(List(0, "").jobs_size(), 0);
+  v1::JobSpec bad = TwoNodeSpec();
+  bad.set_checkpoint_path("x");
+  EXPECT_EQ(Create(bad, "id", true).status().code(), kInvalid);
+}
+
+TEST_F(JobRpcTest, ResolvesTheConfigWithTheTopologysWorldSize) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_deepspeed_config_json(
+      R"({"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2},
+          "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"})");
+  spec.set_training_arguments_json(R"({"bf16": true, "per_device_train_batch_size": 2})");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto created, Create(spec));
+  EXPECT_EQ(created.job().config_dtype(), "bf16");
+  EXPECT_EQ(created.job().zero_stage(), 2);
+  EXPECT_THAT(created.job().resolved_config_json(), HasSubstr("\"train_batch_size\": 8"));
+  v1::QueryConfigRequest query;
+  query.set_job(created.job().name());
+  query.set_path("zero_optimization.stage");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto answer,
+                          Call(configs_, &v1::ConfigService::Stub::QueryConfig, query));
+  EXPECT_EQ(answer.value_json(), "2");
+  EXPECT_FALSE(answer.is_zero3());
+}
+
+TEST_F(JobRpcTest, AMismatchIsAFailedPrecondition) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_deepspeed_config_json(R"({"train_micro_batch_size_per_gpu": 3})");
+  spec.set_training_arguments_json(R"({"per_device_train_batch_size": 2})");
+  spec.set_num_training_steps(10);
+  const auto created = Create(spec);
+  EXPECT_EQ(created.status().code(), absl::StatusCode::kFailedPrecondition) << created.status();
+  EXPECT_EQ(ReasonOf(created.status()), "CONFIG_MISMATCH");
+  EXPECT_FALSE(ViolationsOf(created.status()).empty());
+}
+
+TEST_F(JobRpcTest, AWorldSizeOfItsOwnMustAgree) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_deepspeed_config_json("{}");
+  spec.set_training_arguments_json(R"({"world_size": 3})");
+  EXPECT_THAT(Create(spec), StatusIs(kInvalid, HasSubstr("must be the topology's, 4")));
+}
+
+TEST_F(JobRpcTest, PagesNeitherSkipNorRepeat) {
+  std::vector<std::string> made;
+  for (int i = 0; i < 5; ++i) made.push_back(CreateJob(TwoNodeSpec()).job().name());
+  std::vector<std::string> seen;
+  std::string token;
+  int page_size = 1;
+  do {
+    const auto page = List(page_size++, token);
+    for (const v1::Job& job : page.jobs()) seen.push_back(job.name());
+    token = page.next_page_token();
+    if (seen.size() == 1) made.push_back(CreateJob(TwoNodeSpec()).job().name());
+  } while (!token.empty());
+  EXPECT_EQ(seen, made);
+}
+
+TEST_F(JobRpcTest, PagesRefuseBadSizesAndForeignTokens) {
+  v1::ListJobsRequest request;
+  request.set_page_size(-1);
+  request.set_page_token("?");
+  EXPECT_THAT(ViolationsOf(Call(jobs_, &v1::JobService::Stub::ListJobs, request).status()),
+              SizeIs(2));
+  CreateJob(TwoNodeSpec());
+  CreateJob(TwoNodeSpec());
+  v1::ListLoadsRequest loads;
+  loads.set_page_token(List(1, "").next_page_token());
+  EXPECT_THAT(Call(loads_, &v1::LoadService::Stub::ListLoads, loads),
+              StatusIs(kInvalid, HasSubstr("another filter")));
+}
+
+TEST_F(JobRpcTest, DeleteNeedsACancelledJobAndItsEtag) {
+  const v1::Job job = CreateJob(TwoNodeSpec()).job();
+  v1::DeleteJobRequest remove;
+  remove.set_name(job.name());
+  EXPECT_EQ(Call(jobs_, &v1::JobService::Stub::DeleteJob, remove).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  v1::CancelJobRequest cancel;
+  cancel.set_name(job.name());
+  ZC_ASSERT_OK_AND_ASSIGN(const auto cancelled,
+                          Call(jobs_, &v1::JobService::Stub::CancelJob, cancel));
+  remove.set_etag(job.etag());
+  EXPECT_EQ(Call(jobs_, &v1::JobService::Stub::DeleteJob, remove).status().code(),
+            absl::StatusCode::kAborted);
+  remove.set_etag(cancelled.job().etag());
+  EXPECT_THAT(Call(jobs_, &v1::JobService::Stub::DeleteJob, remove), IsOk());
+  v1::GetJobRequest get;
+  get.set_name(job.name());
+  EXPECT_EQ(Call(jobs_, &v1::JobService::Stub::GetJob, get).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(JobRpcTest, WatchJobEndsWithTheCancel) {
+  const v1::Job job = CreateJob(TwoNodeSpec()).job();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::WatchJobRequest request;
+  request.set_name(job.name());
+  const auto reader = jobs_->WatchJob(&context, request);
+  v1::WatchJobResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.job().state(), v1::JOB_STATE_ACTIVE);
+  v1::CancelJobRequest cancel;
+  cancel.set_name(job.name());
+  ASSERT_THAT(Call(jobs_, &v1::JobService::Stub::CancelJob, cancel), IsOk());
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.job().state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_THAT(FromGrpc(reader->Finish()), IsOk());
+}
+
+TEST_F(JobRpcTest, WhatIsNotOfferedSaysWhatToUse) {
+  const auto registered = Call(checkpoints_, &v1::CheckpointService::Stub::RegisterCheckpoint,
+                               v1::RegisterCheckpointRequest());
+  EXPECT_THAT(registered,
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("JobSpec.checkpoint_path")));
+  EXPECT_EQ(ReasonOf(registered.status()), "UNSUPPORTED");
+  EXPECT_EQ(
+      Call(configs_, &v1::ConfigService::Stub::LintConfig, v1::LintConfigRequest()).status().code(),
+      absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(JobRpcTest, UnknownFieldsSurvive) {
+  v1::JobSpec spec = TwoNodeSpec();
+  // Field 1000, a varint, as a newer client might send it.
+  ASSERT_TRUE(spec.MergeFromString(std::string("\xc0\x3e\x05", 3)));
+  const v1::Job job = CreateJob(spec).job();
+  EXPECT_EQ(job.spec().SerializeAsString(), spec.SerializeAsString());
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,270 @@
+// Loads over real gRPC, with agents played by the test.
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/server/rpc/server_fixture.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::HasSubstr;
+
+class LoadRpcTest : public ServerTest {
+ protected:
+  // Both agents up to StartLoad, whose message for a comes back.
+  v1::StartLoad DriveToLoading(FakeAgent* a, FakeAgent* b) {
+    a->ReportManifest(a->Read().inspect_checkpoint());
+    for (FakeAgent* agent : {a, b}) {
+      const v1::PreparePlan prepare = agent->Read().prepare_plan();
+      agent->ReportPlan(prepare, prepare.plan_digest(), prepare.epoch());
+    }
+    EXPECT_TRUE(b->Read().has_start_load());
+    return a->Read().start_load();
+  }
+};
+
+TEST_F(LoadRpcTest, GoesFromCreationToReady) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::CreateJobResponse created = CreateJob(TwoNodeSpec());
+  EXPECT_EQ(created.attach_token().size(), 32);
+  const v1::Load load = CreateLoad(created.job().name());
+  EXPECT_GT(load.epoch(), 0);
+  const v1::SessionResponse inspect = a.Read();
+  EXPECT_EQ(inspect.inspect_checkpoint().checkpoint_path(), "/data/ckpt");
+  EXPECT_EQ(inspect.inspect_checkpoint().epoch(), load.epoch());
+  a.ReportManifest(inspect.inspect_checkpoint());
+  const v1::PreparePlan prepare = b.Read().prepare_plan();
+  EXPECT_EQ(prepare.node(), 1);
+  EXPECT_EQ(prepare.node_names(0), "a");
+  EXPECT_EQ(prepare.attach_token(), created.attach_token());
+  EXPECT_EQ(prepare.stage_timeout().seconds(), 10);
+  // The agent arrives at the same plan by itself.
+  ZC_ASSERT_OK_AND_ASSIGN(const PlanInput input,
+                          DecompressPlanInput(prepare.compressed_plan_input()));
+  ZC_ASSERT_OK_AND_ASSIGN(const Plan plan, CompilePlanInput(input, nullptr));
+  EXPECT_EQ(plan.digest, prepare.plan_digest());
+  b.ReportPlan(prepare, plan.digest, prepare.epoch());
+  a.ReportPlan(a.Read().prepare_plan(), plan.digest, load.epoch());
+  a.ReportDone(a.Read().start_load(), {0, 1});
+  b.ReportDone(b.Read().start_load(), {2, 3});
+  const v1::Load ready = WatchToEnd(load.name());
+  EXPECT_EQ(ready.state(), v1::LOAD_STATE_READY);
+  ASSERT_EQ(ready.shards_size(), 4);
+  EXPECT_EQ(ready.shards(3).agent_socket(), "/run/zerocast/b");
+  EXPECT_EQ(ready.shards(3).digests(0).xxh3(), 10);
+  EXPECT_EQ(ready.plan().digest(), plan.digest);
+  EXPECT_EQ(ready.report().dtype_reason(), "default");
+  EXPECT_NE(ready.etag(), load.etag());
+}
+
+TEST_F(LoadRpcTest, RelaysRendezvousEntries) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  const v1::StartLoad start = DriveToLoading(&a, &b);
+  v1::SessionRequest request;
+  request.mutable_rendezvous_entry()->set_load(start.load());
+  request.mutable_rendezvous_entry()->set_epoch(start.epoch());
+  request.mutable_rendezvous_entry()->set_key("rank0");
+  request.mutable_rendezvous_entry()->set_value("10.0.0.1:1234");
+  a.Write(request);
+  const v1::SessionResponse relayed = b.Read();
+  EXPECT_EQ(relayed.rendezvous_entry().key(), "rank0");
+  EXPECT_EQ(relayed.rendezvous_entry().value(), "10.0.0.1:1234");
+}
+
+TEST_F(LoadRpcTest, AnotherDigestFailsTheLoad) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  a.ReportManifest(a.Read().inspect_checkpoint());
+  const v1::PreparePlan prepare = b.Read().prepare_plan();
+  b.ReportPlan(prepare, "0000", prepare.epoch());
+  const v1::Load failed = WatchToEnd(load.name());
+  EXPECT_EQ(failed.state(), v1::LOAD_STATE_FAILED);
+  EXPECT_EQ(failed.failure().reason(), "PLAN_REFUSED");
+  EXPECT_THAT(failed.failure().message(), HasSubstr("node b"));
+  EXPECT_TRUE(a.Read().has_prepare_plan());
+  EXPECT_THAT(a.Read().cancel_load().why(), HasSubstr("digest"));
+}
+
+TEST_F(LoadRpcTest, AReportOfAnOlderEpochIsDropped) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  a.ReportManifest(a.Read().inspect_checkpoint());
+  const v1::PreparePlan prepare = b.Read().prepare_plan();
+  b.ReportPlan(prepare, "0000", prepare.epoch() - 1);
+  b.ReportPlan(prepare, prepare.plan_digest(), prepare.epoch());
+  const v1::PreparePlan other = a.Read().prepare_plan();
+  a.ReportPlan(other, other.plan_digest(), other.epoch());
+  EXPECT_TRUE(a.Read().has_start_load());
+}
+
+TEST_F(LoadRpcTest, ABadManifestFailsTheLoadNamingTheNode) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  const v1::InspectCheckpoint inspect = a.Read().inspect_checkpoint();
+  v1::SessionRequest request;
+  request.mutable_manifest_report()->set_load(inspect.load());
+  request.mutable_manifest_report()->set_epoch(inspect.epoch());
+  request.mutable_manifest_report()->set_compressed_manifest("not gzip");
+  a.Write(request);
+  const v1::Load failed = WatchToEnd(load.name());
+  EXPECT_EQ(failed.failure().code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(failed.failure().message(), HasSubstr("manifest of the node of rank 0"));
+}
+
+TEST_F(LoadRpcTest, AFailureKeepsItsReasonAndCancelsTheOthers) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  const v1::StartLoad start = DriveToLoading(&a, &b);
+  v1::SessionRequest request;
+  request.mutable_node_report()->set_load(start.load());
+  request.mutable_node_report()->set_epoch(start.epoch());
+  request.mutable_node_report()->mutable_failure()->set_code(15);
+  request.mutable_node_report()->mutable_failure()->set_message("model.safetensors: torn");
+  request.mutable_node_report()->mutable_failure()->set_reason("CHECKPOINT_CORRUPT");
+  a.Write(request);
+  const v1::Load failed = WatchToEnd(load.name());
+  EXPECT_EQ(failed.failure().code(), 15);
+  EXPECT_EQ(failed.failure().reason(), "CHECKPOINT_CORRUPT");
+  EXPECT_EQ(failed.failure().message(), "node a: model.safetensors: torn");
+  EXPECT_TRUE(b.Read().has_cancel_load());
+}
+
+TEST_F(LoadRpcTest, ALostAgentFailsTheLoad) {
+  auto a = std::make_unique<FakeAgent>(channel_, "a");
+  auto b = std::make_unique<FakeAgent>(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  DriveToLoading(a.get(), b.get());
+  b.reset();
+  const v1::Load failed = WatchToEnd(load.name());
+  EXPECT_EQ(failed.failure().reason(), "AGENT_LOST");
+  EXPECT_THAT(failed.failure().message(), HasSubstr("node b was lost"));
+}
+
+TEST_F(LoadRpcTest, CancelReachesTheAgents) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  DriveToLoading(&a, &b);
+  v1::CancelLoadRequest request;
+  request.set_name(load.name());
+  for (int i = 0; i < 2; ++i) {
+    ZC_ASSERT_OK_AND_ASSIGN(const auto cancelled,
+                            Call(loads_, &v1::LoadService::Stub::CancelLoad, request));
+    EXPECT_EQ(cancelled.load().state(), v1::LOAD_STATE_CANCELLED);
+  }
+  EXPECT_EQ(a.Read().cancel_load().load(), load.name());
+  EXPECT_EQ(b.Read().cancel_load().epoch(), load.epoch());
+}
+
+TEST_F(LoadRpcTest, ASecondStreamOfANodeEndsTheFirst) {
+  FakeAgent first(channel_, "a", 1);
+  FakeAgent second(channel_, "a", 2);
+  EXPECT_EQ(first.Read().message_case(), v1::SessionResponse::MESSAGE_NOT_SET);
+  const absl::Status ended = first.Finish();
+  EXPECT_THAT(ended, StatusIs(absl::StatusCode::kAborted, HasSubstr("another stream")));
+  EXPECT_EQ(ReasonOf(ended), "AGENT_LOST");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto agents, Call(agents_, &v1::AgentService::Stub::ListAgents,
+                                                  v1::ListAgentsRequest()));
+  ASSERT_EQ(agents.agents_size(), 1);
+  EXPECT_EQ(agents.agents(0).socket_path(), "/run/zerocast/a");
+}
+
+TEST_F(LoadRpcTest, AStreamMustBeginWithRegister) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto stream = agents_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_heartbeat();
+  stream->Write(request);
+  v1::SessionResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_THAT(FromGrpc(stream->Finish()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("first message")));
+}
+
+TEST_F(LoadRpcTest, AnAgentNameIsChecked) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto stream = agents_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_name("a b\n");
+  stream->Write(request);
+  v1::SessionResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(ViolationsOf(FromGrpc(stream->Finish())).size(), 1);
+}
+
+TEST_F(LoadRpcTest, ADryRunGivesThePlanAndKeepsNothing) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  v1::PlanLoadRequest request;
+  *request.mutable_spec() = TwoNodeSpec();
+  std::thread agent([&a] { a.ReportManifest(a.Read().inspect_checkpoint()); });
+  const auto planned = Call(loads_, &v1::LoadService::Stub::PlanLoad, request);
+  agent.join();
+  ASSERT_THAT(planned, IsOk());
+  EXPECT_EQ(planned->plan().digest().size(), 32);
+  EXPECT_TRUE(planned->report().missing_unknown());
+  ZC_ASSERT_OK_AND_ASSIGN(const auto list,
+                          Call(loads_, &v1::LoadService::Stub::ListLoads, v1::ListLoadsRequest()));
+  EXPECT_EQ(list.loads_size(), 0);
+}
+
+TEST_F(LoadRpcTest, ADryRunWithoutAgentsEndsByItsDeadline) {
+  v1::PlanLoadRequest request;
+  *request.mutable_spec() = TwoNodeSpec();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));
+  v1::PlanLoadResponse response;
+  EXPECT_EQ(FromGrpc(loads_->PlanLoad(&context, request, &response)).code(),
+            absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(LoadRpcTest, WatchOfAnUnknownLoadIsNotFound) {
+  grpc::ClientContext context;
+  v1::WatchLoadRequest request;
+  request.set_name("loads/none");
+  const auto reader = loads_->WatchLoad(&context, request);
+  v1::WatchLoadResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  const absl::Status status = FromGrpc(reader->Finish());
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kNotFound, HasSubstr("loads/none")));
+  EXPECT_EQ(ReasonOf(status), "NOT_FOUND");
+}
+
+TEST_F(LoadRpcTest, ASlowWatcherSeesTheLastStateAndMissesSteps) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::WatchLoadRequest watch;
+  watch.set_name(load.name());
+  const auto reader = loads_->WatchLoad(&context, watch);  // not read yet
+  const v1::StartLoad start = DriveToLoading(&a, &b);
+  constexpr int kReports = 5000;
+  const std::string transport(2000, 'x');  // so that the stream's own buffer is full soon
+  for (int i = 1; i <= kReports; ++i) {
+    v1::SessionRequest request;
+    request.mutable_progress_report()->set_load(start.load());
+    request.mutable_progress_report()->set_epoch(start.epoch());
+    request.mutable_progress_report()->mutable_progress()->set_round(i);
+    request.mutable_progress_report()->mutable_progress()->set_transport(transport);
+    a.Write(request);
+  }
+  a.ReportDone(start, {0, 1});
+  b.ReportDone(start, {2, 3});
+  EXPECT_EQ(WatchToEnd(load.name()).state(), v1::LOAD_STATE_READY);
+  v1::WatchLoadResponse response, last;
+  int num_states = 0;
+  while (reader->Read(&response)) {
+    last = response;
+    ++num_states;
+  }
+  EXPECT_THAT(FromGrpc(reader->Finish()), IsOk());
+  EXPECT_EQ(last.load().state(), v1::LOAD_STATE_READY);
+  EXPECT_LT(num_states, kReports);
+}
+
+}  // namespace
+}  // namespace zerocast
