@@ -32,8 +32,8 @@ namespace {
 
 // A plan's input is at most a few MB; this is only a bound.
 constexpr int kMaxMessageBytes = 256 << 20;
-// Until the server says how often.
-constexpr absl::Duration kFirstHeartbeat = absl::Seconds(1);
+// Until the server says how often: soon, so that the first is in time however short that is.
+constexpr absl::Duration kFirstHeartbeat = absl::Milliseconds(50);
 constexpr absl::Duration kMinHeartbeat = absl::Milliseconds(10);
 
 using Stream = grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>;

@@ -1,0 +1,372 @@
+#include "client/agent/load_table.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "client/agent/path_policy.h"
+#include "client/formats/checkpoint.h"
+#include "server/base/errors.h"
+#include "server/wire/plan_input.h"
+#include "tests/client/agent/load_fixture.h"
+#include "tests/client/agent/recording_events.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::_;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr char kLoad[] = "loads/abc";
+constexpr char kToken[] = "secret";
+
+// Agents of some nodes in one process, driven as the server drives them.
+class LoadTableTest : public ::testing::Test {
+ protected:
+  struct Node {
+    std::shared_ptr<RecordingEvents> events = std::make_shared<RecordingEvents>();
+    std::shared_ptr<LoadEnvironment> environment = std::make_shared<LoadEnvironment>();
+    std::unique_ptr<LoadTable> table;
+  };
+
+  void SetUp() override {
+    WriteCheckpoint(dir_.path(), TestSeed());
+    layout_ = MakeLayout(2, 2);
+    communicators_ = LoopbackCommunicators();
+    for (int k = 0; k < 2; ++k) AddNode(k);
+  }
+
+  void AddNode(int k) {
+    auto node = std::make_unique<Node>();
+    node->environment->node_name = absl::StrCat("node-", k);
+    node->environment->bulk_host = "127.0.0.1";
+    node->environment->communicators = communicators_;
+    node->environment->reader = MakePosixReader({});
+    node->environment->events = node->events;
+    node->table = std::make_unique<LoadTable>(node->environment, 4);
+    nodes_.push_back(std::move(node));
+  }
+
+  PrepareCommand Command(int node) {
+    PlanInput input;
+    input.manifest = std::make_shared<const Manifest>(*ReadCheckpointManifest(dir_.path()));
+    input.model_spec_json = CheckpointSpecJson();
+    input.layout = layout_;
+    PrepareCommand command;
+    command.checkpoint_path = dir_.path();
+    command.compressed_plan_input = CompressPlanInput(input);
+    command.plan_digest = CompilePlanInput(input, nullptr)->digest;
+    command.node = node;
+    command.compute_digests = true;
+    command.stage_timeout = absl::Seconds(20);
+    command.attach_token = kToken;
+    command.node_names = {"node-0", "node-1"};
+    return command;
+  }
+
+  // Runs a load on both nodes to its end.
+  std::vector<NodeResult> RunLoad(const std::string& load, int64_t epoch) {
+    const LoadKey key{load, epoch};
+    for (int k = 0; k < 2; ++k) nodes_[k]->table->Prepare(key, Command(k));
+    for (const auto& node : nodes_) EXPECT_THAT(node->events->NextPlan(), IsOk());
+    for (const auto& node : nodes_) node->table->Start(key);
+    std::vector<NodeResult> results;
+    for (const auto& node : nodes_) results.push_back(node->events->NextResult());
+    return results;
+  }
+
+  // Names of the partitions whose reported digest is not the one computed from the files.
+  std::vector<std::string> WrongDigests(const std::vector<NodeResult>& results) {
+    const auto plan = MakePlan(dir_.path(), layout_);
+    const auto expected = ExpectedDigests(*plan, dir_.path());
+    std::vector<std::string> wrong;
+    for (const NodeResult& result : results) {
+      for (const ShardReport& shard : result.shards) {
+        EXPECT_EQ(shard.digests.size(), plan->targets.size());
+        for (size_t t = 0; t < shard.digests.size(); ++t) {
+          if (shard.digests[t].xxh3 != expected[static_cast<size_t>(shard.rank)][t]) {
+            wrong.push_back(absl::StrCat("rank ", shard.rank, ", ", shard.digests[t].target));
+          }
+        }
+      }
+    }
+    return wrong;
+  }
+
+  // Arenas are freed on a thread: waits for it.
+  void ExpectArenaBytes(int64_t num_bytes) {
+    for (int k = 0; k < 5000 && Arena::TotalBytes() != num_bytes; ++k) ::usleep(1000);
+    EXPECT_EQ(Arena::TotalBytes(), num_bytes);
+  }
+
+  const TempDir dir_;
+  Layout layout_;
+  CommunicatorFactory communicators_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+};
+
+TEST_F(LoadTableTest, InspectGivesTheManifest) {
+  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path());
+  ZC_ASSERT_OK_AND_ASSIGN(const std::string compressed, nodes_[0]->events->NextManifest());
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, DecompressManifest(compressed));
+  EXPECT_EQ(manifest.files.size(), 2);
+  EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
+}
+
+TEST_F(LoadTableTest, InspectAndPrepareStayBelowTheRoots) {
+  const TempDir root;
+  ZC_ASSERT_OK_AND_ASSIGN(nodes_[0]->environment->roots, ResolveRoots({root.path()}));
+  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path());
+  EXPECT_THAT(nodes_[0]->events->NextManifest(),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(dir_.path())));
+  nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(dir_.path())));
+}
+
+TEST_F(LoadTableTest, ALoadEndsWithTheShardsOfEachNode) {
+  const std::vector<NodeResult> results = RunLoad(kLoad, 1);
+  for (int node = 0; node < 2; ++node) {
+    EXPECT_THAT(results[node].status, IsOk());
+    ASSERT_EQ(results[node].shards.size(), 2);
+    EXPECT_EQ(results[node].shards[1].rank, 2 * node + 1);
+    EXPECT_EQ(results[node].progress.stage, NodeStage::kDone);
+    EXPECT_EQ(results[node].progress.transport, "loopback");
+    EXPECT_EQ(results[node].progress.node_name, absl::StrCat("node-", node));
+    EXPECT_EQ(results[node].progress.round, results[node].progress.num_rounds);
+  }
+  EXPECT_THAT(WrongDigests(results), IsEmpty());
+  EXPECT_EQ(nodes_[0]->table->Held().size(), 1);
+}
+
+TEST_F(LoadTableTest, GlooConnectsThroughRelayedRendezvousEntries) {
+  for (const auto& node : nodes_) node->environment->communicators = GlooCommunicators();
+  for (int k = 0; k < 2; ++k) {
+    nodes_[k]->events->relay = [other = nodes_[1 - k]->table.get()](const LoadKey& key,
+                                                                    const std::string& name,
+                                                                    const std::string& value) {
+      other->AddRendezvous(key, name, value);
+    };
+  }
+  const std::vector<NodeResult> results = RunLoad(kLoad, 1);
+  EXPECT_THAT(WrongDigests(results), IsEmpty());
+  EXPECT_THAT(results[0].status, IsOk());
+  EXPECT_EQ(results[1].progress.transport, "gloo");
+}
+
+TEST_F(LoadTableTest, RefusesADamagedPlanInput) {
+  PrepareCommand command = Command(0);
+  command.compressed_plan_input[command.compressed_plan_input.size() / 2] ^= 1;
+  nodes_[0]->table->Prepare({kLoad, 1}, command);
+  const auto plan = nodes_[0]->events->NextPlan();
+  EXPECT_FALSE(plan.ok());
+  EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
+}
+
+TEST_F(LoadTableTest, RefusesAPlanOfAnotherDigest) {
+  PrepareCommand command = Command(0);
+  command.plan_digest[0] = command.plan_digest[0] == '0' ? '1' : '0';
+  nodes_[0]->table->Prepare({kLoad, 1}, command);
+  const auto plan = nodes_[0]->events->NextPlan();
+  EXPECT_THAT(plan, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("digest")));
+  EXPECT_EQ(ReasonOf(plan.status()), "PLAN_REFUSED");
+  EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
+}
+
+TEST_F(LoadTableTest, RefusesCommandsOfAnOlderEpoch) {
+  const auto& table = nodes_[0]->table;
+  RecordingEvents* const events = nodes_[0]->events.get();
+  table->Inspect({kLoad, 7}, dir_.path());
+  EXPECT_THAT(events->NextManifest(), IsOk());
+  table->Inspect({kLoad, 6}, dir_.path());
+  const auto manifest = events->NextManifest();
+  EXPECT_THAT(manifest, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("7")));
+  EXPECT_EQ(ReasonOf(manifest.status()), "STALE_EPOCH");
+  table->Prepare({kLoad, 6}, Command(0));
+  EXPECT_EQ(ReasonOf(events->NextPlan().status()), "STALE_EPOCH");
+  table->Start({kLoad, 6});
+  EXPECT_EQ(ReasonOf(events->NextResult().status), "STALE_EPOCH");
+  // Of another load, or the same epoch, nothing is stale.
+  table->Inspect({"loads/other", 1}, dir_.path());
+  EXPECT_THAT(events->NextManifest(), IsOk());
+  table->Prepare({kLoad, 7}, Command(0));
+  EXPECT_THAT(events->NextPlan(), IsOk());
+}
+
+TEST_F(LoadTableTest, ANewerEpochFreesWhatTheOlderOneHolds) {
+  const int64_t before = Arena::TotalBytes();
+  nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  EXPECT_GT(Arena::TotalBytes(), before);
+  nodes_[0]->table->Inspect({kLoad, 2}, dir_.path());
+  EXPECT_THAT(nodes_[0]->events->NextManifest(), IsOk());
+  ExpectArenaBytes(before);
+  EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
+}
+
+TEST_F(LoadTableTest, StartNeedsAPreparedLoadAndCountsOnce) {
+  nodes_[0]->table->Start({kLoad, 1});
+  EXPECT_THAT(nodes_[0]->events->NextResult().status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not prepared")));
+  RunLoad(kLoad, 1);
+  nodes_[0]->table->Start({kLoad, 1});
+  EXPECT_EQ(ReasonOf(nodes_[0]->events->NextResult().status), "WRONG_STATE");
+  EXPECT_EQ(nodes_[0]->table->Held().size(), 1);  // it does no harm to the finished load
+}
+
+TEST_F(LoadTableTest, AFileThatChangedSinceTheManifestIsNamed) {
+  const PrepareCommand command = Command(0);
+  {
+    std::fstream file(dir_.File("model-1.safetensors"),
+                      std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(20);
+    file.put('?');  // in the header: the size stays
+  }
+  nodes_[0]->table->Prepare({kLoad, 1}, command);
+  const auto plan = nodes_[0]->events->NextPlan();
+  EXPECT_FALSE(plan.ok());
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("model-1.safetensors"));
+}
+
+TEST_F(LoadTableTest, CancelFreesEverythingInEveryState) {
+  const int64_t before = Arena::TotalBytes();
+  RunLoad(kLoad, 1);
+  nodes_[0]->table->Prepare({"loads/other", 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  for (const auto& node : nodes_) {
+    node->table->Cancel({kLoad, 1}, "test");
+    node->table->Cancel({"loads/other", 1}, "test");
+    EXPECT_THAT(node->table->Held(), IsEmpty());
+  }
+  ExpectArenaBytes(before);
+}
+
+TEST_F(LoadTableTest, CancelEndsALoadThatWaitsForItsPeer) {
+  const LoadKey key{kLoad, 1};
+  nodes_[0]->table->Prepare(key, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  nodes_[0]->table->Start(key);  // node 1 never comes
+  nodes_[0]->table->Cancel(key, "test");
+  nodes_[0]->table->Shutdown(absl::Seconds(10));
+  EXPECT_EQ(nodes_[0]->events->NumResults(), 0);
+}
+
+TEST_F(LoadTableTest, ANodeThatLostItsPeerLetsTheCauseComeFirst) {
+  PosixReaderOptions faulty;
+  faulty.pread = [](int, void*, size_t, off_t) -> ssize_t {
+    errno = EIO;
+    return -1;
+  };
+  nodes_[0]->environment->reader = MakePosixReader(faulty);
+  const LoadKey key{kLoad, 1};
+  for (int k = 0; k < 2; ++k) nodes_[k]->table->Prepare(key, Command(k));
+  for (const auto& node : nodes_) EXPECT_THAT(node->events->NextPlan(), IsOk());
+  for (const auto& node : nodes_) node->table->Start(key);
+  const NodeResult cause = nodes_[0]->events->NextResult();
+  EXPECT_EQ(ReasonOf(cause.status), "IO_ERROR");
+  EXPECT_THAT(cause.shards, IsEmpty());
+  nodes_[1]->table->Cancel(key, "node-0 failed");
+  nodes_[1]->table->Shutdown(absl::Seconds(10));
+  EXPECT_EQ(nodes_[1]->events->NumResults(), 0);
+}
+
+TEST_F(LoadTableTest, RefusesMoreLoadsThanItMayHold) {
+  for (int k = 0; k < 4; ++k) {
+    nodes_[0]->table->Prepare({absl::StrCat("loads/", k), 1}, Command(0));
+    EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  }
+  nodes_[0]->table->Prepare({"loads/5", 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("4 loads")));
+}
+
+TEST_F(LoadTableTest, ATrainerThatOverwritesItsTensorsChangesNoLaterLoad) {
+  ASSERT_THAT(WrongDigests(RunLoad(kLoad, 1)), IsEmpty());
+  for (int rank = 0; rank < 4; ++rank) {
+    LoadTable* const table = nodes_[static_cast<size_t>(rank / 2)]->table.get();
+    ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer offer,
+                            table->Offer(kLoad, rank, kToken, AttachMode::kShared));
+    table->Settle(offer, /*acknowledged=*/true);
+    const size_t num_bytes = static_cast<size_t>(offer.arena_bytes);
+    void* const weights =
+        ::mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, offer.fd.get(), 0);
+    ASSERT_NE(weights, MAP_FAILED);
+    std::memset(weights, 0x5a, num_bytes);
+    const std::vector<NodeResult> next = RunLoad("loads/next", rank + 1);
+    EXPECT_THAT(next[0].status, IsOk());
+    EXPECT_THAT(WrongDigests(next), IsEmpty());
+    EXPECT_EQ(static_cast<char*>(weights)[num_bytes - 1], 0x5a);
+    ::munmap(weights, num_bytes);
+  }
+}
+
+TEST_F(LoadTableTest, HandOversAreReportedAndEndTheLoad) {
+  RunLoad(kLoad, 1);
+  LoadTable* const table = nodes_[0]->table.get();
+  EXPECT_THAT(table->Offer(kLoad, 0, "wrong", AttachMode::kShared),
+              StatusIs(absl::StatusCode::kPermissionDenied, _));
+  EXPECT_THAT(table->Offer("loads/none", 0, kToken, AttachMode::kShared),
+              StatusIs(absl::StatusCode::kNotFound, _));
+  for (int rank = 0; rank < 2; ++rank) {
+    ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer offer,
+                            table->Offer(kLoad, rank, kToken, AttachMode::kShared));
+    table->Settle(offer, true);
+    EXPECT_EQ(nodes_[0]->events->NextHandOver(), std::make_pair(rank, AttachMode::kShared));
+  }
+  EXPECT_THAT(table->Held(), IsEmpty());
+  EXPECT_THAT(table->Offer(kLoad, 0, kToken, AttachMode::kShared),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("handed over")));
+}
+
+TEST_F(LoadTableTest, BeforeItIsReadyNothingIsHandedOver) {
+  nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  EXPECT_THAT(nodes_[0]->table->Offer(kLoad, 0, kToken, AttachMode::kPrivate),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not ready")));
+}
+
+TEST_F(LoadTableTest, AnOfferOutlivesACancelledLoad) {
+  RunLoad(kLoad, 1);
+  LoadTable* const table = nodes_[0]->table.get();
+  ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer offer,
+                          table->Offer(kLoad, 0, kToken, AttachMode::kShared));
+  table->Cancel({kLoad, 1}, "test");
+  char byte;
+  EXPECT_EQ(::pread(offer.fd.get(), &byte, 1, 0), 1);
+  table->Settle(offer, true);
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    (void)entry;
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(LoadTableTest, FiftyLoadsLeaveNothingBehind) {
+  const int64_t arena_bytes = Arena::TotalBytes();
+  RunLoad(kLoad, 1);
+  for (const auto& node : nodes_) node->table->Cancel({kLoad, 1}, "test");
+  ExpectArenaBytes(arena_bytes);
+  const size_t descriptors = OpenDescriptors();
+  for (int k = 2; k < 52; ++k) {
+    RunLoad(kLoad, k);
+    for (const auto& node : nodes_) node->table->Cancel({kLoad, k}, "test");
+  }
+  ExpectArenaBytes(arena_bytes);
+  EXPECT_EQ(OpenDescriptors(), descriptors);
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,92 @@
+#ifndef ZEROCAST_TESTS_CLIENT_AGENT_RECORDING_EVENTS_H_
+#define ZEROCAST_TESTS_CLIENT_AGENT_RECORDING_EVENTS_H_
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/agent/messages.h"
+#include "kernels/base/mutex.h"
+
+namespace zerocast {
+
+// Keeps what an agent says, and lets a test wait for it.
+class RecordingEvents : public AgentEvents {
+ public:
+  void ManifestDone(const LoadKey&, absl::StatusOr<std::string> manifest) override {
+    Record([&] { manifests_.push_back(std::move(manifest)); });
+  }
+  void PlanDone(const LoadKey&, absl::StatusOr<std::string> digest) override {
+    Record([&] { plans_.push_back(std::move(digest)); });
+  }
+  void RendezvousPut(const LoadKey& key, const std::string& name,
+                     const std::string& value) override {
+    if (relay) relay(key, name, value);
+  }
+  void Progress(const LoadKey&, const NodeProgress& progress) override {
+    Record([&] { stages_.push_back(progress.stage); });
+  }
+  void LoadDone(const LoadKey&, const NodeResult& result) override {
+    Record([&] { results_.push_back(result); });
+  }
+  void HandedOver(const LoadKey&, int32_t rank, AttachMode mode) override {
+    Record([&] { hand_overs_.push_back({rank, mode}); });
+  }
+
+  // The next of each kind; a failure of the test, and a status, when none comes.
+  absl::StatusOr<std::string> NextManifest() {
+    return Next(&manifests_).value_or(absl::UnknownError("no manifest"));
+  }
+  absl::StatusOr<std::string> NextPlan() {
+    return Next(&plans_).value_or(absl::UnknownError("no plan"));
+  }
+  NodeResult NextResult() {
+    NodeResult none;
+    none.status = absl::UnknownError("no result");
+    return Next(&results_).value_or(none);
+  }
+  std::optional<std::pair<int32_t, AttachMode>> NextHandOver() { return Next(&hand_overs_); }
+  size_t NumResults() {
+    MutexLock lock(&mutex_);
+    return results_.size();
+  }
+
+  std::function<void(const LoadKey&, const std::string&, const std::string&)> relay;
+
+ private:
+  template <typename Body>
+  void Record(const Body& body) {
+    MutexLock lock(&mutex_);
+    body();
+    changed_.SignalAll();
+  }
+  template <typename T>
+  std::optional<T> Next(std::vector<T>* list) {
+    MutexLock lock(&mutex_);
+    while (list->empty()) {
+      if (changed_.WaitWithTimeout(&mutex_, absl::Seconds(20)) && list->empty()) {
+        ADD_FAILURE() << "nothing came";
+        return std::nullopt;
+      }
+    }
+    T first = std::move(list->front());
+    list->erase(list->begin());
+    return first;
+  }
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<absl::StatusOr<std::string>> manifests_, plans_;
+  std::vector<NodeResult> results_;
+  std::vector<std::pair<int32_t, AttachMode>> hand_overs_;
+  std::vector<NodeStage> stages_;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_TESTS_CLIENT_AGENT_RECORDING_EVENTS_H_

@@ -1,0 +1,288 @@
+// The agent's stream, against a server that says what the test wants.
+
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <deque>
+#include <thread>
+
+#include "client/agent/agent.h"
+#include "client/formats/checkpoint.h"
+#include "kernels/base/mutex.h"
+#include "server/wire/plan_input.h"
+#include "server/wire/status.h"
+#include "tests/client/agent/attach_client.h"
+#include "tests/client/agent/load_fixture.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+#include "zerocast/v1/agent.grpc.pb.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class FakeServer : public v1::AgentService::Service {
+ public:
+  explicit FakeServer(std::string address) : address_(std::move(address)) { Start(); }
+  ~FakeServer() override { Stop(); }
+
+  void Start() {
+    {
+      MutexLock lock(&mutex_);
+      stopping_ = false;
+    }
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address_, grpc::InsecureServerCredentials());
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    ASSERT_NE(server_, nullptr);
+  }
+  void Stop() {
+    if (server_ == nullptr) return;
+    {
+      MutexLock lock(&mutex_);
+      stopping_ = true;
+      changed_.SignalAll();
+    }
+    server_->Shutdown(std::chrono::system_clock::now());
+    server_->Wait();
+    server_.reset();
+  }
+
+  grpc::Status Session(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) override {
+    v1::SessionRequest request;
+    if (!stream->Read(&request)) return grpc::Status::CANCELLED;
+    Keep(request);
+    v1::SessionResponse registered;
+    registered.mutable_registered()->mutable_heartbeat_interval()->set_nanos(20'000'000);
+    stream->Write(registered);
+    std::thread writer([&] {
+      v1::SessionResponse response;
+      while (Take(&response)) stream->Write(response);
+    });
+    while (stream->Read(&request)) Keep(request);
+    {
+      MutexLock lock(&mutex_);
+      stopping_ = true;
+      changed_.SignalAll();
+    }
+    writer.join();
+    MutexLock lock(&mutex_);
+    stopping_ = false;
+    return grpc::Status::OK;
+  }
+
+  void Say(v1::SessionResponse response) {
+    MutexLock lock(&mutex_);
+    to_send_.push_back(std::move(response));
+    changed_.SignalAll();
+  }
+  // The next message of a kind, others are skipped; a failure of the test when none comes.
+  v1::SessionRequest Next(v1::SessionRequest::MessageCase kind) {
+    MutexLock lock(&mutex_);
+    while (true) {
+      while (!received_.empty()) {
+        v1::SessionRequest request = std::move(received_.front());
+        received_.pop_front();
+        if (request.message_case() == kind) return request;
+      }
+      if (changed_.WaitWithTimeout(&mutex_, absl::Seconds(30)) && received_.empty()) {
+        ADD_FAILURE() << "no message of kind " << kind;
+        return {};
+      }
+    }
+  }
+
+ private:
+  void Keep(const v1::SessionRequest& request) {
+    MutexLock lock(&mutex_);
+    received_.push_back(request);
+    changed_.SignalAll();
+  }
+  bool Take(v1::SessionResponse* response) {
+    MutexLock lock(&mutex_);
+    while (to_send_.empty() && !stopping_) changed_.Wait(&mutex_);
+    if (to_send_.empty()) return false;
+    *response = std::move(to_send_.front());
+    to_send_.pop_front();
+    return true;
+  }
+
+  const std::string address_;
+  std::unique_ptr<grpc::Server> server_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ = false;
+  std::deque<v1::SessionRequest> received_;
+  std::deque<v1::SessionResponse> to_send_;
+};
+
+class SessionTest : public ::testing::Test {
+ protected:
+  void StartAgent() {
+    AgentOptions options;
+    options.server_address = address_;
+    options.node_name = "node-a";
+    options.socket_path = dir_.File("agent.sock");
+    options.bulk_host = "127.0.0.1";
+    ZC_ASSERT_OK_AND_ASSIGN(agent_, Agent::Start(std::move(options)));
+  }
+  // Loads the checkpoint on this one node, until it is ready.
+  v1::NodeReport Load(FakeServer* server, const std::string& name) {
+    PlanInput input;
+    input.manifest = std::make_shared<const Manifest>(*ReadCheckpointManifest(checkpoint_.path()));
+    input.model_spec_json = CheckpointSpecJson();
+    input.layout = MakeLayout(1, 2);
+    v1::SessionResponse prepare;
+    v1::PreparePlan* const command = prepare.mutable_prepare_plan();
+    command->set_load(name);
+    command->set_epoch(3);
+    command->set_checkpoint_path(checkpoint_.path());
+    command->set_compressed_plan_input(CompressPlanInput(input));
+    command->set_plan_digest(CompilePlanInput(input, nullptr)->digest);
+    command->set_compute_digests(true);
+    command->set_attach_token("secret");
+    server->Say(prepare);
+    const v1::SessionRequest answer = server->Next(v1::SessionRequest::kPlanReport);
+    EXPECT_EQ(answer.plan_report().plan_digest(), command->plan_digest());
+    EXPECT_THAT(StatusFromFailure(answer.plan_report().failure()), IsOk());
+    v1::SessionResponse start;
+    start.mutable_start_load()->set_load(name);
+    start.mutable_start_load()->set_epoch(3);
+    server->Say(start);
+    return server->Next(v1::SessionRequest::kNodeReport).node_report();
+  }
+
+  const TempDir dir_, checkpoint_;
+  const std::string address_ = "unix:" + dir_.File("server.sock");
+  std::unique_ptr<Agent> agent_;
+};
+
+TEST_F(SessionTest, RegistersAndSendsHeartbeats) {
+  FakeServer server(address_);
+  StartAgent();
+  const v1::Register message = server.Next(v1::SessionRequest::kRegister).register_();
+  EXPECT_EQ(message.node_name(), "node-a");
+  EXPECT_EQ(message.socket_path(), dir_.File("agent.sock"));
+  EXPECT_EQ(message.bulk_host(), "127.0.0.1");
+  EXPECT_NE(message.incarnation(), 0u);
+  EXPECT_THAT(message.held_loads(), IsEmpty());
+  EXPECT_THAT(agent_->WaitUntilRegistered(absl::Seconds(20)), IsOk());
+  server.Next(v1::SessionRequest::kHeartbeat);
+  server.Next(v1::SessionRequest::kHeartbeat);
+}
+
+TEST_F(SessionTest, SaysWhyItIsNotRegistered) {
+  StartAgent();
+  EXPECT_THAT(agent_->WaitUntilRegistered(absl::Milliseconds(300)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr(address_)));
+  EXPECT_FALSE(agent_->registered());
+}
+
+TEST_F(SessionTest, AnswersInspection) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  StartAgent();
+  v1::SessionResponse inspect;
+  inspect.mutable_inspect_checkpoint()->set_load("loads/a");
+  inspect.mutable_inspect_checkpoint()->set_epoch(3);
+  inspect.mutable_inspect_checkpoint()->set_checkpoint_path(checkpoint_.path());
+  server.Say(inspect);
+  const v1::ManifestReport report =
+      server.Next(v1::SessionRequest::kManifestReport).manifest_report();
+  EXPECT_EQ(report.load(), "loads/a");
+  EXPECT_EQ(report.epoch(), 3);
+  EXPECT_THAT(DecompressManifest(report.compressed_manifest()), IsOk());
+
+  inspect.mutable_inspect_checkpoint()->set_checkpoint_path(checkpoint_.File("none"));
+  server.Say(inspect);
+  const v1::ManifestReport failed =
+      server.Next(v1::SessionRequest::kManifestReport).manifest_report();
+  EXPECT_THAT(StatusFromFailure(failed.failure()),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
+  EXPECT_EQ(failed.failure().reason(), "CHECKPOINT_NOT_FOUND");
+}
+
+TEST_F(SessionTest, RunsALoadAndReportsIt) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  StartAgent();
+  const v1::NodeReport report = Load(&server, "loads/a");
+  EXPECT_THAT(StatusFromFailure(report.failure()), IsOk());
+  ASSERT_EQ(report.shards_size(), 2);
+  EXPECT_EQ(report.shards(1).rank(), 1);
+  EXPECT_EQ(report.shards(0).agent_socket(), dir_.File("agent.sock"));
+  const auto plan = MakePlan(checkpoint_.path(), MakeLayout(1, 2));
+  const auto expected = ExpectedDigests(*plan, checkpoint_.path());
+  ASSERT_EQ(report.shards(1).digests_size(), static_cast<int>(plan->targets.size()));
+  for (int t = 0; t < report.shards(1).digests_size(); ++t) {
+    EXPECT_EQ(report.shards(1).digests(t).target(), plan->targets[t].name);
+    EXPECT_EQ(report.shards(1).digests(t).xxh3(), expected[1][t]);
+  }
+  EXPECT_EQ(agent_->stats().loads_ready, 1);
+  EXPECT_EQ(agent_->stats().bytes_read, report.progress().bytes_read());
+}
+
+TEST_F(SessionTest, ReportsHandOvers) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  StartAgent();
+  Load(&server, "loads/a");
+  AttachClient client(dir_.File("agent.sock"));
+  EXPECT_EQ(client.Attach("loads/a", 1, "secret", "shared")["ok"], true);
+  client.Acknowledge();
+  const v1::HandOverReport report =
+      server.Next(v1::SessionRequest::kHandOverReport).hand_over_report();
+  EXPECT_EQ(report.load(), "loads/a");
+  EXPECT_EQ(report.epoch(), 3);
+  EXPECT_EQ(report.rank(), 1);
+  EXPECT_EQ(report.mode(), "shared");
+}
+
+TEST_F(SessionTest, DialsAgainAndNamesTheShardsItHolds) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  StartAgent();
+  const uint64_t incarnation = server.Next(v1::SessionRequest::kRegister).register_().incarnation();
+  Load(&server, "loads/a");
+  server.Stop();
+  // While nobody listens a shard is handed over; the server hears of it later.
+  AttachClient client(dir_.File("agent.sock"));
+  EXPECT_EQ(client.Attach("loads/a", 0, "secret", "private")["ok"], true);
+  client.Acknowledge();
+  EXPECT_EQ(client.Receive()["ok"], true);
+  server.Start();
+  const v1::Register again = server.Next(v1::SessionRequest::kRegister).register_();
+  EXPECT_EQ(again.incarnation(), incarnation);
+  ASSERT_EQ(again.held_loads_size(), 1);
+  EXPECT_EQ(again.held_loads(0).load(), "loads/a");
+  EXPECT_EQ(again.held_loads(0).epoch(), 3);
+  EXPECT_EQ(server.Next(v1::SessionRequest::kHandOverReport).hand_over_report().mode(), "private");
+}
+
+TEST_F(SessionTest, StopsWhileItsServerHangs) {
+  FakeServer server(address_);
+  StartAgent();
+  server.Next(v1::SessionRequest::kRegister);
+  agent_->Stop();
+  agent_->Stop();
+  EXPECT_FALSE(agent_->registered());
+}
+
+TEST(AgentStart, NamesEveryWrongOption) {
+  AgentOptions options;
+  options.bulk_host = "";
+  EXPECT_THAT(Agent::Start(options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       ::testing::AllOf(HasSubstr("node:"), HasSubstr("server:"),
+                                        HasSubstr("bulk_host:"))));
+}
+
+}  // namespace
+}  // namespace zerocast

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""zerocast.attach against the agent's own hand-over socket (hand_over_fixture)."""
+
+import gc
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(os.environ["ZC_SOURCE_DIR"]) / "client/python/src"))
+
+import numpy  # noqa: E402
+
+import zerocast  # noqa: E402
+
+try:
+    import torch
+except ImportError:
+    torch = None
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+
+FIXTURE = os.environ["ZC_HAND_OVER_FIXTURE"]
+LOAD, TOKEN = "loads/test", "secret"
+
+
+def expected_bytes(rank, offset, count):
+    return bytes((k + 100 * rank) % 251 for k in range(offset, offset + count))
+
+
+def num_mappings():
+    return Path("/proc/self/maps").read_text().count("/memfd:zerocast") + \
+        Path("/proc/self/maps").read_text().count("/memfd:fixture")
+
+
+class AttachTest(unittest.TestCase):
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.socket = self.folder.name + "/agent.sock"
+        self.agent = subprocess.Popen([FIXTURE, self.socket], stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.stop)
+        self.assertEqual(self.agent.stdout.readline(), "ready\n")
+
+    def stop(self):
+        self.agent.stdin.close()
+        self.agent.wait(timeout=20)
+        self.agent.stdout.close()
+
+    def attach(self, rank=0, **arguments):
+        arguments = {"token": TOKEN, "socket": self.socket, **arguments}
+        return zerocast.attach(LOAD, rank, **arguments)
+
+    def test_gives_every_partition_with_its_bytes(self):
+        shard = self.attach(rank=1)
+        self.assertEqual(list(shard), ["bf16", "fp32", "fp8", "positions", "empty"])
+        self.assertEqual((shard.rank, shard.world_size, shard.mode, shard.way, shard.num_bytes),
+                         (1, 2, "shared", "memfd", 256))
+        self.assertEqual(shard["bf16"].array.tobytes(), expected_bytes(1, 0, 16))
+        self.assertEqual(shard["fp32"].array.dtype, numpy.float32)
+        self.assertEqual(shard["fp32"].array.tobytes(), expected_bytes(1, 64, 8))
+        self.assertEqual(shard["fp8"].array.tobytes(), expected_bytes(1, 128, 5))
+        self.assertEqual(shard["positions"].array.dtype, numpy.int64)
+        self.assertEqual(shard["empty"].array.size, 0)
+        self.assertEqual(shard["bf16"].shape, (3, 5))
+        self.assertEqual(shard["bf16"].num_elements, 15)
+        self.assertTrue(shard["bf16"].partitioned)
+        self.assertTrue(shard["positions"].is_buffer)
+        self.assertFalse(shard["positions"].partitioned)
+
+    def test_finds_aliases_and_not_what_is_not_there(self):
+        shard = self.attach()
+        self.assertIs(shard["tied"], shard["bf16"])
+        self.assertNotIn("tied", list(shard))
+        with self.assertRaises(KeyError):
+            shard["none"]
+
+    def test_bfloat16_is_ml_dtypes_or_the_bits(self):
+        array = self.attach()["bf16"].array
+        self.assertEqual(array.dtype, ml_dtypes.bfloat16 if ml_dtypes else numpy.uint16)
+
+    @unittest.skipIf(torch is None, "torch is not installed")
+    def test_torch_tensors_have_torch_dtypes(self):
+        shard = self.attach(framework="torch")
+        self.assertEqual(shard["bf16"].array.dtype, torch.bfloat16)
+        self.assertEqual(shard["fp8"].array.dtype, torch.float8_e4m3fn)
+        self.assertEqual(shard["empty"].array.numel(), 0)
+        self.assertEqual(shard["fp32"].array.numpy().tobytes(), expected_bytes(0, 64, 8))
+
+    def test_shared_is_reported_and_happens_once(self):
+        self.attach()
+        self.assertEqual(self.agent.stdout.readline(), "shared 0\n")
+        for mode in ("shared", "private"):
+            with self.assertRaises(zerocast.AttachError) as caught:
+                self.attach(mode=mode)
+            self.assertEqual(caught.exception.code, "FAILED_PRECONDITION")
+            self.assertEqual(caught.exception.reason, "WRONG_STATE")
+
+    def test_private_writes_stay_here(self):
+        first = self.attach(mode="private")
+        first["bf16"].array.view(numpy.uint16)[:] = 0
+        second = self.attach(mode="private")
+        self.assertEqual(second["bf16"].array.tobytes(), expected_bytes(0, 0, 16))
+        self.assertEqual(first["bf16"].array.tobytes(), bytes(16))
+
+    def test_arrays_can_be_written_and_share_one_mapping(self):
+        shard = self.attach()
+        before = num_mappings()
+        shard["fp32"].array[:] = 1.5
+        self.assertEqual(shard["fp32"].array.tolist(), [1.5, 1.5])
+        self.assertEqual(num_mappings(), before)
+        self.assertEqual(before, 1)
+
+    def test_the_memory_lives_as_long_as_an_array_and_no_longer(self):
+        array = self.attach()["fp8"].array
+        gc.collect()
+        self.assertEqual(num_mappings(), 1)
+        self.assertEqual(array.tobytes(), expected_bytes(0, 128, 5))
+        part = array[2:]
+        del array
+        gc.collect()
+        self.assertEqual(num_mappings(), 1)
+        del part
+        gc.collect()
+        self.assertEqual(num_mappings(), 0)
+
+    def test_no_descriptor_is_left(self):
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            self.attach(mode="private")
+        gc.collect()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_errors_carry_the_agents_words(self):
+        for arguments, code in (({"token": "wrong"}, "PERMISSION_DENIED"),
+                                ({"rank": 5}, "NOT_FOUND")):
+            with self.assertRaises(zerocast.AttachError) as caught:
+                self.attach(**arguments)
+            self.assertEqual(caught.exception.code, code)
+        with self.assertRaises(zerocast.AttachError) as caught:
+            zerocast.attach("loads/none", 0, token=TOKEN, socket=self.socket)
+        self.assertIn("no such load", str(caught.exception))
+
+    def test_wrong_words_are_refused_before_anything_happens(self):
+        with self.assertRaisesRegex(ValueError, "mode"):
+            self.attach(mode="exclusive")
+        with self.assertRaisesRegex(ValueError, "framework"):
+            self.attach(framework="jax")
+
+    def test_socket_and_token_come_from_the_environment(self):
+        os.environ.update(ZEROCAST_SOCKET=self.socket, ZEROCAST_TOKEN=TOKEN)
+        self.addCleanup(os.environ.pop, "ZEROCAST_SOCKET")
+        self.addCleanup(os.environ.pop, "ZEROCAST_TOKEN")
+        self.assertEqual(zerocast.attach(LOAD, 0).rank, 0)
+
+
+class HostileAgentTest(unittest.TestCase):
+    """What comes from the other process is checked."""
+
+    def serve(self, answer, keep_open=False):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(listener.close)
+        path = folder.name + "/agent.sock"
+        listener.bind(path)
+        listener.listen()
+
+        def run():
+            connection, _ = listener.accept()
+            connection.sendall(answer)
+            if keep_open:
+                connection.recv(65536)
+                connection.recv(65536)
+            connection.close()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join, 20)
+        return path
+
+    def assert_refused(self, code, path, **arguments):
+        with self.assertRaises(zerocast.AttachError) as caught:
+            zerocast.attach(LOAD, 0, token=TOKEN, socket=path, **arguments)
+        self.assertEqual(caught.exception.code, code)
+
+    def frame(self, text):
+        return struct.pack("<I", len(text)) + text
+
+    def test_nobody_listens(self):
+        self.assert_refused("UNAVAILABLE", "/nonexistent/agent.sock")
+
+    def test_it_hangs_up(self):
+        self.assert_refused("UNAVAILABLE", self.serve(b""))
+
+    def test_it_is_silent(self):
+        self.assert_refused("DEADLINE_EXCEEDED", self.serve(b"\x05", keep_open=True), timeout=0.2)
+
+    def test_an_endless_answer(self):
+        self.assert_refused("DATA_LOSS", self.serve(b"\xff\xff\xff\xff"))
+
+    def test_no_json(self):
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(b"{")))
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(b"[]")))
+
+    def test_missing_fields(self):
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(b'{"ok":true}')))
+
+    def test_a_target_outside_of_its_arena(self):
+        answer = (b'{"ok":true,"arena_bytes":0,"mode":"shared","targets":[{"name":"a",'
+                  b'"dtype":"int8","elements":1,"offset":0,"shape":[1],"num_elements":1,'
+                  b'"partitioned":false}]}')
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
+
+    def test_no_descriptor(self):
+        answer = b'{"ok":true,"arena_bytes":64,"mode":"shared","targets":[]}'
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
+
+
+if __name__ == "__main__":
+    unittest.main()
