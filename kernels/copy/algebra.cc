@@ -1,6 +1,7 @@
 #include "kernels/copy/algebra.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -184,7 +185,7 @@ void SliceTarget(const Box& box, int64_t begin, int64_t end, std::vector<Box>* o
 }
 
 void SliceSource(const Box& box, int64_t begin, int64_t end, std::vector<Box>* out) {
-  const size_t first = out->size();
+  const auto first = static_cast<std::ptrdiff_t>(out->size());
   Cut(box, kSource, begin, end, out);
   std::sort(out->begin() + first, out->end(),
             [](const Box& a, const Box& b) { return a.target_offset < b.target_offset; });

@@ -177,10 +177,13 @@ ZC_HOST_DEVICE constexpr uint32_t Float64ToFloat32(uint64_t bits) {
          static_cast<uint32_t>((significand + (uint64_t{1} << (shift - 1)) - 1 + odd) >> shift);
 }
 
+template <DType kFrom, DType kTo>
+inline constexpr bool kIsElementCast = IsFloating(kFrom) && IsFloating(kTo) && kFrom != kTo;
+
 // The cast of an element of type kFrom to type kTo, both floating and different, as bits.
 template <DType kFrom, DType kTo>
 ZC_HOST_DEVICE constexpr Bits<kTo> CastElement(Bits<kFrom> bits) {
-  static_assert(IsFloating(kFrom) && IsFloating(kTo) && kFrom != kTo, "no cast");
+  static_assert(kIsElementCast<kFrom, kTo>, "a cast is between different floating types");
   uint32_t middle = 0;
   if constexpr (kFrom == DType::kFloat8E4M3) middle = Float8E4M3ToFloat32(bits);
   if constexpr (kFrom == DType::kFloat8E5M2) middle = Float8E5M2ToFloat32(bits);

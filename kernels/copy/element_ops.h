@@ -88,44 +88,56 @@ void CopyLine(const char* source, char* target, const Loop& loop) {
   }
 }
 
+// One line after the other, the longer loop innermost.
+template <typename Op>
+void CopyLines(const char* source, char* target, const Loop& a, const Loop& b) {
+  const Loop& inner = a.extent < b.extent ? b : a;
+  const Loop& outer = a.extent < b.extent ? a : b;
+  const int64_t source_step = outer.source_stride * static_cast<int64_t>(sizeof(typename Op::From));
+  const int64_t target_step = outer.target_stride * static_cast<int64_t>(sizeof(typename Op::To));
+  for (int64_t i = 0; i < outer.extent; ++i) {
+    CopyLine<Op>(source + i * source_step, target + i * target_step, inner);
+  }
+}
+
 // Two loops of which `reads` has the smaller source stride and `writes` the smaller target stride:
-// a transposition.  Goes by tiles, so that each cache line is read once and written once: a tile is
-// read along `reads`, transposed in the first-level cache and written along `writes`.
+// a transposition.  Goes by tiles, which are read along `reads` into a buffer in the second-level
+// cache and from there, by strips in the first, written along `writes`.  What counts in large
+// planes is the number of times that a page is visited: a visit moves kRow or kColumn bytes.
 template <typename Op>
 void CopyTransposed(const char* source, char* target, const Loop& reads, const Loop& writes) {
-  using From = typename Op::From;
   using To = typename Op::To;
-  constexpr int64_t kFrom = sizeof(From);
-  constexpr int64_t kTo = sizeof(To);
+  constexpr int64_t kFromSize = sizeof(typename Op::From);
+  constexpr int64_t kToSize = sizeof(To);
   // Where a side is a few elements wide there is nothing to gain from tiles.
-  constexpr int64_t kNarrow = 4;
-  if (reads.extent < kNarrow || writes.extent < kNarrow) {
-    const Loop& inner = reads.extent < writes.extent ? writes : reads;
-    const Loop& outer = reads.extent < writes.extent ? reads : writes;
-    for (int64_t i = 0; i < outer.extent; ++i) {
-      CopyLine<Op>(source + i * outer.source_stride * kFrom, target + i * outer.target_stride * kTo,
-                   inner);
-    }
+  if (reads.extent < kStrip || writes.extent < kStrip) {
+    CopyLines<Op>(source, target, reads, writes);
     return;
   }
-  // Two tiles of it fit the first-level cache.
-  constexpr int64_t kTile = kTo <= 4 ? 64 : 32;
-  alignas(64) To read[kTile * kTile];
-  alignas(64) To written[kTile * kTile];
-  for (int64_t w = 0; w < writes.extent; w += kTile) {
-    const int64_t num_w = std::min(kTile, writes.extent - w);
-    for (int64_t r = 0; r < reads.extent; r += kTile) {
-      const int64_t num_r = std::min(kTile, reads.extent - r);
-      const char* from = source + (w * writes.source_stride + r * reads.source_stride) * kFrom;
-      char* to = target + (w * writes.target_stride + r * reads.target_stride) * kTo;
+  constexpr int64_t kColumn = 512 / kToSize;
+  constexpr int64_t kRow = kToSize == 1 ? 512 : 1024 / kToSize;
+  alignas(64) To tile[kRow * kColumn];  // at most 256 KiB
+  alignas(64) To strip[kStrip * kRow];
+  for (int64_t r = 0; r < reads.extent; r += kColumn) {
+    const int64_t num_r = std::min(kColumn, reads.extent - r);
+    const int64_t tile_stride = (num_r + kStrip - 1) / kStrip * kStrip;
+    for (int64_t w = 0; w < writes.extent; w += kRow) {
+      const int64_t num_w = std::min(kRow, writes.extent - w);
+      const char* from = source + (w * writes.source_stride + r * reads.source_stride) * kFromSize;
+      char* to = target + (w * writes.target_stride + r * reads.target_stride) * kToSize;
       for (int64_t i = 0; i < num_w; ++i) {
-        CopyLine<Op>(from + i * writes.source_stride * kFrom,
-                     reinterpret_cast<char*>(read + i * kTile), {num_r, reads.source_stride, 1});
+        CopyLine<Op>(from + i * writes.source_stride * kFromSize,
+                     reinterpret_cast<char*>(tile + i * tile_stride),
+                     {num_r, reads.source_stride, 1});
       }
-      TransposeTile<To, kTile>(read, written, num_w, num_r);
-      for (int64_t i = 0; i < num_r; ++i) {
-        CopyLine<CopyOp<To>>(reinterpret_cast<const char*>(written + i * kTile),
-                             to + i * reads.target_stride * kTo, {num_w, 1, writes.target_stride});
+      for (int64_t first = 0; first < num_r; first += kStrip) {
+        const int64_t num_strip = std::min(kStrip, num_r - first);
+        TransposeStrip(tile + first, tile_stride, strip, kRow, num_w, num_strip);
+        for (int64_t i = 0; i < num_strip; ++i) {
+          CopyLine<CopyOp<To>>(reinterpret_cast<const char*>(strip + i * kRow),
+                               to + (first + i) * reads.target_stride * kToSize,
+                               {num_w, 1, writes.target_stride});
+        }
       }
     }
   }

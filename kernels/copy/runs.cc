@@ -1,6 +1,7 @@
 #include "kernels/copy/runs.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -18,7 +19,7 @@ ZC_AVX2 void Store8(uint16_t* to, __m128i values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), values);
 }
 
-// Eight halves of 32-bit lanes, which hold 16 bits each, packed in order.
+// The lower halves of eight 32-bit lanes, whose upper halves are zero.
 ZC_AVX2 __m128i Pack(__m256i lanes) {
   const __m256i packed = _mm256_packus_epi32(lanes, lanes);
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
@@ -104,8 +105,15 @@ ZC_AVX2 void Float64ToFloat32Run(const void* source, void* target, int64_t count
 #undef ZC_AVX2
 
 bool HasVectors() {
-  static const bool has =
-      __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
+  static const bool has = [] {
+    unsigned int eax = 0;
+    unsigned int ebx = 0;
+    unsigned int ecx = 0;
+    unsigned int edx = 0;
+    // Not every compiler's __builtin_cpu_supports knows F16C.
+    const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+    return has_f16c && __builtin_cpu_supports("avx2") != 0;
+  }();
   return has;
 }
 

@@ -1,7 +1,7 @@
 #ifndef ZEROCAST_KERNELS_COPY_TRANSPOSE_H_
 #define ZEROCAST_KERNELS_COPY_TRANSPOSE_H_
 
-// Transposition of a tile in the first-level cache.  Internal to kernels/copy.
+// Transposition between buffers that fit the caches.  Internal to kernels/copy.
 
 #include <cstdint>
 
@@ -11,20 +11,13 @@
 
 namespace zerocast {
 
-// to[c][r] = from[r][c] for r < rows, c < columns; both have rows of kTile elements.
-template <typename T, int64_t kTile>
-void TransposeByElement(const T* from, T* to, int64_t rows, int64_t columns) {
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < rows; ++r) to[c * kTile + r] = from[r * kTile + c];
-  }
-}
-
 #if defined(__x86_64__)
-// An 8 x 8 block of 2-byte elements; strides in elements.
-inline void Transpose8x8(const uint16_t* from, uint16_t* to, int64_t stride) {
+// to[c][r] = from[r][c] for an 8 x 8 block; strides in elements.
+inline void Transpose8x8(const uint16_t* from, int64_t from_stride, uint16_t* to,
+                         int64_t to_stride) {
   __m128i row[8];
   for (int i = 0; i < 8; ++i) {
-    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * stride));
+    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
   }
   __m128i pairs[8];  // pairs of rows i and i + 1, columns 0-3 and 4-7
   for (int i = 0; i < 8; i += 2) {
@@ -40,30 +33,32 @@ inline void Transpose8x8(const uint16_t* from, uint16_t* to, int64_t stride) {
     quads[4 * half + 3] = _mm_unpackhi_epi32(p[1], p[3]);
   }
   for (int i = 0; i < 4; ++i) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * stride),
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * to_stride),
                      _mm_unpacklo_epi64(quads[i], quads[i + 4]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * stride),
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * to_stride),
                      _mm_unpackhi_epi64(quads[i], quads[i + 4]));
   }
 }
 #endif
 
-// As TransposeByElement; `from` and `to` are whole tiles, of which all may be read and written.
-template <typename T, int64_t kTile>
-void TransposeTile(const T* from, T* to, int64_t rows, int64_t columns) {
+inline constexpr int64_t kStrip = 8;
+
+// to[c][r] = from[r][c] for r < rows, c < columns <= kStrip; strides in elements.  Both buffers
+// hold a multiple of kStrip rows and columns: those that are not asked for may be moved along.
+template <typename T>
+void TransposeStrip(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
+                    int64_t columns) {
 #if defined(__x86_64__)
   if constexpr (sizeof(T) == 2) {
-    static_assert(kTile % 8 == 0, "a tile is made of blocks");
-    // The rows of the last blocks that lie outside are moved along and never looked at.
-    for (int64_t r = 0; r < rows; r += 8) {
-      for (int64_t c = 0; c < columns; c += 8) {
-        Transpose8x8(from + r * kTile + c, to + c * kTile + r, kTile);
-      }
+    for (int64_t r = 0; r < rows; r += kStrip) {
+      Transpose8x8(from + r * from_stride, from_stride, to + r, to_stride);
     }
     return;
   }
 #endif
-  TransposeByElement<T, kTile>(from, to, rows, columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  }
 }
 
 }  // namespace zerocast

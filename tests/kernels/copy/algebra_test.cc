@@ -110,7 +110,7 @@ TEST(Slice, SlicesPartitionEveryBox) {
 
 TEST(Compose, ChainsOfOperationsMoveEveryElementWhereTheyShould) {
   Random random(Seed());
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < 2000; ++round) {
     const Tensor tensor = RandomTensor(&random, static_cast<int>(random.Between(0, 4)));
     ASSERT_EQ(Elements(tensor.boxes), Expected(tensor)) << "round " << round;
     for (const Box& box : tensor.boxes) ASSERT_TRUE(IsCanonical(box));
@@ -142,7 +142,8 @@ TEST(Compose, AnyBoxesMeetWhereTheirElementsDo) {
   }
 }
 
-std::vector<Tensor> Experts(int num_experts, std::vector<int64_t> shape, int32_t first_source) {
+std::vector<Tensor> Experts(int num_experts, const std::vector<int64_t>& shape,
+                            int32_t first_source) {
   std::vector<Tensor> experts;
   for (int32_t e = 0; e < num_experts; ++e)
     experts.push_back(SourceTensor(first_source + e, shape));
@@ -227,7 +228,7 @@ TEST(Compose, KeepsWhatWasThere) {
 TEST(TargetsOverlap, IsTrueExactlyWhenAnElementIsShared) {
   Random random(Seed());
   int shared = 0;
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < 5000; ++round) {
     const Box a = RandomBox(&random, 3, 6);
     const Box b = RandomBox(&random, 3, 6);
     bool expected = false;
@@ -238,8 +239,8 @@ TEST(TargetsOverlap, IsTrueExactlyWhenAnElementIsShared) {
     ASSERT_EQ(TargetsOverlap(a, b), expected);
     shared += expected ? 1 : 0;
   }
-  EXPECT_GT(shared, 1000);
-  EXPECT_LT(shared, 19000);
+  EXPECT_GT(shared, 250);
+  EXPECT_LT(shared, 4750);
 }
 
 TEST(TargetsOverlap, AnswersForHugeBoxesAtOnce) {

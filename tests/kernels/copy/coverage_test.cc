@@ -1,8 +1,6 @@
 // The coverage proof: it accepts what covers and refuses everything else, naming the place.
 
 #include <algorithm>
-#include <chrono>
-#include <iostream>
 #include <map>
 #include <vector>
 
@@ -66,7 +64,7 @@ TEST(Coverage, OneDamagedBoxOfManyIsRefused) {
     int64_t num_elements = 0;
     std::vector<Box> boxes = RandomCovering(&random, &num_elements);
     ASSERT_THAT(ProveCoverage(boxes, num_elements), IsOk());
-    const size_t victim = random.Between(0, static_cast<int64_t>(boxes.size()) - 1);
+    const int64_t victim = random.Between(0, static_cast<int64_t>(boxes.size()) - 1);
     switch (round % 3) {
       case 0:
         boxes.erase(boxes.begin() + victim);

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""What nvcc and ptxas made of the copy kernel, for each architecture: read by cuobjdump.
+
+Environment: ZC_CUDA_LIBRARY, the built library; ZC_CUDA_ARCHITECTURES, CMake's list of them;
+ZC_CUOBJDUMP, the program, or "" where a package of this Python has it. Exits 77 (skipped) when the
+library holds no machine code, only PTX.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import unittest
+from pathlib import Path
+
+LIBRARY = os.environ["ZC_CUDA_LIBRARY"]
+# "90-real" and "90" have machine code, "90-virtual" has not.
+ARCHITECTURES = [a.split("-")[0] for a in re.split(r"[;,]", os.environ["ZC_CUDA_ARCHITECTURES"])
+                 if not a.endswith("-virtual")]
+SKIPPED = 77
+# 6 floating types, each cast to the 5 others; a copy for each of 4 sizes.
+NUM_KERNELS = 6 * 5 + 4
+# A multiprocessor has 65,536 registers; two blocks of 256 threads fit it.
+MAX_REGISTERS = 65536 // (2 * 256)
+
+
+def cuobjdump(*args):
+    program = os.environ["ZC_CUOBJDUMP"] or str(
+        Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/bin/cuobjdump")
+    if not os.environ["ZC_CUOBJDUMP"]:
+        os.chmod(program, 0o755)
+    return subprocess.run([program, *args, LIBRARY], check=True, text=True, timeout=100,
+                          stdout=subprocess.PIPE).stdout
+
+
+def resources(text):
+    """[(kernel, {resource: number})] of cuobjdump -res-usage."""
+    return [(name, {k: int(v) for k, v in re.findall(r"([A-Z]+)(?:\[\d+\])?:(\d+)", usage)})
+            for name, usage in re.findall(r"Function (\S+):\n(.*)", text) if "CopyKernel" in name]
+
+
+def instructions(text):
+    """{kernel: [instruction with its modifiers]} of cuobjdump -sass."""
+    kernels = {}
+    for block in text.split("Function : ")[1:]:
+        name, code = block.split("\n", 1)
+        if "CopyKernel" in name:
+            kernels[name.strip()] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)",
+                                               code)
+    return kernels
+
+
+def types(kernel):
+    """The numbers of the element types in a kernel's mangled name."""
+    return [int(n) for n in re.search(r"DTypeE(\d+)EL\w+?_(\d+)E", kernel).groups()]
+
+
+def size(number):
+    return {2: 1, 4: 2, 6: 4, 8: 8, 10: 1, 11: 1, 12: 2, 13: 2, 14: 4, 15: 8}[number]
+
+
+class CompiledCode(unittest.TestCase):
+    def test_registers_only(self):
+        for architecture in ARCHITECTURES:
+            found = resources(cuobjdump("-arch", f"sm_{architecture}", "-res-usage"))
+            self.assertEqual(len(found), NUM_KERNELS, architecture)
+            for name, usage in found:
+                with self.subTest(architecture=architecture, kernel=name):
+                    self.assertEqual(usage["STACK"], 0, "spills, or an array outside registers")
+                    self.assertEqual(usage["LOCAL"], 0)
+                    self.assertLessEqual(usage["REG"], MAX_REGISTERS)
+
+    def test_vectors_of_128_bits(self):
+        for architecture in ARCHITECTURES:
+            found = instructions(cuobjdump("-arch", f"sm_{architecture}", "-sass"))
+            self.assertEqual(len(found), NUM_KERNELS, architecture)
+            for name, code in found.items():
+                with self.subTest(architecture=architecture, kernel=name):
+                    self.assertEqual([i for i in code if re.match(r"(LDL|STL)\b", i)], [],
+                                     "local memory")
+                    source, target = (size(n) for n in types(name))
+                    wide = {i.split(".")[0] for i in code if i.endswith(".128")}
+                    if source >= target:
+                        self.assertIn("LDG", wide)
+                    if target >= source:
+                        self.assertIn("STG", wide)
+
+    def test_the_reader_sees_spills_and_narrow_code(self):
+        self.assertEqual(resources(" Function _Z10CopyKernelv:\n  REG:80 STACK:96 SHARED:0 LOCAL:4 "
+                                   "CONSTANT[0]:384 TEXTURE:0\n"),
+                         [("_Z10CopyKernelv", {"REG": 80, "STACK": 96, "SHARED": 0, "LOCAL": 4,
+                                               "CONSTANT": 384, "TEXTURE": 0})])
+        self.assertEqual(instructions(
+            "Function : _Z10CopyKernelv\n"
+            "        /*0070*/                   LDG.E.128 R8, desc[UR4][R2.64] ;  /* 0x0 */\n"
+            "        /*1080*/              @!P0 STL.64 [R1], R2 ;                 /* 0x0 */\n"),
+            {"_Z10CopyKernelv": ["LDG.E.128", "STL.64"]})
+
+
+if __name__ == "__main__":
+    if not ARCHITECTURES:
+        print(f"skipped: {LIBRARY} holds PTX only ({os.environ['ZC_CUDA_ARCHITECTURES']})")
+        sys.exit(SKIPPED)
+    unittest.main(verbosity=2)
