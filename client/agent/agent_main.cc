@@ -1,5 +1,6 @@
 // The agent of a node, as a process of its own.
 
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <signal.h>
@@ -78,12 +79,22 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
 }
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(const std::string& listen) {
+void SetReady(grpc::Server* health, bool ready) {
+  if (health == nullptr) return;
+  health->GetHealthCheckService()->SetServingStatus(kReadiness, ready);
+  health->GetHealthCheckService()->SetServingStatus("", ready);
+}
+
+// `nothing_else` must outlive the server.
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(
+    const std::string& listen, grpc::CallbackGenericService* nothing_else) {
   if (listen.empty()) return std::unique_ptr<grpc::Server>();
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // gRPC starts no server without a service of ours; this one refuses every call but health's.
+  builder.RegisterCallbackGenericService(nothing_else);
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
@@ -91,7 +102,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(const std::string& lis
         absl::StrCat("listen on ", listen, " for health checks: the address is taken or wrong"));
   }
   server->GetHealthCheckService()->SetServingStatus(kLiveness, true);
-  server->GetHealthCheckService()->SetServingStatus(kReadiness, false);
+  SetReady(server.get(), false);
   spdlog::info("health service on port {}", port);
   return server;
 }
@@ -102,9 +113,9 @@ int WaitForSignal(const sigset_t& signals, const Agent& agent, grpc::Server* hea
   while (true) {
     const int signal = ::sigtimedwait(&signals, nullptr, &kReadinessPoll);
     if (signal > 0) return signal;
-    if (health == nullptr || agent.registered() == ready) continue;
+    if (agent.registered() == ready) continue;
     ready = !ready;
-    health->GetHealthCheckService()->SetServingStatus(kReadiness, ready);
+    SetReady(health, ready);
   }
 }
 
@@ -121,7 +132,9 @@ absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
 
 absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
-  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health, StartHealth(flags.health_listen));
+  grpc::CallbackGenericService nothing_else;
+  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health,
+                      StartHealth(flags.health_listen, &nothing_else));
   const std::string metrics_listen = flags.metrics_listen;
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent, Agent::Start(std::move(flags.agent)));
   std::unique_ptr<MetricsServer> metrics;
@@ -130,7 +143,7 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   }
   const int signal = WaitForSignal(signals, *agent, health.get());
   spdlog::info("stopping: signal {}", signal);
-  if (health != nullptr) health->GetHealthCheckService()->SetServingStatus(kReadiness, false);
+  SetReady(health.get(), false);
   agent->Stop();
   if (health != nullptr) health->Shutdown(std::chrono::system_clock::now());
   return absl::OkStatus();
