@@ -1,7 +1,9 @@
 // The zerocast command.
 
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <string>
 
 #include "client/cli/command.h"
@@ -14,6 +16,9 @@ namespace {
 int Main(int argc, char** argv) {
   // Before any thread exists: all of them inherit the mask, one thread takes the signals.
   SignalWatcher::BlockSignals();
+  // What an embedded server and its agents log is for stderr, and only when something is wrong.
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("zerocast"));
+  spdlog::set_level(spdlog::level::warn);
 
   CLI::App app{"Puts a Hugging Face checkpoint into the ZeRO-3 shards of a training cluster."};
   app.name("zerocast");
