@@ -283,7 +283,8 @@ absl::StatusOr<Results> Reshape(const Op& op, const Results& input,
   ZC_ASSIGN_OR_RETURN(const Tensor* tensor, OnlyTensor(input));
   Tensor reshaped = *tensor;
   Shape shape = reshaped.shape;
-  if (op.kind == OpKind::kConv3dToLinear && shape.size() == 5) {
+  if (op.kind == OpKind::kConv3dToLinear && shape.size() != 2) {
+    if (shape.size() != 5) return Refused();
     shape = {shape[0], shape[1] * shape[2] * shape[3] * shape[4]};
   } else if (op.kind == OpKind::kLinearToConv3d) {
     if (shape.size() != 2 || op.kernel.size() != 3) return Refused();

@@ -233,7 +233,8 @@ absl::StatusOr<Tensor> InterleaveTensor(const Tensor& tensor, int64_t dim, bool 
 }
 
 absl::StatusOr<Tensor> PermuteRopeTensor(const Tensor& tensor, int64_t heads, bool inverse) {
-  if (tensor.shape.empty() || tensor.shape.size() > 2) return tensor;
+  if (tensor.shape.empty()) return absl::InvalidArgumentError("a scalar has no axis to permute");
+  if (tensor.shape.size() > 2) return tensor;
   const int64_t rows = tensor.shape[0];
   if (heads < 1 || rows % (2 * heads) != 0) {
     return absl::InvalidArgumentError(

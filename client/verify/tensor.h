@@ -42,7 +42,8 @@ absl::StatusOr<std::vector<Tensor>> UnbindTensor(const Tensor& tensor, int64_t d
 absl::StatusOr<Tensor> TransposeTensor(const Tensor& tensor, int64_t a, int64_t b);
 // out[c*n/2 + i] = in[2i + c] along `dim`, or with `inverse` out[2i + c] = in[c*n/2 + i].
 absl::StatusOr<Tensor> InterleaveTensor(const Tensor& tensor, int64_t dim, bool inverse);
-// The same in each of `heads` equal parts of axis 0; only of vectors and matrices, others stay.
+// The same in each of `heads` equal parts of axis 0; only of vectors and matrices;
+// tensors of more axes stay.
 absl::StatusOr<Tensor> PermuteRopeTensor(const Tensor& tensor, int64_t heads, bool inverse);
 
 }  // namespace zerocast::verify

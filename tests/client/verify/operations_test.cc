@@ -1,0 +1,156 @@
+// Recorded runs of single operations of Transformers 5.23.0: the same elements, shapes, dtypes and
+// names.  ZC_GOLDEN_OPS may name a folder with the whole recording.
+
+#include "client/verify/operations.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/verify/cast.h"
+#include "server/conversion/rule_json.h"
+#include "tests/server/conversion/golden.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast::verify {
+namespace {
+
+using nlohmann::json;
+
+// The operations that move elements.  Others compute values.
+const char* const kMovers[] = {"MergeModulelist",
+                               "SplitModulelist",
+                               "Concatenate",
+                               "Chunk",
+                               "Split",
+                               "Transpose",
+                               "Interleave",
+                               "PermuteForRope",
+                               "ErnieFuseAndSplitTextVisionExperts",
+                               "ErnieSplitAndDecoupleTextVisionExperts",
+                               "Conv3dToLinear",
+                               "LinearToConv3d",
+                               "VisionFuseAndPermuteForRope",
+                               "VisionUnfuseAndPermuteForRope"};
+
+// A recorded tensor: small numbers, or bytes in hexadecimal.
+Tensor Read(const json& recorded) {
+  Tensor tensor;
+  tensor.dtype = DTypeFromName(recorded["dtype"].get<std::string>().c_str());
+  tensor.shape = recorded["shape"].get<Shape>();
+  if (recorded.contains("hex")) {
+    const std::string hex = recorded["hex"];
+    for (size_t at = 0; at < hex.size(); at += 2) {
+      tensor.bytes.push_back(static_cast<char>(std::stoi(hex.substr(at, 2), nullptr, 16)));
+    }
+    return tensor;
+  }
+  for (const json& value : recorded["data"]) {
+    const double number = value.is_boolean() ? (value.get<bool>() ? 1 : 0) : value.get<double>();
+    if (IsFloating(tensor.dtype)) {
+      const std::string bytes(reinterpret_cast<const char*>(&number), sizeof(number));
+      tensor.bytes += CastBytes(bytes, DType::kFloat64, tensor.dtype).value();
+    } else {
+      const auto integer = static_cast<int64_t>(number);
+      tensor.bytes.append(reinterpret_cast<const char*>(&integer), SizeOf(tensor.dtype));
+    }
+  }
+  return tensor;
+}
+
+std::vector<Tensor> ReadList(const json& recorded) {
+  std::vector<Tensor> tensors;
+  for (const json& one : recorded.is_array() ? recorded : json::array({recorded})) {
+    tensors.push_back(Read(one));
+  }
+  return tensors;
+}
+
+// Tensors that this room does not join: it casts only among floating types.
+bool MixesIntegers(const std::vector<NamedTensors>& input) {
+  std::set<DType> dtypes;
+  for (const NamedTensors& named : input) {
+    for (const Tensor& tensor : named.tensors) dtypes.insert(tensor.dtype);
+  }
+  return dtypes.size() > 1 && !std::all_of(dtypes.begin(), dtypes.end(), IsFloating);
+}
+
+absl::StatusOr<std::vector<NamedTensors>> Run(const json& line, std::vector<NamedTensors> tensors) {
+  json op = line["args"];
+  op["op"] = line["op"];
+  const json rule_json = {{"class", "WeightConverter"},
+                          {"source_patterns", line["source_patterns"]},
+                          {"target_patterns", line["target_patterns"]},
+                          {"operations", json::array({op})}};
+  const absl::StatusOr<Rule> rule = RuleFromJson(rule_json, "rule");
+  if (!rule.ok()) return rule.status();
+  std::map<std::string, Shape> model;
+  if (line.contains("model_params")) {
+    for (const auto& [name, tensor] : line["model_params"].items()) {
+      model[name] = tensor["shape"].get<Shape>();
+    }
+  }
+  const json config = line.contains("config") ? line["config"] : json::object();
+  const std::string name =
+      line.contains("full_layer_name") ? line["full_layer_name"].get<std::string>() : "";
+  const OperationContext context{rule->from, rule->to, name, &model, &config};
+  for (const Op& step : rule->ops) {
+    auto made = RunOperation(step, std::move(tensors), context);
+    if (!made.ok()) return made.status();
+    tensors = *std::move(made);
+  }
+  return tensors;
+}
+
+// "" where the operation did what it did in the library.
+std::string Difference(const json& line, const std::vector<NamedTensors>& input) {
+  const auto output = Run(line, input);
+  const json& expect = line["expect"];
+  if (expect.contains("error")) return output.ok() ? "should be an error" : "";
+  if (!output.ok()) return output.status().ToString();
+  if (output->size() != expect.size()) return "another number of results";
+  for (const NamedTensors& made : *output) {
+    if (!expect.contains(made.pattern)) return "another name: " + made.pattern;
+    const std::vector<Tensor> wanted = ReadList(expect[made.pattern]);
+    if (wanted.size() != made.tensors.size()) return made.pattern + ": another length";
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const Tensor& tensor = made.tensors[i];
+      if (tensor.shape != wanted[i].shape) {
+        return made.pattern + ": another shape: " + ShapeText(tensor.shape);
+      }
+      if (tensor.dtype != wanted[i].dtype) return made.pattern + ": another dtype";
+      if (tensor.bytes != wanted[i].bytes) return made.pattern + ": other values";
+    }
+  }
+  return "";
+}
+
+TEST(Operations, MoveElementsAsInTheLibrary) {
+  int compared = 0, failures = 0;
+  for (const std::string& text :
+       ReadLines(GoldenFolder("ZC_GOLDEN_OPS", "ops") + "/ops.jsonl.gz")) {
+    const json line = json::parse(text);
+    if (line["dialect"] != "5.23.0") continue;
+    if (std::find(std::begin(kMovers), std::end(kMovers), line["op"]) == std::end(kMovers))
+      continue;
+    std::vector<NamedTensors> input;
+    for (const auto& [name, value] : line["inputs"].items()) {
+      input.push_back({name, ReadList(value), /*single=*/!value.is_array()});
+    }
+    if (MixesIntegers(input)) continue;
+    ++compared;
+    const std::string difference = Difference(line, input);
+    if (difference.empty()) continue;
+    if (++failures <= 30) ADD_FAILURE() << difference << "\n  " << text.substr(0, 900);
+  }
+  EXPECT_GE(compared, 300);
+  EXPECT_EQ(failures, 0) << "of " << compared << " lines";
+}
+
+}  // namespace
+}  // namespace zerocast::verify
