@@ -108,7 +108,7 @@ cat >"$run/args.json" <<'JSON'
 JSON
 "$bin/zerocast" config resolve --ds-config "$run/ds_config.json" --args "$run/args.json" \
   --model-config "$checkpoint/config.json" --num-training-steps 1000 |
-  sed -n '/^}/,$p' | tail -n +3
+  sed '1,/^$/d'
 
 step "load: 4 ranks on 2 nodes, every partition verified against an independent reading"
 "$bin/zerocast" load "$checkpoint" --world-size 4 --nodes 2 --ds-config "$run/ds_config.json" \

@@ -51,7 +51,7 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
   ZC_ASSIGN_OR_RETURN(const v1::ResolveConfigResponse response,
                       cluster.client()->ResolveConfig(request));
   if (!global.json()) {
-    std::printf("%s\n\n", response.config_json().c_str());
+    std::printf("%s\n\n", IndentJson(response.config_json()).c_str());
     std::vector<std::vector<std::string>> rows;
     for (const v1::ValueOrigin& origin : response.origins()) {
       rows.push_back({origin.path() + "  " + origin.origin()});

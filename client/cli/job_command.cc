@@ -79,15 +79,15 @@ absl::StatusOr<v1::Load> Follow(Client* client, const std::string& load, double 
                            });
 }
 
+// A load that did not get ready is an error: the border prints it, once.
 absl::Status PrintEnd(const GlobalOptions& global, const v1::Load& load) {
-  if (load.state() == v1::LOAD_STATE_READY || global.json()) {
-    if (global.json()) {
-      PrintJson(LoadJson(load));
-    } else {
-      std::fputs(LoadText(load).c_str(), stdout);
-    }
+  ZC_RETURN_IF_ERROR(LoadStatus(load));
+  if (global.json()) {
+    PrintJson(LoadJson(load));
+  } else {
+    std::fputs(LoadText(load).c_str(), stdout);
   }
-  return LoadStatus(load);
+  return absl::OkStatus();
 }
 
 absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {

@@ -50,6 +50,35 @@ Json SecondsJson(const v1::StageSeconds& seconds) {
 
 }  // namespace
 
+std::string IndentJson(absl::string_view json) {
+  std::string text;
+  int depth = 0;
+  bool in_string = false;
+  const auto new_line = [&] { absl::StrAppend(&text, "\n", std::string(2 * depth, ' ')); };
+  for (size_t k = 0; k < json.size(); ++k) {
+    const char c = json[k];
+    if (in_string) {
+      text.push_back(c);
+      if (c == '\\' && k + 1 < json.size()) text.push_back(json[++k]);
+      if (c == '"') in_string = false;
+      continue;
+    }
+    if (absl::ascii_isspace(c)) continue;
+    const bool opens = c == '{' || c == '[';
+    const bool closes = c == '}' || c == ']';
+    const bool was_opened = !text.empty() && (text.back() == '{' || text.back() == '[');
+    if (was_opened && !closes) new_line();
+    if (closes) --depth;
+    if (closes && !was_opened) new_line();
+    text.push_back(c);
+    if (opens) ++depth;
+    if (c == ',') new_line();
+    if (c == ':') text.push_back(' ');
+    if (c == '"') in_string = true;
+  }
+  return text;
+}
+
 void PrintJson(const Json& document) {
   const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace);
   std::fprintf(stdout, "%s\n", text.c_str());

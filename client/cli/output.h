@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "zerocast/v1/load.pb.h"
 
 namespace zerocast {
@@ -18,6 +19,10 @@ void PrintError(const absl::Status& status, bool json);
 
 // Prints one JSON document and a newline to stdout.
 void PrintJson(const nlohmann::ordered_json& document);
+
+// JSON text with two spaces an indent.  Numbers and strings stay as they are written: a config may
+// hold Infinity, or integers that no number type keeps.
+std::string IndentJson(absl::string_view json);
 
 // "1.82 GB", "90.9 MB", "512 B": three digits, decimal units.
 std::string FormatBytes(int64_t num_bytes);
