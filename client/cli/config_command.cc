@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -52,12 +53,14 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
                       cluster.client()->ResolveConfig(request));
   if (!global.json()) {
     std::printf("%s\n\n", IndentJson(response.config_json()).c_str());
-    std::vector<std::vector<std::string>> rows;
+    int width = 0;
     for (const v1::ValueOrigin& origin : response.origins()) {
-      rows.push_back({origin.path() + "  " + origin.origin()});
+      width = std::max(width, static_cast<int>(origin.path().size()));
     }
-    std::printf("%sdtype %s, ZeRO stage %d%s\n", FormatTable(rows).c_str(),
-                response.dtype().c_str(), response.zero_stage(),
+    for (const v1::ValueOrigin& origin : response.origins()) {
+      std::printf("%-*s  %s\n", width, origin.path().c_str(), origin.origin().c_str());
+    }
+    std::printf("dtype %s, ZeRO stage %d%s\n", response.dtype().c_str(), response.zero_stage(),
                 response.offload() ? ", offloaded" : "");
     return absl::OkStatus();
   }
