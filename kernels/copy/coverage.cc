@@ -47,12 +47,11 @@ Writes WritesOf(const Box& box) {
 
 bool CoversQuickly(std::vector<Writes>* writes, int64_t end);
 
-// The boxes [first, last) interleave.  True when they are steps of one common outer loop and cover
-// [begin, end) exactly.
-bool CoversInterleaved(const Writes* first, const Writes* last, int64_t begin, int64_t end) {
+// The boxes [first, last) interleave.  True when they run one common outer loop, and together cover
+// without a gap from the first one's begin to the last one's end.
+bool CoversInterleaved(const Writes* first, const Writes* last) {
   if (first->num == 0) return false;
   const Writes::Loop outer = first->loops[first->num - 1];
-  if (outer.extent * outer.stride != end - begin) return false;
   std::vector<Writes> steps;
   steps.reserve(last - first);
   for (const Writes* box = first; box != last; ++box) {
@@ -61,8 +60,8 @@ bool CoversInterleaved(const Writes* first, const Writes* last, int64_t begin, i
     if (loop.extent != outer.extent || loop.stride != outer.stride) return false;
     Writes step = *box;
     --step.num;
-    step.begin -= begin;
-    step.end -= begin + (outer.extent - 1) * outer.stride;
+    step.begin -= first->begin;
+    step.end -= first->begin + (outer.extent - 1) * outer.stride;
     steps.push_back(step);
   }
   return CoversQuickly(&steps, outer.stride);
@@ -82,8 +81,7 @@ bool CoversQuickly(std::vector<Writes>* writes, int64_t end) {
       covered = std::max(covered, group_end->end);
       ++group_end;
     }
-    if (!(group_end == box + 1 && box->HasNoGap()) &&
-        !CoversInterleaved(box, group_end, box->begin, covered)) {
+    if (!(group_end == box + 1 && box->HasNoGap()) && !CoversInterleaved(box, group_end)) {
       return false;
     }
     box = group_end;
