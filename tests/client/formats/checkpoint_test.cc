@@ -117,9 +117,9 @@ TEST(ReadCheckpointManifest, TakesTheLaterOfTwoCopiesOnlyWhenTheIndexNamesIt) {
   dir.Write(
       "model.safetensors.index.json",
       R"({"weight_map":{"b":"m-1.safetensors","a":"m-2.safetensors","c":"m-3.safetensors"}})");
-  EXPECT_THAT(
-      ReadCheckpointManifest(dir.path()),
-      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("tensor a is in m-2.safetensors and")));
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()),
+              StatusIs(absl::StatusCode::kDataLoss,
+                       HasSubstr("tensor a is in m-1.safetensors and in m-3.safetensors")));
 }
 
 TEST(CheckManifestFiles, FindsAReplacedFile) {
