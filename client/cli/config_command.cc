@@ -83,7 +83,7 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
 }  // namespace
 
 void AddConfigCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
-  CLI::App* config = app->add_subcommand("config", "Work with DeepSpeed configs.");
+  CLI::App* config = app->add_subcommand("config", "Work with DeepSpeed configs");
   config->require_subcommand(1);
   auto flags = std::make_shared<ResolveFlags>();
   CLI::App* command = config->add_subcommand(

@@ -251,7 +251,7 @@ void AddNamed(CLI::App* parent, const char* name, const char* help, const Global
 }  // namespace
 
 void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
-  CLI::App* job = app->add_subcommand("job", "Submit, watch and cancel jobs on a server.");
+  CLI::App* job = app->add_subcommand("job", "Submit, watch and cancel jobs on a server");
   job->require_subcommand(1);
 
   auto submit = std::make_shared<SubmitFlags>();
@@ -293,7 +293,7 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
 
 void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   CLI::App* command =
-      app->add_subcommand("agents", "List the agents that are connected to a server.");
+      app->add_subcommand("agents", "List the agents that are connected to a server");
   command->callback([global, run] { *run = [global] { return RunAgents(*global); }; });
 }
 

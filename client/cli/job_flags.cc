@@ -75,7 +75,7 @@ void JobFlags::AddTo(CLI::App* command) {
       ->type_name("N");
   command->add_option("--model-config", model_config, "The model's config.json (default: CKPT's)")
       ->type_name("FILE");
-  command->add_option("--model-spec", model_spec, "Model spec, JSON (python -m zerocast.spec)")
+  command->add_option("--model-spec", model_spec, "Model spec, JSON: names, shapes, dtypes, rules")
       ->type_name("FILE");
   command
       ->add_option("--key-mapping", key_mapping, "Renames that run first, JSON {pattern: target}")

@@ -196,15 +196,12 @@ absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
 
 void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<LoadFlags>();
-  CLI::App* command = app->add_subcommand(
-      "load",
-      "Put a checkpoint into the shards of its ranks. Without --server it runs server and agents "
-      "in this process.");
+  CLI::App* command =
+      app->add_subcommand("load", "Put a checkpoint into its ranks; --server is optional");
   flags->job.AddTo(command);
   command->add_option("--out", flags->out, "Write each rank's shard and report.json here")
       ->type_name("DIR");
-  command->add_flag("--verify", flags->verify,
-                    "Compare every partition with an independent reading of the files");
+  command->add_flag("--verify", flags->verify, "Compare every partition with another reading");
   command->add_flag("--release", flags->release,
                     "Cancel the job at the end: the agents free its shards");
   command
@@ -221,8 +218,7 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
 
 void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<JobFlags>();
-  CLI::App* command = app->add_subcommand(
-      "plan", "Dry run: what a load would read, move and hold, and what does not fit.");
+  CLI::App* command = app->add_subcommand("plan", "Dry run: what a load would read, move and hold");
   flags->AddTo(command);
   command->callback(
       [flags, global, run] { *run = [flags, global] { return RunPlan(*global, *flags); }; });

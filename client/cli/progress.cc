@@ -14,7 +14,7 @@
 namespace zerocast {
 namespace {
 
-constexpr int kBarWidth = 24;
+constexpr int kBarWidth = 18;
 constexpr int kTerminalWidth = 79;
 constexpr absl::Duration kLineEvery = absl::Seconds(3);
 
