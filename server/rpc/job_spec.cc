@@ -9,6 +9,8 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/config/config_source.h"
+#include "server/config/deepspeed_config.h"
 #include "server/config/json_reader.h"
 #include "server/config/training_arguments.h"
 #include "server/conversion/model_spec.h"
@@ -212,8 +214,40 @@ ConfigFacts FactsOf(const Resolution& resolution) {
   return facts;
 }
 
+// What a config says by itself, where no training arguments come with it: nothing is filled and
+// nothing can contradict.  The load needs the dtype and the stage: where they are "auto" only the
+// arguments can tell, and defaults in their place would be a guess about somebody's weights.
+absl::StatusOr<ConfigFacts> ReadConfigAlone(const v1::JobSpec& spec) {
+  constexpr char kField[] = "spec.training_arguments_json";
+  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadConfigText(spec.deepspeed_config_json()));
+  ZC_ASSIGN_OR_RETURN(const DeepSpeedConfig config,
+                      DeepSpeedConfig::Create(std::move(document.value)));
+  ConfigFacts facts;
+  facts.resolved_json = spec.deepspeed_config_json();
+  facts.zero_stage = config.zero_stage();
+  ZC_ASSIGN_OR_RETURN(const bool bf16_auto, config.IsAuto("bf16.enabled"));
+  ZC_ASSIGN_OR_RETURN(const bool fp16_auto, config.IsAuto("fp16.enabled"));
+  ZC_ASSIGN_OR_RETURN(const bool stage_auto, config.IsAuto("zero_optimization.stage"));
+  Violations violations;
+  const bool dtype_matters = spec.options().dtype() == v1::DTYPE_POLICY_UNSPECIFIED;
+  for (const auto& [is_auto, path] : {std::pair(bf16_auto && dtype_matters, "bf16.enabled"),
+                                      std::pair(fp16_auto && dtype_matters, "fp16.enabled"),
+                                      std::pair(stage_auto, "zero_optimization.stage")}) {
+    if (!is_auto) continue;
+    Add(&violations, kField,
+        absl::StrCat("is empty, but the config's ", path,
+                     " is \"auto\": give the training arguments that fill it"));
+  }
+  ZC_RETURN_IF_ERROR(InvalidFields(violations));
+  ZC_ASSIGN_OR_RETURN(const bool bf16, config.IsTrue("bf16.enabled"));
+  ZC_ASSIGN_OR_RETURN(const bool fp16, config.IsTrue("fp16.enabled"));
+  facts.dtype = bf16 ? "bf16" : fp16 ? "fp16" : "fp32";
+  return facts;
+}
+
 absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
   if (spec.deepspeed_config_json().empty()) return ConfigFacts();
+  if (spec.training_arguments_json().empty()) return ReadConfigAlone(spec);
   ResolveRequest request;
   request.config = spec.deepspeed_config_json();
   ZC_ASSIGN_OR_RETURN(const ConfigValue arguments,

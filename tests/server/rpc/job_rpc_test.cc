@@ -8,7 +8,9 @@
 namespace zerocast {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::SizeIs;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
@@ -132,6 +134,27 @@ TEST_F(JobRpcTest, AMismatchIsAFailedPrecondition) {
   EXPECT_EQ(created.status().code(), absl::StatusCode::kFailedPrecondition) << created.status();
   EXPECT_EQ(ReasonOf(created.status()), "CONFIG_MISMATCH");
   EXPECT_FALSE(ViolationsOf(created.status()).empty());
+}
+
+TEST_F(JobRpcTest, AConfigWithoutArgumentsDecidesDtypeAndStage) {
+  v1::JobSpec spec = TwoNodeSpec();
+  // The micro batch size contradicts the arguments' default, but no arguments were given.
+  spec.set_deepspeed_config_json(
+      R"({"train_micro_batch_size_per_gpu": 3, "gradient_clipping": "auto",
+      "fp16": {"enabled": true}, "zero_optimization": {"stage": 3}})");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto created, Create(spec));
+  EXPECT_EQ(created.job().config_dtype(), "fp16");
+  EXPECT_EQ(created.job().zero_stage(), 3);
+}
+
+TEST_F(JobRpcTest, AnAutoDtypeWithoutArgumentsIsNotGuessed) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_deepspeed_config_json(
+      R"({"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": "auto"}})");
+  EXPECT_THAT(Create(spec), StatusIs(kInvalid, AllOf(HasSubstr("bf16.enabled is \"auto\""),
+                                                     HasSubstr("zero_optimization.stage is"))));
+  spec.mutable_options()->set_dtype(v1::DTYPE_POLICY_BF16);
+  EXPECT_THAT(Create(spec), StatusIs(kInvalid, Not(HasSubstr("bf16.enabled"))));
 }
 
 TEST_F(JobRpcTest, AWorldSizeOfItsOwnMustAgree) {
