@@ -39,7 +39,8 @@ constexpr absl::Duration kWatchPeriod = absl::Milliseconds(500);
 // Agreed with the agents and the client library: pings every 20 s, a dead peer is seen within 30 s.
 constexpr int kKeepaliveMs = 20000, kKeepaliveTimeoutMs = 10000, kMinPingIntervalMs = 5000;
 
-// Linking gRPC's reflection turns it on for every server of the process; this takes it out again.
+// gRPC's reflection, once asked for or linked in whole, is on for every server that the process
+// makes later; this takes it out again.
 class WithoutReflection : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
@@ -230,7 +231,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   core_options.max_dry_runs = options.max_dry_runs;
   ZC_ASSIGN_OR_RETURN(rep->core, rpc::Core::Create(core_options, std::move(store), options.clock));
   rep->options = std::move(options);
-  // For this server and every one the process makes later.
+  // Both for this server and every one the process makes later; see WithoutReflection.
+  if (rep->options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::EnableDefaultHealthCheckService(true);
   std::unique_ptr<Server> server(new Server(std::move(rep)));
   Rep* const r = server->rep_.get();
@@ -246,6 +248,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
 
 int Server::port() const { return rep_->main.port; }
 int Server::health_port() const { return rep_->health.port; }
+int Server::metrics_port() const {
+  if (rep_->exposer == nullptr) return 0;
+  const std::vector<int> ports = rep_->exposer->GetListeningPorts();
+  return ports.empty() ? 0 : ports.front();
+}
 std::string Server::address() const { return RealAddress(rep_->options.listen, port()); }
 
 std::shared_ptr<grpc::Channel> Server::InProcessChannel() {

@@ -62,6 +62,7 @@ class Server {
   // The port that is listened on; 0 for a unix socket.
   int port() const;
   int health_port() const;      // 0 without one
+  int metrics_port() const;     // 0 without one
   std::string address() const;  // as in Options::listen, with the real port
   // A channel that needs no socket.
   std::shared_ptr<grpc::Channel> InProcessChannel();

@@ -1,6 +1,10 @@
 // The server's own life: ports, health, limits, restart, stop.
 #include "server/rpc/server.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <string>
 #include <thread>
 #include <utility>
@@ -146,6 +150,56 @@ TEST_F(ServerLifeTest, AStopEndsStreamsAndRefusesNewWork) {
   stopper.join();
   server_->Wait();
   server_->Shutdown();  // a second time does nothing
+}
+
+// What a scrape of /metrics gives.
+std::string Scrape(int port) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string text;
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) {
+    const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
+    EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+    char chunk[4096];
+    for (ssize_t n; (n = ::recv(fd, chunk, sizeof(chunk), 0)) > 0;) text.append(chunk, n);
+  }
+  ::close(fd);
+  return text;
+}
+
+TEST_F(ServerLifeTest, MetricsCountCallsByMethodAndCode) {
+  Server::Options options;
+  options.metrics_listen = "127.0.0.1:0";
+  StartServer(std::move(options));
+  v1::GetJobRequest request;
+  request.set_name("jobs/none");
+  EXPECT_EQ(Call(jobs_, &v1::JobService::Stub::GetJob, request).status().code(),
+            absl::StatusCode::kNotFound);
+  const std::string text = Scrape(server_->metrics_port());
+  EXPECT_THAT(text, HasSubstr("zerocast_rpc_calls_total{code=\"NOT_FOUND\","
+                              "method=\"JobService/GetJob\"} 1"));
+  EXPECT_THAT(text, HasSubstr("zerocast_loads{state=\"READY\"} 0"));
+  EXPECT_THAT(text, HasSubstr("zerocast_ready 1"));
+  EXPECT_THAT(text, HasSubstr(std::string("zerocast_build_info{version=\"") + Server::Version()));
+}
+
+TEST_F(ServerLifeTest, ReflectionIsOfferedOnlyWhenAskedFor) {
+  constexpr char kMethod[] = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  // ServerReflectionRequest { string list_services = 7; }
+  const std::string list("\x3a\x01*", 3);
+  grpc::ByteBuffer response;
+  EXPECT_EQ(CallByName(server_->address(), kMethod, list, &response).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  Server::Options options;
+  options.reflection = true;
+  StartServer(std::move(options));
+  EXPECT_TRUE(CallByName(server_->address(), kMethod, list, &response).ok());
+  grpc::Slice answer;
+  ASSERT_TRUE(response.DumpToSingleSlice(&answer).ok());
+  EXPECT_THAT(std::string(answer.begin(), answer.end()), HasSubstr("zerocast.v1.LoadService"));
 }
 
 TEST_F(ServerLifeTest, OptionsAreChecked) {
