@@ -73,7 +73,8 @@ run="$(mktemp -d "${XDG_RUNTIME_DIR:-/tmp}/zerocast.XXXXXX")"
   --store="sqlite:$run/state.db" >"$run/server.log" 2>&1 &
 pids+=($!)
 wait_for "the server" test -s "$run/port"
-export ZEROCAST_SERVER="127.0.0.1:$(<"$run/port")"
+ZEROCAST_SERVER="127.0.0.1:$(<"$run/port")"
+export ZEROCAST_SERVER
 for node in node0 node1; do
   "$bin/zerocast-agent" --server="$ZEROCAST_SERVER" --node="$node" --socket="$run/$node.sock" \
     --bulk-host=127.0.0.1 --root="$root/$work" >"$run/$node.log" 2>&1 &

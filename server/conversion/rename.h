@@ -52,7 +52,7 @@ class Renamer {
   absl::StatusOr<std::string> PrefixStep(const std::string& key, InModel in_model);
 
   std::vector<CompiledRule> rules_;
-  std::vector<int> renames_, converters_;  // indexes into rules_
+  std::vector<int> renames_, converters_;        // indexes into rules_
   absl::flat_hash_map<std::string, int> owner_;  // source pattern -> RenamedKey::owner
   int generation_ = 2;
   bool has_prefix_ = false;

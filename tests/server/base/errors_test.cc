@@ -10,8 +10,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(InvalidFields, NamesEveryViolationInMessageAndDetails) {
-  const absl::Status status = InvalidFields({{"world_size", "must be at least 1, was 0"},
-                                             {"config.fp16", "conflicts with bf16"}});
+  const absl::Status status = InvalidFields(
+      {{"world_size", "must be at least 1, was 0"}, {"config.fp16", "conflicts with bf16"}});
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,
                                HasSubstr("world_size: must be at least 1, was 0; config.fp16")));
   const auto violations = ViolationsOf(status);
