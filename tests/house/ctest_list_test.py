@@ -30,6 +30,11 @@ class CtestList(unittest.TestCase):
             {"name": "unlabelled", "properties": [timeout]},
             {"name": "good", "properties": [labels, timeout]}]), ["bare", "endless", "unlabelled"])
 
+    def test_only_tests_of_cuda_may_be_missing_without_it(self):
+        device = SOURCE / "tests/kernels/device"
+        self.assertTrue(listed.needs_cuda(device / "device_test.cc"))
+        self.assertFalse(listed.needs_cuda(device / "unique_handle_test.cc"))
+
     def test_a_file_outside_the_build_is_found(self):
         tests = [{"name": "a_test", "command": ["/b/test_bin/a_test"]},
                  {"name": "c_test"},  # not built

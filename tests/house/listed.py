@@ -48,6 +48,14 @@ def covered(tests, sources):
     return paths
 
 
+def needs_cuda(file: Path):
+    """Whether a test exists only in builds with CUDA: device code, or named by its CMakeLists.txt
+    below "if(ZEROCAST_HAVE_CUDA)"."""
+    lists = file.parent / "CMakeLists.txt"
+    text = lists.read_text(encoding="utf-8") if lists.is_file() else ""
+    return file.suffix == ".cu" or file.name in text.partition("if(ZEROCAST_HAVE_CUDA)")[2]
+
+
 def unlisted(root: Path, build: Path):
     """The test files below root/tests that ctest does not run, and how many there are in all."""
     commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
@@ -56,7 +64,7 @@ def unlisted(root: Path, build: Path):
              and "data" not in f.relative_to(root).parts]
     # Device tests exist in a build only where there is a CUDA compiler.
     if not any(f.endswith(".cu") for f in sources_in(commands)):
-        files = [f for f in files if f.suffix != ".cu"]
+        files = [f for f in files if not needs_cuda(f)]
     return [f.relative_to(root).as_posix() for f in files if str(f.resolve()) not in run], len(files)
 
 

@@ -1,0 +1,54 @@
+#include "kernels/device/buffer.h"
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/device/cuda_status.h"
+#include "kernels/device/device_scope.h"
+
+namespace zerocast {
+namespace {
+
+std::string What(int64_t num_bytes, absl::string_view memory, int device) {
+  return absl::StrCat("allocate ", num_bytes, " bytes of ", memory, " for device ", device);
+}
+
+absl::Status CheckSize(int64_t num_bytes, absl::string_view what) {
+  if (num_bytes >= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, ": the size must be at least 1"));
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceBuffer> DeviceBuffer::Create(int device, int64_t num_bytes) {
+  const std::string what = What(num_bytes, "device memory", device);
+  ZC_RETURN_IF_ERROR(CheckSize(num_bytes, what));
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
+  void* handle = nullptr;
+  ZC_RETURN_IF_ERROR(ToStatus(cudaMalloc(&handle, num_bytes), what));
+  return DeviceBuffer(handle, device, num_bytes);
+}
+
+void DeviceBuffer::Traits::Destroy(Handle handle) noexcept {
+  LogIfError(cudaFree(handle), "free device memory");
+}
+
+absl::StatusOr<PinnedBuffer> PinnedBuffer::Create(int device, int64_t num_bytes) {
+  const std::string what = What(num_bytes, "pinned host memory", device);
+  ZC_RETURN_IF_ERROR(CheckSize(num_bytes, what));
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
+  void* handle = nullptr;
+  ZC_RETURN_IF_ERROR(ToStatus(cudaHostAlloc(&handle, num_bytes, cudaHostAllocPortable), what));
+  return PinnedBuffer(handle, num_bytes);
+}
+
+void PinnedBuffer::Traits::Destroy(Handle handle) noexcept {
+  LogIfError(cudaFreeHost(handle), "free pinned host memory");
+}
+
+}  // namespace zerocast
