@@ -12,11 +12,14 @@
 #include "kernels/copy/cuda/copy_piece.h"
 #include "kernels/copy/dtype.h"
 
-// Arrays stay in registers only where all their indices are constants.
+// Arrays stay in registers only where all their indices are constants.  Elsewhere repeated code
+// gains nothing, for no load may pass the store before it.
 #ifdef __CUDA_ARCH__
 #define ZC_UNROLL _Pragma("unroll")
+#define ZC_NO_UNROLL _Pragma("unroll 1")
 #else
 #define ZC_UNROLL
+#define ZC_NO_UNROLL
 #endif
 
 namespace zerocast {
@@ -48,6 +51,16 @@ struct ElementCast {
     }
   }
 };
+
+// `pointer`, known to the compiler to be of global memory: for an address that was read from memory
+// it would else make instructions that look for the kind of memory first.
+template <typename T>
+ZC_HOST_DEVICE inline T* InGlobalMemory(T* pointer) {
+#ifdef __CUDA_ARCH__
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
 
 // kCount elements that are read or written by one instruction.  A device faults where an address
 // does not have their alignment; the host ends the process there, too.
@@ -101,6 +114,7 @@ template <typename Cast, int kCount = Cast::kVectorElements>
 ZC_HOST_DEVICE inline void CopyRun(const typename Cast::From* source, typename Cast::To* target,
                                    int64_t count, int lane) {
   if constexpr (kCount == 1) {
+    ZC_NO_UNROLL
     for (int64_t i = lane; i < count; i += kWarpSize) target[i] = Cast::Apply(source[i]);
   } else {
     const int64_t misalignment = Misalignment<kCount>(target);
@@ -120,6 +134,7 @@ ZC_HOST_DEVICE inline void CopyRun(const typename Cast::From* source, typename C
     constexpr int kLoads = Cast::kLoads;
     constexpr int64_t kStep = kWarpSize * kCount;
     int64_t i = head + static_cast<int64_t>(lane) * kCount;
+    ZC_NO_UNROLL
     for (; i + (kLoads - 1) * kStep < vectors_end; i += kLoads * kStep) {
       Vector<typename Cast::From, kCount> loaded[kLoads];
       ZC_UNROLL
@@ -131,6 +146,7 @@ ZC_HOST_DEVICE inline void CopyRun(const typename Cast::From* source, typename C
         StoreVector(CastVector<Cast, kCount>(loaded[j]), target + i + j * kStep);
       }
     }
+    ZC_NO_UNROLL
     for (; i < vectors_end; i += kStep) {
       StoreVector(CastVector<Cast, kCount>(LoadVector<typename Cast::From, kCount>(source + i)),
                   target + i);
@@ -149,6 +165,7 @@ struct Place {
 ZC_HOST_DEVICE inline Place PlaceOf(const CopyPiece& piece, int64_t index) {
   Place place;
   uint64_t rest = static_cast<uint64_t>(index);
+  ZC_NO_UNROLL
   for (int64_t k = piece.num_dims - 1; k > 0; --k) {
     const BoxDim& dim = piece.dims[k];
     const uint64_t extent = static_cast<uint64_t>(dim.extent);
@@ -176,8 +193,8 @@ ZC_HOST_DEVICE inline void CopySegment(const CopyPiece& piece, int64_t begin, in
                                        int lane) {
   using From = typename Cast::From;
   using To = typename Cast::To;
-  const From* const source = static_cast<const From*>(piece.source);
-  To* const target = static_cast<To*>(piece.target);
+  const From* const source = InGlobalMemory(static_cast<const From*>(piece.source));
+  To* const target = InGlobalMemory(static_cast<To*>(piece.target));
   // A run that gives every lane a vector is worth the whole warp.
   constexpr int64_t kLeastRun = kWarpSize * Cast::kVectorElements;
   if (piece.num_dims > 0) {
@@ -193,6 +210,7 @@ ZC_HOST_DEVICE inline void CopySegment(const CopyPiece& piece, int64_t begin, in
       return;
     }
   }
+  ZC_NO_UNROLL
   for (int64_t i = begin + lane; i < end; i += kWarpSize) {
     const Place place = PlaceOf(piece, i);
     target[place.target] = Cast::Apply(source[place.source]);

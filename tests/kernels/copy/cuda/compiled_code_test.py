@@ -26,11 +26,11 @@ MAX_REGISTERS = 65536 // (2 * 256)
 
 
 def cuobjdump(*args):
-    program = os.environ["ZC_CUOBJDUMP"] or str(
-        Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/bin/cuobjdump")
-    if not os.environ["ZC_CUOBJDUMP"]:
-        os.chmod(program, 0o755)
-    return subprocess.run([program, *args, LIBRARY], check=True, text=True, timeout=100,
+    program, env = os.environ["ZC_CUOBJDUMP"], dict(os.environ)
+    if not program:
+        folder = Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/bin"
+        program, env["NVDISASM_PATH"] = str(folder / "cuobjdump"), str(folder)
+    return subprocess.run([program, *args, LIBRARY], check=True, text=True, timeout=200, env=env,
                           stdout=subprocess.PIPE).stdout
 
 
