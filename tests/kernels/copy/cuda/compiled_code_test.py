@@ -30,7 +30,7 @@ def cuobjdump(*args):
     if not program:
         folder = Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/bin"
         program, env["NVDISASM_PATH"] = str(folder / "cuobjdump"), str(folder)
-    return subprocess.run([program, *args, LIBRARY], check=True, text=True, timeout=200, env=env,
+    return subprocess.run([program, *args, LIBRARY], check=True, text=True, timeout=500, env=env,
                           stdout=subprocess.PIPE).stdout
 
 
