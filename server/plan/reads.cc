@@ -183,7 +183,7 @@ NodeReads::NodeReads(const std::vector<FileRange>& ranges, const SourceIndex& in
         room -= end - begin;
         begin = end;
       }
-      if (begin < range.end || room == 0) close_round();
+      if (begin < range.end) close_round();
     }
   }
   close_round();
