@@ -74,12 +74,14 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& ro
   if (!folder.ok()) return WithReason(folder.status(), "CHECKPOINT_NOT_FOUND");
   if (!IsBelow(roots, *folder)) return Outside(roots, path, *folder);
   if (roots.empty()) return folder;
-  // Files may be links, as in the cache of huggingface_hub: they must stay inside, too.
+  // Files may be links, as in the cache of huggingface_hub: they must stay inside, too.  Whatever
+  // their names: an index may name any of them.
   std::error_code error;
   for (fs::directory_iterator entry(*folder, error), end; !error && entry != end;
        entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    if (!absl::EndsWith(name, ".safetensors") && !absl::EndsWith(name, ".json")) continue;
+    // Its own type, not its target's; an entry that cannot be told is resolved, too.
+    std::error_code unknown;
+    if (!entry->is_symlink(unknown) && !unknown) continue;
     const absl::StatusOr<std::string> file = RealPath(entry->path().string());
     if (!file.ok()) continue;  // a dangling link: reported as missing where it is needed
     if (!IsBelow(roots, *file)) return Outside(roots, entry->path().string(), *file);

@@ -16,10 +16,10 @@ bool IsBelow(const std::vector<std::string>& roots, const std::string& path);
 // The roots with their symbolic links followed.  Errors: NOT_FOUND, INVALID_ARGUMENT (relative).
 absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots);
 
-// The folder `path` with its symbolic links followed, checked against `roots`; also checks what the
-// links in it point to, for the files that a checkpoint is made of.  Errors:
-//   PERMISSION_DENIED  it or one of its files is outside of all roots, or the path has a ".."
-//                      component; reason PERMISSION_DENIED.
+// The folder `path` with its symbolic links followed, checked against `roots`; also checks what
+// each link in it points to, whatever its name: an index may name any file beside it.  Errors:
+//   PERMISSION_DENIED  it or the target of a link in it is outside of all roots, or the path has a
+//                      ".." component; reason PERMISSION_DENIED.
 //   NOT_FOUND          no such folder; reason CHECKPOINT_NOT_FOUND.
 absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& roots,
                                               const std::string& path);

@@ -141,5 +141,20 @@ TEST_F(ResolveCheckpointTest, RefusesAFileThatIsALinkToTheOutside) {
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("config.json")));
 }
 
+TEST_F(ResolveCheckpointTest, RefusesALinkToTheOutsideWhateverTheIndexCallsIt) {
+  const std::string secret = outside_.Write("shadow", "x");
+  inside_.Write("model/model.safetensors.index.json", R"({"weight_map": {"w": "x.bin"}})");
+  std::filesystem::create_symlink(secret, inside_.File("model/x.bin"));
+  EXPECT_THAT(ResolveCheckpoint(roots_, inside_.File("model")),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("x.bin")));
+}
+
+TEST_F(ResolveCheckpointTest, TakesLinksThatStayInside) {
+  const std::string blob = inside_.Write("blob", "x");
+  std::filesystem::create_symlink(blob, inside_.File("model/x.bin"));
+  std::filesystem::create_symlink(inside_.File("nowhere"), inside_.File("model/dangling"));
+  EXPECT_THAT(ResolveCheckpoint(roots_, inside_.File("model")), IsOk());
+}
+
 }  // namespace
 }  // namespace zerocast
