@@ -91,6 +91,11 @@ class Machine {
   // Ends (as CancelLoad does) and forgets a plan_only load; nothing when it is not there.
   void RemovePlanOnly(absl::string_view name, const Moment& now, std::vector<Command>* out);
 
+  // ALREADY_EXISTS while another agent (another incarnation) of this node's name is connected and
+  // not silent: two machines with one name would end each other's streams and loads without end.
+  // An AgentRegistered that this refuses only ends its own session.
+  absl::Status CheckNewAgent(const AgentRegistered& event, const Moment& now) const;
+
   // ---- What agents, the compiler and time do.  Events of old sessions, of other epochs and of
   // final loads change nothing; num_dropped() counts them.
   void Apply(const Event& event, const Moment& now, std::vector<Command>* out);

@@ -23,7 +23,23 @@ Agent* Machine::FindAgent(SessionId session) {
   return it == node_of_session_.end() ? nullptr : &agents_.at(it->second);
 }
 
+absl::Status Machine::CheckNewAgent(const AgentRegistered& event, const Moment& now) const {
+  const auto old = agents_.find(event.node_name);
+  if (old == agents_.end() || old->second.incarnation == event.incarnation ||
+      now.steady - old->second.last_heard > kMissedHeartbeats * options_.heartbeat_interval) {
+    return absl::OkStatus();
+  }
+  return WithReason(absl::AlreadyExistsError(absl::StrCat(
+                        "register node ", event.node_name, ": another agent named ",
+                        event.node_name, " is connected; give this one another --node")),
+                    "ALREADY_EXISTS");
+}
+
 void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Command>* out) {
+  if (absl::Status checked = CheckNewAgent(event, now); !checked.ok()) {
+    out->push_back(EndSession{event.session, std::move(checked)});
+    return;
+  }
   const auto old = agents_.find(event.node_name);
   if (old != agents_.end()) {
     const bool restarted = old->second.incarnation != event.incarnation;

@@ -329,7 +329,15 @@ void Machine::On(const HandOverReport& event, const Moment& now, std::vector<Com
     ++num_dropped_;
     return;
   }
-  it->second.load.shards[event.rank].handed_over = event.mode;
+  std::vector<Shard>& shards = it->second.load.shards;
+  shards[event.rank].handed_over = event.mode;
+  // A shard that went over as it was is the training process's; with the last of them the agent has
+  // nothing of the load any more.
+  if (std::all_of(shards.begin(), shards.end(), [agent](const Shard& shard) {
+        return shard.node_name != agent->node_name || shard.handed_over == "shared";
+      })) {
+    agent->held_loads.erase(event.load);
+  }
   out->push_back(PersistLoad{event.load});
   Touch(it->second, out);
 }

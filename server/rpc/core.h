@@ -116,8 +116,9 @@ class Core {
   // ---- Agents.
   // Reserves a place for a stream that has not registered yet.  Errors: RESOURCE_EXHAUSTED.
   absl::StatusOr<jobs::SessionId> ReserveSession();
-  // Answers Registered through the sink.
-  void Register(jobs::AgentRegistered event, std::shared_ptr<SessionSink> sink);
+  // Answers Registered through the sink.  ALREADY_EXISTS as of Machine::CheckNewAgent; the sink is
+  // then forgotten.
+  absl::Status Register(jobs::AgentRegistered event, std::shared_ptr<SessionSink> sink);
   void Apply(const jobs::Event& event);
   void CloseSession(jobs::SessionId session, absl::string_view why);
   std::vector<v1::AgentInfo> ListAgents();

@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/core.h"
@@ -32,8 +33,10 @@ absl::StatusOr<jobs::SessionId> Core::ReserveSession() {
   return last_session_;
 }
 
-void Core::Register(jobs::AgentRegistered event, std::shared_ptr<SessionSink> sink) {
+absl::Status Core::Register(jobs::AgentRegistered event, std::shared_ptr<SessionSink> sink) {
   MutexLock lock(&mutex_);
+  const jobs::Moment now = Now();
+  ZC_RETURN_IF_ERROR(machine_.CheckNewAgent(event, now));
   v1::SessionResponse answer;
   *answer.mutable_registered()->mutable_heartbeat_interval() =
       DurationToProto(options_.machine.heartbeat_interval);
@@ -41,8 +44,9 @@ void Core::Register(jobs::AgentRegistered event, std::shared_ptr<SessionSink> si
   sink->Deliver(std::move(answer));
   sessions_[event.session] = std::move(sink);
   std::vector<jobs::Command> commands;
-  machine_.Apply(std::move(event), Now(), &commands);
+  machine_.Apply(std::move(event), now, &commands);
   CarryLocked(commands);
+  return absl::OkStatus();
 }
 
 void Core::CloseSession(jobs::SessionId session, absl::string_view why) {

@@ -53,9 +53,9 @@ absl::Status AgentSession::Handle() {
   if (node_name_.empty()) {
     ZC_ASSIGN_OR_RETURN(jobs::AgentRegistered event, RegistrationFromProto(request_, session_));
     node_name_ = event.node_name;
-    spdlog::info("agent of node {} registered from {}, version {}", node_name_, peer_,
-                 event.version);
-    core_->Register(std::move(event), shared_from_this());
+    const std::string version = event.version;
+    ZC_RETURN_IF_ERROR(core_->Register(std::move(event), shared_from_this()));
+    spdlog::info("agent of node {} registered from {}, version {}", node_name_, peer_, version);
     return absl::OkStatus();
   }
   ZC_ASSIGN_OR_RETURN(const jobs::Event event, EventFromProto(request_, session_));

@@ -238,8 +238,44 @@ TEST_F(MachineTest, ThreeMissedHeartbeatsLoseAnAgent) {
   EXPECT_THAT(load().failure.message(), HasSubstr("node b was lost: it was silent for 15s"));
 }
 
-TEST_F(MachineTest, ARestartedAgentEndsItsOldStreamAndFailsItsLoads) {
+TEST_F(MachineTest, ASecondAgentOfAConnectedNodeIsRefusedAndHarmsNothing) {
   DriveTo(LoadState::kLoading);
+  steady_ += absl::Seconds(15);  // the last moment in which the first one counts as there
+  const auto out = Register("b", 3, {{"loads/other", 1}}, 2);
+  EXPECT_THAT(out, SizeIs(1));
+  const auto ended = Only<EndSession>(out);
+  ASSERT_THAT(ended, SizeIs(1));
+  EXPECT_EQ(ended[0].session, 3);
+  EXPECT_THAT(ended[0].status,
+              StatusIs(absl::StatusCode::kAlreadyExists,
+                       HasSubstr("another agent named b is connected; give this one another "
+                                 "--node")));
+  EXPECT_EQ(ReasonOf(ended[0].status), "ALREADY_EXISTS");
+  EXPECT_EQ(load().state, LoadState::kLoading);
+  EXPECT_EQ(machine_.agents().at("b").session, 2);
+  // The end of the refused stream is not the end of the node.
+  EXPECT_THAT(Apply(SessionClosed{3, "refused"}), IsEmpty());
+  EXPECT_EQ(load().state, LoadState::kLoading);
+}
+
+TEST_F(MachineTest, ARestartedAgentIsTakenOnceItsOldStreamClosed) {
+  DriveTo(LoadState::kReady);
+  Apply(SessionClosed{2, "killed"});
+  EXPECT_THAT(Only<EndSession>(Register("b", 3, {}, 2)), IsEmpty());
+  EXPECT_EQ(machine_.agents().at("b").session, 3);
+}
+
+TEST_F(MachineTest, AnotherStreamOfTheSameAgentReplacesItsOld) {
+  DriveTo(LoadState::kLoading);
+  const auto ended = Only<EndSession>(Register("b", 3, {}, 1));
+  ASSERT_THAT(ended, SizeIs(1));
+  EXPECT_EQ(ended[0].session, 2);
+  EXPECT_THAT(load().failure.message(), HasSubstr("its stream was replaced"));
+}
+
+TEST_F(MachineTest, ARestartedAgentEndsItsSilentStreamAndFailsItsLoads) {
+  DriveTo(LoadState::kLoading);
+  steady_ += absl::Seconds(16);
   const auto out = Register("b", 3, {}, 2);
   EXPECT_THAT(Only<EndSession>(out), SizeIs(1));
   EXPECT_THAT(load().failure.message(), HasSubstr("its agent restarted"));
@@ -321,6 +357,19 @@ TEST_F(MachineTest, HandOverIsKept) {
   EXPECT_EQ(load().shards[3].handed_over, "");
   EXPECT_THAT(Only<PersistLoad>(Apply(HandOverReport{2, kLoad, 7, 3, "shared"})), SizeIs(1));
   EXPECT_EQ(load().shards[3].handed_over, "shared");
+}
+
+TEST_F(MachineTest, AnAgentHoldsALoadUntilItsLastShardWentOverShared) {
+  DriveTo(LoadState::kReady);
+  const auto loads_of = [this](const std::string& node) {
+    return machine_.LoadsOf(machine_.agents().at(node));
+  };
+  Apply(HandOverReport{2, kLoad, 7, 2, "private"});
+  Apply(HandOverReport{2, kLoad, 7, 3, "shared"});
+  EXPECT_THAT(loads_of("b"), ElementsAre(kLoad)) << "a private copy leaves the agent its own";
+  Apply(HandOverReport{2, kLoad, 7, 2, "shared"});
+  EXPECT_THAT(loads_of("b"), IsEmpty());
+  EXPECT_THAT(loads_of("a"), ElementsAre(kLoad));
 }
 
 TEST_F(MachineTest, AnAgentKeepsOnlyShardsOfReadyLoads) {

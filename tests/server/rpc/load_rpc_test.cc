@@ -160,11 +160,34 @@ TEST_F(LoadRpcTest, CancelReachesTheAgents) {
 
 TEST_F(LoadRpcTest, ASecondStreamOfANodeEndsTheFirst) {
   FakeAgent first(channel_, "a", 1);
-  FakeAgent second(channel_, "a", 2);
+  FakeAgent second(channel_, "a", 1);
   EXPECT_EQ(first.Read().message_case(), v1::SessionResponse::MESSAGE_NOT_SET);
   const absl::Status ended = first.Finish();
   EXPECT_THAT(ended, StatusIs(absl::StatusCode::kAborted, HasSubstr("another stream")));
   EXPECT_EQ(ReasonOf(ended), "AGENT_LOST");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto agents, Call(agents_, &v1::AgentService::Stub::ListAgents,
+                                                  v1::ListAgentsRequest()));
+  ASSERT_EQ(agents.agents_size(), 1);
+  EXPECT_EQ(agents.agents(0).socket_path(), "/run/zerocast/a");
+}
+
+TEST_F(LoadRpcTest, ASecondAgentOfANodeIsRefusedWhileTheFirstIsThere) {
+  FakeAgent first(channel_, "a", 1);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto stream = agents_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_name("a");
+  request.mutable_register_()->set_incarnation(2);
+  request.mutable_register_()->set_version("test");
+  request.mutable_register_()->set_socket_path("/run/zerocast/other");
+  stream->Write(request);
+  v1::SessionResponse response;
+  EXPECT_FALSE(stream->Read(&response)) << "refused agents are not registered first";
+  const absl::Status refused = FromGrpc(stream->Finish());
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kAlreadyExists,
+                                HasSubstr("another agent named a is connected")));
+  EXPECT_EQ(ReasonOf(refused), "ALREADY_EXISTS");
   ZC_ASSERT_OK_AND_ASSIGN(const auto agents, Call(agents_, &v1::AgentService::Stub::ListAgents,
                                                   v1::ListAgentsRequest()));
   ASSERT_EQ(agents.agents_size(), 1);
