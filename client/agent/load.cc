@@ -121,7 +121,8 @@ absl::Status Load::CheckFiles() {
   for (size_t k = 0; k < identities_.size(); ++k) {
     if (identities_[k].num_bytes >= 0) read_here.files.push_back(plan_->manifest->files[k]);
   }
-  return CheckManifestFiles(read_here, command_.checkpoint_path);
+  // The node of rank 0 made the manifest.
+  return CheckManifestFiles(read_here, command_.checkpoint_path, command_.node == 0);
 }
 
 bool Load::BeginRun() { return may_run_.exchange(false); }

@@ -36,7 +36,7 @@ std::string JobStateName(v1::JobState state) {
   return state == v1::JOB_STATE_CANCELLED ? "cancelled" : "active";
 }
 
-Json JobJson(const v1::Job& job, const std::vector<v1::Load>& loads) {
+Json JobJson(const v1::Job& job) {
   Json document = {{"job", job.name()},
                    {"display_name", job.spec().display_name()},
                    {"state", JobStateName(job.state())},
@@ -51,6 +51,10 @@ Json JobJson(const v1::Job& job, const std::vector<v1::Load>& loads) {
     document["resolved_config"] =
         config.is_discarded() ? Json(job.resolved_config_json()) : std::move(config);
   }
+  return document;
+}
+
+Json WithLoads(Json document, const std::vector<v1::Load>& loads) {
   Json list = Json::array();
   for (const v1::Load& load : loads) list.push_back(LoadJson(load));
   document["loads"] = std::move(list);
@@ -99,9 +103,20 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
   create.validate_only = flags.validate_only;
   ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
   const std::string& job = created.job().name();
+  // Printed before anything can fail: a job that exists must be found again.
+  if (global.json()) {
+    SetErrorContext({{"job", job}, {"attach_token", created.attach_token()}});
+  } else if (!flags.validate_only) {
+    // Lines of KEY=VALUE: a batch script reads them as they are.
+    std::printf("ZEROCAST_JOB=%s\nZEROCAST_TOKEN=%s\n", job.c_str(),
+                created.attach_token().c_str());
+    std::fflush(stdout);
+  }
   std::vector<v1::Load> loads;
   if ((flags.start || flags.wait) && !flags.validate_only) {
     ZC_ASSIGN_OR_RETURN(v1::Load load, client->CreateLoad(job, create));
+    if (!global.json()) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
+    std::fflush(stdout);
     if (flags.wait) {
       const SignalWatcher watcher([&client, &job](int) { client->CancelJob(job).IgnoreError(); });
       ZC_ASSIGN_OR_RETURN(
@@ -111,18 +126,15 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
     loads.push_back(std::move(load));
   }
   if (global.json()) {
-    Json document = JobJson(created.job(), loads);
+    Json document = WithLoads(JobJson(created.job()), loads);
     document["attach_token"] = created.attach_token();
     PrintJson(document);
     return absl::OkStatus();
   }
   if (flags.validate_only) {
-    std::puts("valid; nothing was created");
+    std::puts("valid; nothing was created, and the checkpoint was not looked at");
     return absl::OkStatus();
   }
-  // Lines of KEY=VALUE: a batch script reads them as they are.
-  std::printf("ZEROCAST_JOB=%s\nZEROCAST_TOKEN=%s\n", job.c_str(), created.attach_token().c_str());
-  for (const v1::Load& load : loads) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
   return absl::OkStatus();
 }
 
@@ -143,7 +155,7 @@ absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
   ZC_ASSIGN_OR_RETURN(const v1::Job job, client->GetJob(name));
   ZC_ASSIGN_OR_RETURN(const std::vector<v1::Load> loads, client->ListLoads(name));
   if (global.json()) {
-    PrintJson(JobJson(job, loads));
+    PrintJson(WithLoads(JobJson(job), loads));
     return absl::OkStatus();
   }
   PrintJobs({job});
@@ -165,7 +177,7 @@ absl::Status RunList(const GlobalOptions& global) {
     return absl::OkStatus();
   }
   Json list = Json::array();
-  for (const v1::Job& job : jobs) list.push_back(JobJson(job, {}));
+  for (const v1::Job& job : jobs) list.push_back(JobJson(job));
   PrintJson({{"jobs", list}});
   return absl::OkStatus();
 }
@@ -175,6 +187,7 @@ absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
   std::string load = name;
   if (!absl::StartsWith(name, "loads/")) {
+    ZC_RETURN_IF_ERROR(client->GetJob(name).status());
     ZC_ASSIGN_OR_RETURN(const std::vector<v1::Load> loads, client->ListLoads(name));
     if (loads.empty()) {
       return WithReason(absl::NotFoundError(absl::StrCat("watch ", name, ": it has no load yet")),
@@ -196,12 +209,15 @@ absl::Status RunCancel(const GlobalOptions& global, const std::string& name) {
     return absl::OkStatus();
   }
   ZC_ASSIGN_OR_RETURN(const v1::Job job, client->CancelJob(name));
-  if (global.json()) PrintJson(JobJson(job, {}));
+  if (global.json()) PrintJson(JobJson(job));
   if (!global.json()) std::printf("%s %s\n", name.c_str(), JobStateName(job.state()).c_str());
   return absl::OkStatus();
 }
 
 absl::Status RunDelete(const GlobalOptions& global, const std::string& name) {
+  if (!absl::StartsWith(name, "jobs/")) {
+    return InvalidFields({{"name", "give jobs/ID: loads go with their job"}});
+  }
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
   ZC_RETURN_IF_ERROR(client->DeleteJob(name, ""));
   if (global.json()) PrintJson({{"deleted", name}});
@@ -236,13 +252,23 @@ absl::Status RunAgents(const GlobalOptions& global) {
   return absl::OkStatus();
 }
 
+const CLI::Validator kResourceName(
+    [](const std::string& name) -> std::string {
+      const bool known = absl::StartsWith(name, "jobs/") || absl::StartsWith(name, "loads/");
+      return known ? "" : absl::StrCat("\"", name, "\" is neither jobs/ID nor loads/ID");
+    },
+    "");
+
 // A subcommand that takes the name of a job or load.
 template <typename Function>
 void AddNamed(CLI::App* parent, const char* name, const char* help, const GlobalOptions* global,
               Run* run, Function function) {
   auto resource = std::make_shared<std::string>();
   CLI::App* command = parent->add_subcommand(name, help);
-  command->add_option("name", *resource, "jobs/ID or loads/ID")->required()->type_name("NAME");
+  command->add_option("name", *resource, "jobs/ID or loads/ID")
+      ->required()
+      ->check(kResourceName)
+      ->type_name("NAME");
   command->callback([resource, global, run, function] {
     *run = [resource, global, function] { return function(*global, *resource); };
   });
@@ -266,7 +292,7 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   command->add_flag("--wait", submit->wait, "Start a load of it and wait until it is ready");
   command->add_flag("--digests", submit->verify, "Agents compute a digest of every partition");
   command->add_option("--deadline", submit->deadline_seconds, "Longest time to wait")
-      ->check(CLI::PositiveNumber)
+      ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();
   command->callback(
@@ -283,7 +309,7 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
            });
   job->get_subcommand("watch")
       ->add_option("--deadline", *deadline, "Longest time to wait")
-      ->check(CLI::PositiveNumber)
+      ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();
 

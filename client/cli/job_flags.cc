@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -14,9 +15,17 @@ namespace {
 
 constexpr int64_t kMaxTextFileBytes = int64_t{256} << 20;
 
-absl::Status ReadInto(const std::string& path, std::string* text) {
+// Reads the text file that a flag names.  The wire carries UTF-8 only: gRPC would refuse anything
+// else without saying what was wrong.
+absl::Status ReadInto(absl::string_view flag, const std::string& path, std::string* text) {
   if (path.empty()) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(*text, ReadTextFile(path, kMaxTextFileBytes));
+  using Handler = nlohmann::json::error_handler_t;
+  const nlohmann::json value(*text);
+  // What is not UTF-8 is left out by the one and replaced by the other.
+  if (value.dump(-1, ' ', false, Handler::ignore) != value.dump(-1, ' ', false, Handler::replace)) {
+    return InvalidFields({{std::string(flag), absl::StrCat(path, " is not UTF-8 text")}});
+  }
   return absl::OkStatus();
 }
 
@@ -36,6 +45,16 @@ v1::ReadMode ReadModeOf(const std::string& name) {
 }
 
 }  // namespace
+
+const CLI::Validator kSeconds(
+    [](const std::string& text) -> std::string {
+      constexpr double kTenYears = 10 * 365.25 * 86400;
+      double seconds;
+      if (absl::SimpleAtod(text, &seconds) && seconds > 0 && seconds <= kTenYears) return "";
+      return absl::StrCat("\"", text,
+                          "\" is not a time in seconds: more than 0, at most ten years");
+    },
+    "");
 
 absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
   absl::string_view digits = text;
@@ -95,7 +114,7 @@ void JobFlags::AddTo(CLI::App* command) {
   command->add_option("--round-bytes", round_bytes, "Bytes one node reads in a round (64M, ...)")
       ->type_name("SIZE");
   command->add_option("--stage-timeout", stage_timeout_seconds, "Longest single wait of the load")
-      ->check(CLI::PositiveNumber)
+      ->check(kSeconds)
       ->type_name("SECONDS");
   command->add_option("--name", display_name, "A name for people")->type_name("TEXT");
 }
@@ -129,15 +148,17 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   topology->set_world_size(world_size);
   topology->set_num_nodes(nodes);
   for (const std::string& name : node_names) topology->add_nodes(name);
-  ZC_RETURN_IF_ERROR(ReadInto(ds_config, spec.mutable_deepspeed_config_json()));
-  ZC_RETURN_IF_ERROR(ReadInto(training_arguments, spec.mutable_training_arguments_json()));
-  ZC_RETURN_IF_ERROR(ReadInto(model_spec, spec.mutable_model_spec_json()));
-  ZC_RETURN_IF_ERROR(ReadInto(key_mapping, options->mutable_key_mapping_json()));
+  ZC_RETURN_IF_ERROR(ReadInto("--ds-config", ds_config, spec.mutable_deepspeed_config_json()));
+  ZC_RETURN_IF_ERROR(
+      ReadInto("--args", training_arguments, spec.mutable_training_arguments_json()));
+  ZC_RETURN_IF_ERROR(ReadInto("--model-spec", model_spec, spec.mutable_model_spec_json()));
+  ZC_RETURN_IF_ERROR(ReadInto("--key-mapping", key_mapping, options->mutable_key_mapping_json()));
   if (!model_config.empty()) {
-    ZC_RETURN_IF_ERROR(ReadInto(model_config, spec.mutable_model_config_json()));
+    ZC_RETURN_IF_ERROR(ReadInto("--model-config", model_config, spec.mutable_model_config_json()));
   } else if (!ds_config.empty() && std::filesystem::exists(path + "/config.json", error)) {
     // "auto" bucket sizes need the hidden size; the folder may also be visible to the agents only.
-    ZC_RETURN_IF_ERROR(ReadInto(path + "/config.json", spec.mutable_model_config_json()));
+    ZC_RETURN_IF_ERROR(
+        ReadInto("checkpoint", path + "/config.json", spec.mutable_model_config_json()));
   }
   if (num_training_steps >= 0) spec.set_num_training_steps(num_training_steps);
   options->set_dtype(DtypeOf(dtype));

@@ -34,6 +34,9 @@ struct JobFlags {
   absl::StatusOr<v1::JobSpec> ToSpec() const;
 };
 
+// A flag in seconds: finite, more than 0, at most ten years.
+extern const CLI::Validator kSeconds;
+
 // "64M", "1.5G", "4096" as bytes (powers of 1024).  Errors: INVALID_ARGUMENT.
 absl::StatusOr<int64_t> ParseByteSize(absl::string_view text);
 

@@ -1,10 +1,14 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
@@ -30,14 +34,22 @@ struct LoadFlags {
   double deadline_seconds = 3600;
 };
 
-absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, int num_agents) {
+absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global,
+                                          const v1::Topology& topology) {
   ClusterHandle handle;
   if (!global.server.empty()) {
     ZC_ASSIGN_OR_RETURN(handle.remote, global.Connect());
     return handle;
   }
+  // The agents here are node0, node1, ...: a load that names another would wait for it in vain.
+  for (int k = 0; k < topology.nodes_size(); ++k) {
+    if (topology.nodes(k) == absl::StrCat("node", k)) continue;
+    return InvalidFields(
+        {{"--node", absl::StrCat("\"", topology.nodes(k), "\" needs --server: without one the ",
+                                 "nodes are node0, node1, ... of this process")}});
+  }
   EmbeddedCluster::Options options;
-  options.num_agents = num_agents;
+  options.num_agents = std::max({1, topology.num_nodes(), topology.nodes_size()});
   options.timeout = absl::Seconds(global.timeout_seconds);
   ZC_ASSIGN_OR_RETURN(handle.embedded, EmbeddedCluster::Start(options));
   return handle;
@@ -89,44 +101,47 @@ void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& creat
 absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
   spec.mutable_options()->set_compute_digests(flags.verify);
-  if (!flags.out.empty()) ZC_RETURN_IF_ERROR(PrepareOutputFolder(flags.out));
-  const int num_nodes = std::max({1, spec.topology().num_nodes(), spec.topology().nodes_size()});
-  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, num_nodes));
+  std::optional<OutputFolder> out;
+  if (!flags.out.empty()) {
+    ZC_ASSIGN_OR_RETURN(OutputFolder made, OutputFolder::Create(flags.out));
+    out.emplace(std::move(made));
+    ZC_RETURN_IF_ERROR(CheckNoOtherRanks(flags.out, spec.topology().world_size()));
+  }
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology()));
   Client* const client = cluster.client();
 
   Client::CreateOptions create;
   create.request_id = flags.request_id;
   ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
   const std::string job = created.job().name();
-  const auto cancel = [client, &job] {
-    // Nobody is left to tell: the server also ends jobs of clients that vanish on their own
-    // deadline.
-    client->CancelJob(job).IgnoreError();
+  // Until its end the load is this command's: interrupted or failed, the job is cancelled and the
+  // agents free its shards.  An error of that call changes nothing any more.
+  bool done = false;
+  std::atomic<bool> interrupted{false};
+  const auto cancel = [client, &job] { client->CancelJob(job).IgnoreError(); };
+  const absl::Cleanup cancel_unless_done = [&done, &cancel] {
+    if (!done) cancel();
   };
-  v1::Load load;
+  const SignalWatcher watcher([&cancel, &interrupted](int) {
+    interrupted.store(true);
+    cancel();
+  });
+  const auto check_interrupted = [&interrupted]() {
+    return interrupted.load() ? WithReason(absl::CancelledError("interrupted"), "CANCELLED")
+                              : absl::OkStatus();
+  };
+
+  ZC_ASSIGN_OR_RETURN(v1::Load load, client->CreateLoad(job, create));
   {
-    const SignalWatcher watcher([&cancel](int) { cancel(); });
-    const auto started = client->CreateLoad(job, create);
-    if (!started.ok()) {
-      cancel();
-      return started.status();
-    }
     ProgressDisplay progress(!global.json());
-    const auto ended = client->WatchLoad(started->name(), absl::Seconds(flags.deadline_seconds),
-                                         [&progress](const v1::Load& change) {
-                                           progress.Show(change);
-                                           return true;
-                                         });
-    if (!ended.ok()) {
-      cancel();
-      return ended.status();
-    }
-    load = *ended;
+    ZC_ASSIGN_OR_RETURN(load, client->WatchLoad(load.name(), absl::Seconds(flags.deadline_seconds),
+                                                [&progress](const v1::Load& change) {
+                                                  progress.Show(change);
+                                                  return true;
+                                                }));
   }
   if (load.state() != v1::LOAD_STATE_READY) {
-    const std::string report = ReportText(load.report());
-    if (!global.json()) std::fputs(report.c_str(), stderr);
-    cancel();
+    if (!global.json()) std::fputs(ReportText(load.report()).c_str(), stderr);
     return LoadStatus(load);
   }
 
@@ -135,29 +150,24 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   if (flags.verify) {
     const absl::Time start = absl::Now();
     const auto result = Verify(created.job(), load);
-    if (!result.ok()) {
-      cancel();
-      return Annotate(result.status(), "verify");
-    }
+    if (!result.ok()) return Annotate(result.status(), "verify");
     verified = *result;
     verify_seconds = absl::ToDoubleSeconds(absl::Now() - start);
   }
-  if (!flags.out.empty()) {
-    const absl::Status written = WriteShards(load, created.attach_token(), flags.out);
-    if (!written.ok()) {
-      cancel();
-      return written;
-    }
+  ZC_RETURN_IF_ERROR(check_interrupted());
+  if (out.has_value()) {
+    ZC_RETURN_IF_ERROR(WriteShards(load, created.attach_token(), flags.out));
+    out->Keep();
   }
-  if (flags.release) cancel();
+  ZC_RETURN_IF_ERROR(check_interrupted());
+  done = !flags.release;
   PrintResult(global, created, load, flags.verify ? &verified : nullptr, verify_seconds);
   return absl::OkStatus();
 }
 
 absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
   ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
-  const int num_nodes = std::max({1, spec.topology().num_nodes(), spec.topology().nodes_size()});
-  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, num_nodes));
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology()));
   ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, cluster.client()->PlanLoad(spec));
   const v1::PlanSummary& plan = response.plan();
   const int32_t world_size = spec.topology().world_size();
@@ -174,10 +184,10 @@ absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
     PrintJson(document);
     return absl::OkStatus();
   }
-  std::printf("plan %s\n%lld targets, %lld boxes, %lld rounds, dtype %s%s\n\n",
-              plan.digest().c_str(), static_cast<long long>(plan.num_targets()),
-              static_cast<long long>(plan.num_boxes()), static_cast<long long>(plan.num_rounds()),
-              response.report().dtype().c_str(),
+  std::printf("plan %s\n%lld targets, %lld boxes, %lld %s, dtype %s%s\n\n", plan.digest().c_str(),
+              static_cast<long long>(plan.num_targets()), static_cast<long long>(plan.num_boxes()),
+              static_cast<long long>(plan.num_rounds()),
+              plan.num_rounds() == 1 ? "round" : "rounds", response.report().dtype().c_str(),
               response.report().dtype_reason().empty()
                   ? ""
                   : absl::StrCat(" (", response.report().dtype_reason(), ")").c_str());
@@ -208,8 +218,8 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
       ->add_option("--request-id", flags->request_id,
                    "Repeating a load with the same id is one load")
       ->type_name("ID");
-  command->add_option("--deadline", flags->deadline_seconds, "Longest time the whole load may take")
-      ->check(CLI::PositiveNumber)
+  command->add_option("--deadline", flags->deadline_seconds, "Longest time to wait for the load")
+      ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();
   command->callback(

@@ -5,13 +5,36 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
+#include "absl/strings/string_view.h"
 #include "client/cli/command.h"
+#include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/signals.h"
+#include "server/base/errors.h"
 
 namespace zerocast {
 namespace {
+
+// Ends a command line that was not to be run: help and version with 0, anything wrong with 2.
+int EndOfParsing(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  // What is missing is checked before what is unknown, but a misspelt word explains the former.
+  const std::vector<std::string> unknown = app.remaining(true);
+  const bool misspelt = !unknown.empty();
+  if (!misspelt && error.get_exit_code() == 0) return app.exit(error);
+  const std::string message =
+      misspelt ? "unknown argument: " + unknown.front() + "; --help lists the known ones"
+               : error.what();
+  bool json = false;
+  for (int k = 1; k < argc; ++k) {
+    const absl::string_view argument = argv[k];
+    json |= argument == "--output=json" ||
+            (argument == "--output" && k + 1 < argc && absl::string_view(argv[k + 1]) == "json");
+  }
+  PrintError(InvalidFields({{"command line", message}}), json);
+  return 2;
+}
 
 int Main(int argc, char** argv) {
   // Before any thread exists: all of them inherit the mask, one thread takes the signals.
@@ -39,7 +62,7 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--timeout", global.timeout_seconds,
                  "Seconds that one call to the server may take")
-      ->check(CLI::PositiveNumber)
+      ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();
 
@@ -53,8 +76,7 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // Help and version end here too, with code 0.
-    return app.exit(error) == 0 ? 0 : 2;
+    return EndOfParsing(app, error, argc, argv);
   }
   const absl::Status status = run();
   if (!status.ok()) PrintError(status, global.json());

@@ -85,6 +85,15 @@ void PrintJson(const Json& document) {
   std::fflush(stdout);
 }
 
+namespace {
+Json* ErrorContext() {
+  static Json* const context = new Json(Json::object());
+  return context;
+}
+}  // namespace
+
+void SetErrorContext(Json members) { *ErrorContext() = std::move(members); }
+
 void PrintError(const absl::Status& status, bool json) {
   const std::vector<FieldViolation> violations = ViolationsOf(status);
   const std::string message(status.message());
@@ -100,11 +109,12 @@ void PrintError(const absl::Status& status, bool json) {
   for (const FieldViolation& violation : violations) {
     fields.push_back({{"field", violation.field}, {"description", violation.description}});
   }
-  PrintJson({{"error",
-              {{"code", absl::StatusCodeToString(status.code())},
-               {"reason", ReasonOf(status)},
-               {"message", message},
-               {"violations", fields}}}});
+  Json document = *ErrorContext();
+  document["error"] = {{"code", absl::StatusCodeToString(status.code())},
+                       {"reason", ReasonOf(status)},
+                       {"message", message},
+                       {"violations", fields}};
+  PrintJson(document);
 }
 
 std::string FormatBytes(int64_t num_bytes) {

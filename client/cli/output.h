@@ -17,6 +17,9 @@ namespace zerocast {
 // {"error": {...}} to stdout.
 void PrintError(const absl::Status& status, bool json);
 
+// Members that PrintError() puts beside "error": what exists although the command failed.
+void SetErrorContext(nlohmann::ordered_json members);
+
 // Prints one JSON document and a newline to stdout.
 void PrintJson(const nlohmann::ordered_json& document);
 

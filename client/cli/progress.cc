@@ -27,7 +27,7 @@ std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width
     all += node.bytes_to_read();
   }
   std::string line = absl::StrFormat("%-10s", StateName(load.state()));
-  if (all > 0) {
+  if (all > 0 && load.state() == v1::LOAD_STATE_LOADING) {
     const double share = static_cast<double>(done) / static_cast<double>(all);
     const int filled = static_cast<int>(share * kBarWidth);
     const double rate = static_cast<double>(done) / std::max(absl::ToDoubleSeconds(elapsed), 1e-3);

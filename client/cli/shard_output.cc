@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/output.h"
@@ -70,16 +72,49 @@ absl::Status WriteWhole(const AttachedShard& shard, const std::string& path) {
 
 }  // namespace
 
-absl::Status PrepareOutputFolder(const std::string& folder) {
+absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
+  OutputFolder folder;
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error)
-    return WithReason(ErrnoStatus(error.value(), absl::StrCat("create folder ", folder)),
-                      "IO_ERROR");
+  std::filesystem::path missing = std::filesystem::absolute(path, error).lexically_normal();
+  if (!error && missing.filename().empty()) missing = missing.parent_path();
+  while (!error && !std::filesystem::exists(missing, error) && missing.has_relative_path()) {
+    folder.made_.insert(folder.made_.begin(), missing.string());
+    missing = missing.parent_path();
+  }
+  std::filesystem::create_directories(path, error);
+  if (error) {
+    return WithReason(ErrnoStatus(error.value(), absl::StrCat("create folder ", path)), "IO_ERROR");
+  }
   // access() would say yes to root on a read-only file system; a real file cannot be wrong.
-  ZC_ASSIGN_OR_RETURN(OutputFile probe,
-                      OutputFile::Create(absl::StrCat(folder, "/.zerocast_probe")));
-  return probe.Append("probe");
+  ZC_ASSIGN_OR_RETURN(OutputFile probe, OutputFile::Create(absl::StrCat(path, "/.zerocast_probe")));
+  ZC_RETURN_IF_ERROR(probe.Append("probe"));
+  return folder;
+}
+
+OutputFolder::OutputFolder(OutputFolder&& other) noexcept : made_(std::move(other.made_)) {
+  other.made_.clear();
+}
+
+OutputFolder::~OutputFolder() {
+  // rmdir leaves a folder alone that somebody else has put something into.
+  for (auto path = made_.rbegin(); path != made_.rend(); ++path) ::rmdir(path->c_str());
+}
+
+absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    int64_t rank;
+    if (!absl::StartsWith(name, "rank_") || !absl::EndsWith(name, ".safetensors") ||
+        !absl::SimpleAtoi(name.substr(5, name.size() - 17), &rank) || rank < world_size) {
+      continue;
+    }
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "write to ", folder, ": it holds ", name, " of another load, which ",
+                          world_size, " ranks would not replace; give an empty folder")),
+                      "WRONG_STATE");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,

@@ -1,16 +1,39 @@
 #ifndef ZEROCAST_CLIENT_CLI_SHARD_OUTPUT_H_
 #define ZEROCAST_CLIENT_CLI_SHARD_OUTPUT_H_
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "zerocast/v1/load.pb.h"
 
 namespace zerocast {
 
-// Makes the folder and proves that files can be written there, before any work is spent.
-// Errors: PERMISSION_DENIED, INVALID_ARGUMENT (a file is in the way), RESOURCE_EXHAUSTED, ...
-absl::Status PrepareOutputFolder(const std::string& folder);
+// The folder of --out.  What was made for it goes again unless Keep() is called: an output is whole
+// or not there.  Move-only.
+class OutputFolder {
+ public:
+  // Makes the folder, with those above it, and proves that files can be written there, before any
+  // work is spent.  Errors: PERMISSION_DENIED, NOT_FOUND (a file is in the way, or nothing can be
+  // made there), RESOURCE_EXHAUSTED, ...
+  static absl::StatusOr<OutputFolder> Create(const std::string& path);
+
+  OutputFolder(OutputFolder&& other) noexcept;
+  OutputFolder& operator=(OutputFolder&&) = delete;
+  ~OutputFolder();
+
+  void Keep() { made_.clear(); }
+
+ private:
+  OutputFolder() = default;
+  std::vector<std::string> made_;  // outermost first
+};
+
+// Errors: FAILED_PRECONDITION when `folder` holds a shard of a rank that a load of `world_size`
+// ranks does not have: beside the new files it would pass for one of theirs.
+absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size);
 
 // Takes every shard of a ready load from its agent (privately: the agent keeps it) and writes
 // rank_00000.safetensors ... (each target as a 1-D tensor of its partition's elements; metadata:

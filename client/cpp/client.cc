@@ -123,6 +123,12 @@ struct Client::Rep {
   // more.
   absl::Status Named(const absl::Status& status) const {
     if (!ReasonOf(status).empty()) return status;
+    if (status.message().empty()) {
+      return Annotate(absl::Status(status.code(),
+                                   "the message could not be read; it may hold text that is "
+                                   "not UTF-8"),
+                      absl::StrCat("call server ", options.address));
+    }
     return Annotate(status, absl::StrCat("call server ", options.address));
   }
 

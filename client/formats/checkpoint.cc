@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/formats/file.h"
 #include "client/formats/safetensors.h"
@@ -111,10 +112,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
     return Corrupt(path, "it has no weight_map with entries");
   }
   for (const auto& [tensor, file] : handler.weight_map()) {
-    if (file.empty() || file.find('/') != std::string::npos || file == "." || file == ".." ||
-        file.find('\0') != std::string::npos) {
+    if (file.find('/') != std::string::npos || file.find('\0') != std::string::npos ||
+        !absl::EndsWith(file, ".safetensors")) {
       return Corrupt(path, absl::StrCat("tensor ", tensor, ": \"", file,
-                                        "\" is not the name of a file beside the index"));
+                                        "\" is not the name of a .safetensors file beside it"));
     }
   }
   return std::move(handler.weight_map());
@@ -124,7 +125,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
 absl::Status AddFile(const std::string& folder, const std::string& name, Manifest* manifest) {
   const std::string path = absl::StrCat(folder, "/", name);
   ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
-  ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(path));
+  ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(file));
   const int32_t index = static_cast<int32_t>(manifest->files.size());
   manifest->files.push_back({name, file.num_bytes(), file.mtime_ns(), header.digest});
   for (SafetensorsEntry& entry : header.tensors) {
@@ -224,21 +225,25 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder) {
   return manifest;
 }
 
-absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder) {
+absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder,
+                                bool made_on_this_node) {
   for (const ManifestFile& expected : manifest.files) {
     const std::string path = absl::StrCat(folder, "/", expected.path);
+    const auto changed = [&path](absl::string_view how) {
+      return WithReason(absl::AbortedError(absl::StrCat("check ", path, ": ", how)),
+                        "CHECKPOINT_CHANGED");
+    };
     ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
     if (file.num_bytes() != expected.num_bytes) {
-      return WithReason(
-          absl::AbortedError(absl::StrCat("check ", path, ": it has ", file.num_bytes(),
-                                          " bytes, the manifest says ", expected.num_bytes)),
-          "CHECKPOINT_CHANGED");
+      return changed(absl::StrCat("it has ", file.num_bytes(), " bytes, the manifest says ",
+                                  expected.num_bytes));
     }
-    ZC_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(path));
+    if (made_on_this_node && file.mtime_ns() != expected.mtime_ns) {
+      return changed("it was modified after the plan was made from it");
+    }
+    ZC_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(file));
     if (header.digest != expected.header_digest) {
-      return WithReason(absl::AbortedError(absl::StrCat(
-                            "check ", path, ": its header is not the one the plan was made from")),
-                        "CHECKPOINT_CHANGED");
+      return changed("its header is not the one the plan was made from");
     }
   }
   return absl::OkStatus();

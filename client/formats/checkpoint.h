@@ -22,9 +22,11 @@ namespace zerocast {
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder);
 
 // Checks that the files of `manifest` below `folder` are still what they were: size and header
-// digest (not mtime, which differs between copies on several nodes).  Errors: ABORTED, reason
-// CHECKPOINT_CHANGED; and as above.
-absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder);
+// digest, and on the node that made the manifest the time of modification too (copies on other
+// nodes have times of their own).  A checkpoint that is written over with the same shapes shows
+// only there.  Errors: ABORTED, reason CHECKPOINT_CHANGED; and as above.
+absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder,
+                                bool made_on_this_node);
 
 }  // namespace zerocast
 

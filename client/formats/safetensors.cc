@@ -324,12 +324,16 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefi
   return header;
 }
 
+absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file) {
+  ZC_ASSIGN_OR_RETURN(std::string prefix, file.Read(0, std::min(kLengthBytes, file.num_bytes())));
+  ZC_ASSIGN_OR_RETURN(const int64_t length, HeaderLength(prefix, file.num_bytes(), file.path()));
+  ZC_ASSIGN_OR_RETURN(prefix, file.Read(0, kLengthBytes + length));
+  return ParseSafetensorsHeader(prefix, file.num_bytes(), file.path());
+}
+
 absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const std::string& path) {
   ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
-  ZC_ASSIGN_OR_RETURN(std::string prefix, file.Read(0, std::min(kLengthBytes, file.num_bytes())));
-  ZC_ASSIGN_OR_RETURN(const int64_t length, HeaderLength(prefix, file.num_bytes(), path));
-  ZC_ASSIGN_OR_RETURN(prefix, file.Read(0, kLengthBytes + length));
-  return ParseSafetensorsHeader(prefix, file.num_bytes(), path);
+  return ReadSafetensorsHeader(file);
 }
 
 }  // namespace zerocast

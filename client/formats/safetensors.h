@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/formats/file.h"
 #include "kernels/copy/dtype.h"
 
 namespace zerocast {
@@ -40,6 +41,10 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefix,
                                                          int64_t file_bytes,
                                                          absl::string_view file);
+
+// Reads and parses the header of an open file.  Errors: as ParseSafetensorsHeader, and UNAVAILABLE
+// (I/O).
+absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file);
 
 // Opens `path`, reads and parses its header.  Errors: NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE
 // (I/O), and as ParseSafetensorsHeader.

@@ -79,12 +79,14 @@ TEST(ReadCheckpointManifest, NamesATensorThatItsFileLacks) {
 }
 
 TEST(ReadCheckpointManifest, RefusesAnIndexThatPointsOutside) {
-  for (const char* file : {"../x.safetensors", "/etc/passwd", "", "..", "a/b.safetensors"}) {
+  for (const char* file :
+       {"../x.safetensors", "/etc/passwd", "", "..", "a/b.safetensors", "x.bin"}) {
     const TempDir dir;
     dir.Write("model.safetensors.index.json",
               std::string(R"({"weight_map":{"a":")") + file + R"("}})");
     EXPECT_THAT(ReadCheckpointManifest(dir.path()),
-                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("not the name of a file beside")));
+                StatusIs(absl::StatusCode::kDataLoss,
+                         HasSubstr("not the name of a .safetensors file beside")));
   }
 }
 
@@ -126,14 +128,24 @@ TEST(CheckManifestFiles, FindsAReplacedFile) {
   const TempDir dir;
   WriteFile(dir, "model.safetensors", {"a", "b"});
   ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, ReadCheckpointManifest(dir.path()));
-  EXPECT_THAT(CheckManifestFiles(manifest, dir.path()), IsOk());
+  EXPECT_THAT(CheckManifestFiles(manifest, dir.path(), true), IsOk());
   WriteFile(dir, "model.safetensors", {"a", "c"});
   EXPECT_THAT(
-      CheckManifestFiles(manifest, dir.path()),
+      CheckManifestFiles(manifest, dir.path(), false),
       StatusIs(absl::StatusCode::kAborted, HasSubstr("not the one the plan was made from")));
   WriteFile(dir, "model.safetensors", {"a"});
-  EXPECT_THAT(CheckManifestFiles(manifest, dir.path()),
+  EXPECT_THAT(CheckManifestFiles(manifest, dir.path(), false),
               StatusIs(absl::StatusCode::kAborted, HasSubstr("the manifest says")));
+}
+
+TEST(CheckManifestFiles, FindsAFileWrittenOverWithTheSameShapes) {
+  const TempDir dir;
+  WriteFile(dir, "model.safetensors", {"a", "b"});
+  ZC_ASSERT_OK_AND_ASSIGN(Manifest manifest, ReadCheckpointManifest(dir.path()));
+  manifest.files[0].mtime_ns -= 1;  // as if it had been written since
+  EXPECT_THAT(CheckManifestFiles(manifest, dir.path(), true),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("modified after")));
+  EXPECT_THAT(CheckManifestFiles(manifest, dir.path(), false), IsOk());
 }
 
 TEST(ReadCheckpointManifest, DoesNotWaitForAFifo) {
