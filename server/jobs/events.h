@@ -180,8 +180,13 @@ struct NotifyLoad {
   std::string name;
 };
 
+// A load has just become final; once a load.  For the log.
+struct LoadEnded {
+  std::string name;
+};
+
 using Command = std::variant<Send, EndSession, CompilePlanCommand, PersistJob, PersistLoad,
-                             NotifyJob, NotifyLoad>;
+                             NotifyJob, NotifyLoad, LoadEnded>;
 
 }  // namespace zerocast::jobs
 

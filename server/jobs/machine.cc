@@ -51,6 +51,7 @@ void Machine::RestoreLoad(Load load, std::vector<Command>* out) {
                        "load ", name, ": the server restarted during the load; create a new load")),
                    "AGENT_LOST");
     out->push_back(PersistLoad{name});
+    out->push_back(LoadEnded{name});
   }
   runs_[name].load = std::move(load);
 }

@@ -71,6 +71,7 @@ void Machine::End(Run* run, LoadState state, const Moment& now, std::vector<Comm
   active_.erase(run->load.name);
   if (!run->load.plan_only) out->push_back(PersistLoad{run->load.name});
   Touch(*run, out);
+  out->push_back(LoadEnded{run->load.name});
 }
 
 void Machine::SendCancel(const Run& run, absl::string_view why, SessionId except,

@@ -1,6 +1,8 @@
 // Life, locking, commands; core_resources.cc has jobs and loads, core_agents.cc the streams.
 #include "server/rpc/core.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -167,6 +169,23 @@ void Core::DoLocked(const jobs::NotifyLoad& command) {
   const auto shown = std::make_shared<const v1::Load>(ShowLocked(**load, final));
   for (auto it = begin; it != end; ++it) it->second->Update(shown, final);
   if (final) load_sinks_.erase(begin, end);
+}
+
+void Core::DoLocked(const jobs::LoadEnded& command) {
+  const auto found = machine_.GetLoad(command.name);
+  if (!found.ok()) return;
+  const jobs::Load& load = **found;
+  // A dry run's caller hears everything by itself.
+  if (load.plan_only) return;
+  const double seconds = absl::ToDoubleSeconds(load.elapsed);
+  if (load.state == jobs::LoadState::kFailed) {
+    spdlog::warn("{} of {} is {} after {:.3f} s: {}: {}", load.name, load.job->name,
+                 jobs::LoadStateName(load.state), seconds, ReasonOf(load.failure),
+                 std::string(load.failure.message()));
+  } else {
+    spdlog::info("{} of {} is {} after {:.3f} s", load.name, load.job->name,
+                 jobs::LoadStateName(load.state), seconds);
+  }
 }
 
 v1::Load Core::ShowLocked(const jobs::Load& load, bool with_digests) const {

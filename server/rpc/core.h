@@ -152,6 +152,7 @@ class Core {
   void DoLocked(const jobs::PersistLoad&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   void DoLocked(const jobs::NotifyJob& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DoLocked(const jobs::NotifyLoad& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DoLocked(const jobs::LoadEnded& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Tries to write every unwritten record; then tells their watchers.
   absl::Status FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string NewNameLocked(absl::string_view collection, int64_t revision)

@@ -1,3 +1,4 @@
+#include <spdlog/spdlog.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -100,6 +101,8 @@ absl::StatusOr<v1::Load> Core::CreateLoad(absl::string_view job, const jobs::Req
   load.name = NewNameLocked("loads", revision + 1);
   ZC_ASSIGN_OR_RETURN(load.epoch, store_->Put(load.name, LoadToRecord(load), 0));
   const std::string name = load.name;
+  spdlog::info("{} of {} is created: {}, {} ranks on {} nodes", name, load.job->name,
+               load.job->checkpoint_path, load.job->layout.world_size, load.job->layout.num_nodes);
   std::vector<jobs::Command> commands;
   machine_.AddLoad(std::move(load), Now(), &commands);
   CarryLocked(commands);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/config/config_source.h"
@@ -14,6 +15,7 @@
 #include "server/config/json_reader.h"
 #include "server/config/training_arguments.h"
 #include "server/conversion/model_spec.h"
+#include "server/conversion/pattern.h"
 #include "server/jobs/placement.h"
 #include "server/rpc/convert.h"
 #include "server/wire/key_mapping.h"
@@ -27,6 +29,10 @@ constexpr size_t kMaxPathBytes = 4096, kMaxNameBytes = 256, kMaxPatterns = 1000;
 constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
 constexpr absl::Duration kMaxStageTimeout = absl::Hours(24);
 constexpr int64_t kMinRoundBytes = 8;  // the largest element
+constexpr int32_t kMaxNodes = 1 << 16;
+// Of a model's config.json; those with a tokenizer's or a quantizer's lists in them reach
+// megabytes.
+constexpr JsonLimits kModelConfigLimits = {size_t{16} << 20, 200};
 
 using Violations = std::vector<FieldViolation>;
 
@@ -34,7 +40,8 @@ void Add(Violations* violations, absl::string_view field, std::string descriptio
   violations->push_back({std::string(field), std::move(description)});
 }
 
-// Adds the violations of `status` with their fields below `prefix`; one for a status without any.
+// Adds the violations of `status` with their fields below `prefix`; for a status without any, one
+// of `prefix` and `field`, which may be empty.
 void AddStatus(Violations* violations, absl::string_view prefix, absl::string_view field,
                const absl::Status& status) {
   if (status.ok()) return;
@@ -43,7 +50,8 @@ void AddStatus(Violations* violations, absl::string_view prefix, absl::string_vi
     Add(violations, absl::StrCat(prefix, violation.field), violation.description);
   }
   if (inner.empty()) {
-    Add(violations, absl::StrCat(prefix, field), std::string(status.message()));
+    Add(violations, field.empty() ? absl::StripSuffix(prefix, ".") : absl::StrCat(prefix, field),
+        std::string(status.message()));
   }
 }
 
@@ -201,8 +209,41 @@ absl::StatusOr<ConfigValue> ReadArguments(const std::string& text, absl::string_
 
 absl::StatusOr<ConfigValue> ReadModelConfig(const std::string& text, absl::string_view field) {
   if (text.empty()) return ConfigValue();
-  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
+  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field, kModelConfigLimits));
   return std::move(document.value);
+}
+
+// What is asked of a new spec alone: a record was checked by the server that made it, and must stay
+// readable when these bounds change.
+void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
+  const v1::Topology& topology = spec.topology();
+  if (topology.nodes_size() > kMaxNodes) {
+    Add(violations, "spec.topology.nodes",
+        absl::StrCat("must be at most ", kMaxNodes, " names, were ", topology.nodes_size()));
+  }
+  for (int i = 0; i < topology.nodes_size(); ++i) {
+    if (topology.nodes(i).size() <= kMaxNameBytes) continue;
+    Add(violations, absl::StrCat("spec.topology.nodes[", i, "]"),
+        absl::StrCat("must have at most ", kMaxNameBytes, " bytes, has ",
+                     topology.nodes(i).size()));
+    break;  // one shows what is wrong
+  }
+  if (topology.num_nodes() > kMaxNodes) {
+    Add(violations, "spec.topology.num_nodes",
+        absl::StrCat("must be at most ", kMaxNodes, ", was ", topology.num_nodes()));
+  }
+  const auto& patterns = spec.options().allow_missing();
+  for (int i = 0; i < std::min<int>(patterns.size(), kMaxPatterns); ++i) {
+    const absl::StatusOr<Regex> regex = Regex::Compile(patterns[i]);
+    if (regex.ok()) continue;
+    Add(violations, absl::StrCat("spec.options.allow_missing[", i, "]"),
+        std::string(regex.status().message()));
+  }
+  // Else ResolveSpec reads it.
+  if (!spec.deepspeed_config_json().empty() && !spec.training_arguments_json().empty()) return;
+  constexpr absl::string_view kModelConfig = "spec.model_config_json";
+  AddStatus(violations, "", kModelConfig,
+            ReadModelConfig(spec.model_config_json(), kModelConfig).status());
 }
 
 ConfigFacts FactsOf(const Resolution& resolution) {
@@ -303,6 +344,7 @@ absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFac
 
 absl::StatusOr<jobs::Job> JobFromSpec(const v1::JobSpec& spec) {
   Violations violations;
+  CheckNewSpec(spec, &violations);
   jobs::Job job = ReadFields(spec, &violations);
   const absl::StatusOr<ConfigFacts> facts = ResolveSpec(spec);
   // Input before state: a mismatch is told only when nothing else is wrong.

@@ -228,6 +228,9 @@ class Simulation {
   void Do(const PersistLoad& c) { load_records_[c.name] = **machine_->GetLoad(c.name); }
   void Do(const NotifyJob&) {}
   void Do(const NotifyLoad&) {}
+  void Do(const LoadEnded& c) {
+    EXPECT_TRUE(ended_.insert(c.name).second) << c.name << " ended twice";
+  }
 
   void CheckInvariants() {
     for (const Load* load : machine_->Loads()) {
@@ -239,6 +242,7 @@ class Simulation {
       }
       if (!IsFinal(load->state)) continue;
       final_[load->name] = {load->state, load->failure};
+      EXPECT_EQ(ended_.count(load->name), 1) << load->name << " ended without a word";
       EXPECT_EQ(load_records_.at(load->name).state, load->state) << "final, but not persisted";
       EXPECT_EQ(load->state == LoadState::kFailed, !load->failure.ok());
       if (load->state == LoadState::kFailed) {
@@ -260,6 +264,7 @@ class Simulation {
   int64_t revision_ = 0;
   SessionId last_session_ = 0;
   std::map<std::string, FakeAgent> agents_;
+  std::set<std::string> ended_;
   std::map<std::string, PreparePlan> prepared_;
   std::deque<PlanCompiled> compilations_;
   std::map<std::string, std::pair<LoadState, absl::Status>> final_;

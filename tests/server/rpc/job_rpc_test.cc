@@ -51,6 +51,72 @@ TEST_F(JobRpcTest, EveryWrongFieldIsNamedAtOnce) {
   EXPECT_THAT(created.status().message(), HasSubstr("spec.options.key_mapping_json"));
 }
 
+TEST_F(JobRpcTest, ABadPatternIsNamedByTheUsersField) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.mutable_options()->add_allow_missing("good.*");
+  spec.mutable_options()->add_allow_missing("(bad");
+  const auto violations = ViolationsOf(Create(spec).status());
+  ASSERT_THAT(violations, SizeIs(1));
+  EXPECT_EQ(violations[0].field, "spec.options.allow_missing[1]");
+}
+
+TEST_F(JobRpcTest, AModelSpecWithoutParamsIsNamedWithoutAStrayDot) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_model_spec_json("{}");
+  const auto created = Create(spec);
+  EXPECT_THAT(created, StatusIs(kInvalid, HasSubstr("spec.model_spec_json: ")));
+  ASSERT_THAT(ViolationsOf(created.status()), SizeIs(1));
+  EXPECT_EQ(ViolationsOf(created.status())[0].field, "spec.model_spec_json");
+}
+
+// The field that the answer to this spec names first.
+class BoundsTest : public JobRpcTest {
+ protected:
+  std::string RefusedField(const v1::JobSpec& spec) {
+    const auto created = Create(spec);
+    EXPECT_EQ(created.status().code(), kInvalid) << created.status().message().substr(0, 500);
+    const auto violations = ViolationsOf(created.status());
+    return violations.empty() ? "" : violations[0].field;
+  }
+};
+
+TEST_F(BoundsTest, NodesAreBounded) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.mutable_topology()->set_world_size(1 << 20);
+  for (int i = spec.topology().nodes_size(); i <= 65536; ++i) {
+    spec.mutable_topology()->add_nodes(std::to_string(i));
+  }
+  EXPECT_EQ(RefusedField(spec), "spec.topology.nodes");
+  spec.mutable_topology()->mutable_nodes()->RemoveLast();
+  EXPECT_THAT(Create(spec, "", true), IsOk());
+
+  spec = TwoNodeSpec();
+  spec.mutable_topology()->set_nodes(1, std::string(257, 'n'));
+  EXPECT_EQ(RefusedField(spec), "spec.topology.nodes[1]");
+  spec.mutable_topology()->set_nodes(1, std::string(256, 'n'));
+  EXPECT_THAT(Create(spec, "", true), IsOk());
+
+  spec = TwoNodeSpec();
+  spec.mutable_topology()->set_world_size(1 << 20);
+  spec.mutable_topology()->clear_nodes();
+  spec.mutable_topology()->set_num_nodes(65537);
+  EXPECT_EQ(RefusedField(spec), "spec.topology.num_nodes");
+  spec.mutable_topology()->set_num_nodes(65536);
+  EXPECT_THAT(Create(spec, "", true), IsOk());
+}
+
+TEST_F(BoundsTest, AModelConfigIsBounded) {
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_model_config_json(std::string(201, '[') + std::string(201, ']'));
+  EXPECT_EQ(RefusedField(spec), "spec.model_config_json");
+  spec.set_model_config_json(std::string(200, '[') + std::string(200, ']'));
+  EXPECT_THAT(Create(spec, "", true), IsOk());
+  spec.set_model_config_json("\"" + std::string(16 << 20, 'x') + "\"");
+  EXPECT_EQ(RefusedField(spec), "spec.model_config_json");
+  spec.set_model_config_json("\"" + std::string(2 << 20, 'x') + "\"");
+  EXPECT_THAT(Create(spec, "", true), IsOk());
+}
+
 TEST_F(JobRpcTest, APathMayNotLeaveItsFolder) {
   v1::JobSpec spec = TwoNodeSpec();
   spec.set_checkpoint_path("/data/../etc");

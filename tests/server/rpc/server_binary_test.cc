@@ -138,6 +138,65 @@ TEST(ServerBinary, AKilledServerKeepsWhatItAcknowledged) {
   EXPECT_EQ(answers[0], answers[1]);
 }
 
+TEST(ServerBinary, ItsLogTellsHowLoadsBeginAndEnd) {
+  TempDir dir;
+  ServerProcess server(dir, "s", {"--listen=127.0.0.1:0"});
+  const std::string address = server.WaitForAddress();
+  ASSERT_NE(address, "") << server.Err();
+  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  const auto jobs = v1::JobService::NewStub(channel);
+  const auto loads = v1::LoadService::NewStub(channel);
+  v1::CreateJobRequest spec;
+  spec.mutable_spec()->set_checkpoint_path("/data/ckpt");
+  spec.mutable_spec()->mutable_topology()->set_world_size(1);
+  spec.mutable_spec()->mutable_options()->mutable_stage_timeout()->set_nanos(1'000'000);
+  std::vector<std::string> names;
+  for (const bool cancel : {false, true}) {
+    if (cancel) spec.mutable_spec()->mutable_options()->mutable_stage_timeout()->set_seconds(600);
+    grpc::ClientContext job_context, load_context, end_context;
+    for (grpc::ClientContext* context : {&job_context, &load_context, &end_context}) {
+      context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    }
+    v1::CreateJobResponse job;
+    ASSERT_TRUE(jobs->CreateJob(&job_context, spec, &job).ok());
+    v1::CreateLoadRequest request;
+    request.set_job(job.job().name());
+    v1::CreateLoadResponse load;
+    ASSERT_TRUE(loads->CreateLoad(&load_context, request, &load).ok());
+    names.push_back(load.load().name() + " of " + job.job().name());
+    if (cancel) {
+      v1::CancelLoadRequest end;
+      end.set_name(load.load().name());
+      v1::CancelLoadResponse ended;
+      ASSERT_TRUE(loads->CancelLoad(&end_context, end, &ended).ok());
+    } else {
+      v1::WatchLoadRequest watch;
+      watch.set_name(load.load().name());
+      const auto updates = loads->WatchLoad(&end_context, watch);
+      v1::WatchLoadResponse update;
+      while (updates->Read(&update)) continue;
+      EXPECT_EQ(update.load().state(), v1::LOAD_STATE_FAILED);
+    }
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.WaitForExit(), 0);
+  std::istringstream log(server.Err());
+  std::vector<std::string> of_loads;
+  for (std::string line; std::getline(log, line);) {
+    if (line.find("loads/") != std::string::npos && line.find(" of jobs/") != std::string::npos) {
+      of_loads.push_back(line);
+    }
+  }
+  ASSERT_EQ(of_loads.size(), 4) << server.Err();
+  EXPECT_THAT(of_loads[0], HasSubstr(names[0] + " is created: /data/ckpt, 1 ranks on 1 nodes"));
+  EXPECT_THAT(of_loads[1], HasSubstr(names[0] + " is FAILED after "));
+  EXPECT_THAT(of_loads[1], HasSubstr(" s: NOT_ENOUGH_AGENTS: "));
+  EXPECT_THAT(of_loads[1], HasSubstr(R"("level":"warning")"));
+  EXPECT_THAT(of_loads[2], HasSubstr(names[1] + " is created"));
+  EXPECT_THAT(of_loads[3], HasSubstr(names[1] + " is CANCELLED after "));
+  EXPECT_THAT(of_loads[3], HasSubstr(R"("level":"info")"));
+}
+
 TEST(ServerBinary, AWrongFlagIsAUsageError) {
   TempDir dir;
   ServerProcess server(dir, "s", {"--drain-timeout=soon"});
