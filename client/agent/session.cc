@@ -23,6 +23,7 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
+#include "server/base/clock.h"
 #include "server/base/errors.h"
 #include "server/wire/status.h"
 #include "zerocast/v1/agent.grpc.pb.h"
@@ -108,6 +109,7 @@ void Session::Rep::Run() {
       MutexLock lock(&mutex);
       if (stopped) return;
     }
+    const absl::Duration began = Clock::Real()->Steady();
     const grpc::Status status = RunStream();
     const std::string error = ForLog(FromGrpc(status));
     bool was_registered;
@@ -117,8 +119,11 @@ void Session::Rep::Run() {
       if (stopped) return;
     }
     SetRegistered(false, error);
-    if (was_registered) backoff = options.min_backoff;
-    if (was_registered || error != logged) {
+    // A session that ends at once (two agents of one name, a server in trouble) is a failed try,
+    // too: its pauses keep growing, and it is logged once.
+    const bool lasted = was_registered && Clock::Real()->Steady() - began >= options.max_backoff;
+    if (lasted) backoff = options.min_backoff;
+    if (lasted || error != logged) {
       spdlog::warn("session with {}: {}; dialing again", options.server_address, error);
       logged = error;
     }

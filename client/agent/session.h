@@ -25,7 +25,8 @@ struct SessionOptions {
   std::string version;
   uint64_t incarnation = 0;
   // The pause before the next try grows from the first to the second, with some chance in it, so
-  // that a thousand agents do not return to a new server at once.
+  // that a thousand agents do not return to a new server at once.  It starts anew after a session
+  // that lasted max_backoff.
   absl::Duration min_backoff = absl::Milliseconds(200);
   absl::Duration max_backoff = absl::Seconds(5);
   // The longest that connecting and registering may last.

@@ -11,6 +11,7 @@
 #include "client/agent/agent.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/mutex.h"
+#include "server/base/clock.h"
 #include "server/wire/plan_input.h"
 #include "server/wire/status.h"
 #include "tests/client/agent/attach_client.h"
@@ -59,9 +60,17 @@ class FakeServer : public v1::AgentService::Service {
     v1::SessionRequest request;
     if (!stream->Read(&request)) return grpc::Status::CANCELLED;
     Keep(request);
+    {
+      MutexLock lock(&mutex_);
+      if (!refusal_.ok()) return ToGrpc(refusal_);
+    }
     v1::SessionResponse registered;
     registered.mutable_registered()->mutable_heartbeat_interval()->set_nanos(20'000'000);
     stream->Write(registered);
+    {
+      MutexLock lock(&mutex_);
+      if (ends_at_once_) return grpc::Status(grpc::StatusCode::ABORTED, "ended at once");
+    }
     std::thread writer([&] {
       v1::SessionResponse response;
       while (Take(&response)) stream->Write(response);
@@ -82,6 +91,16 @@ class FakeServer : public v1::AgentService::Service {
     MutexLock lock(&mutex_);
     to_send_.push_back(std::move(response));
     changed_.SignalAll();
+  }
+  // What streams are refused with; OK: none is.
+  void Refuse(absl::Status refusal) {
+    MutexLock lock(&mutex_);
+    refusal_ = std::move(refusal);
+  }
+  // Whether streams end as soon as they are registered.
+  void EndAtOnce() {
+    MutexLock lock(&mutex_);
+    ends_at_once_ = true;
   }
   // The next message of a kind, others are skipped; a failure of the test when none comes.
   v1::SessionRequest Next(v1::SessionRequest::MessageCase kind) {
@@ -118,7 +137,8 @@ class FakeServer : public v1::AgentService::Service {
   std::unique_ptr<grpc::Server> server_;
   Mutex mutex_;
   CondVar changed_;
-  bool stopping_ = false;
+  bool stopping_ = false, ends_at_once_ = false;
+  absl::Status refusal_;
   std::deque<v1::SessionRequest> received_;
   std::deque<v1::SessionResponse> to_send_;
 };
@@ -264,6 +284,30 @@ TEST_F(SessionTest, DialsAgainAndNamesTheShardsItHolds) {
   EXPECT_EQ(again.held_loads(0).load(), "loads/a");
   EXPECT_EQ(again.held_loads(0).epoch(), 3);
   EXPECT_EQ(server.Next(v1::SessionRequest::kHandOverReport).hand_over_report().mode(), "private");
+}
+
+TEST_F(SessionTest, ARefusedAgentSaysWhyAndGetsInOnceItMay) {
+  FakeServer server(address_);
+  server.Refuse(absl::AlreadyExistsError("another agent named node-a is connected"));
+  StartAgent();
+  server.Next(v1::SessionRequest::kRegister);
+  server.Next(v1::SessionRequest::kRegister);
+  EXPECT_THAT(agent_->WaitUntilRegistered(absl::Milliseconds(10)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       HasSubstr("another agent named node-a is connected")));
+  server.Refuse(absl::OkStatus());
+  EXPECT_THAT(agent_->WaitUntilRegistered(absl::Seconds(20)), IsOk());
+}
+
+TEST_F(SessionTest, ASessionThatEndsAtOnceDoesNotShortenThePauses) {
+  FakeServer server(address_);
+  server.EndAtOnce();
+  StartAgent();
+  server.Next(v1::SessionRequest::kRegister);
+  const absl::Duration first = Clock::Real()->Steady();
+  for (int i = 0; i < 3; ++i) server.Next(v1::SessionRequest::kRegister);
+  // Pauses of 0.2, 0.4 and 0.8 s, each at least 3/4 of it.
+  EXPECT_GE(Clock::Real()->Steady() - first, absl::Milliseconds(1000));
 }
 
 TEST_F(SessionTest, StopsWhileItsServerHangs) {
