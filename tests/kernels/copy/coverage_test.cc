@@ -58,14 +58,40 @@ std::vector<Box> RandomCovering(Random* random, int64_t* num_elements) {
   }
 }
 
+// Whether no element of the target is written twice by `box` alone, as every Box promises.
+bool IsNested(const Box& box) {
+  int64_t inner_end = 1;
+  for (int k = box.num_dims - 1; k >= 0; --k) {
+    if (box.dims[k].extent < 2 || box.dims[k].target_stride < inner_end) return false;
+    inner_end = box.dims[k].extent * box.dims[k].target_stride;
+  }
+  return true;
+}
+
+// Gives one loop of `box` a step more or less, or its target stride an element; the box stays a
+// box.  False, and nothing is changed, when no draw did.
+bool ChangeALoop(Random* random, bool extent, int64_t by, Box* box) {
+  for (int draw = 0; draw < 8 && box->num_dims > 0; ++draw) {
+    Box changed = *box;
+    BoxDim& dim = changed.dims[random->Between(0, box->num_dims - 1)];
+    (extent ? dim.extent : dim.target_stride) += by;
+    if (!IsNested(changed)) continue;
+    *box = changed;
+    return true;
+  }
+  return false;
+}
+
 TEST(Coverage, OneDamagedBoxOfManyIsRefused) {
   Random random(Seed());
+  int by_kind[6] = {};
   for (int round = 0; round < 10000; ++round) {
     int64_t num_elements = 0;
     std::vector<Box> boxes = RandomCovering(&random, &num_elements);
     ASSERT_THAT(ProveCoverage(boxes, num_elements), IsOk());
     const int64_t victim = random.Between(0, static_cast<int64_t>(boxes.size()) - 1);
-    switch (round % 3) {
+    const int64_t up_or_down = random.Between(0, 1) == 0 ? 1 : -1;
+    switch (round % 6) {
       case 0:
         boxes.erase(boxes.begin() + victim);
         break;
@@ -74,10 +100,26 @@ TEST(Coverage, OneDamagedBoxOfManyIsRefused) {
         boxes[victim].target_offset += random.Between(0, 1) == 0 ? by : -by;
         break;
       }
-      default:
+      case 2:
         boxes.push_back(boxes[victim]);
         break;
+      case 3:
+        if (!ChangeALoop(&random, /*extent=*/true, up_or_down, &boxes[victim])) continue;
+        break;
+      case 4:
+        if (!ChangeALoop(&random, /*extent=*/false, up_or_down, &boxes[victim])) continue;
+        break;
+      default: {  // a step of one box goes to another
+        const int64_t heir = random.Between(0, static_cast<int64_t>(boxes.size()) - 1);
+        if (heir == victim || !ChangeALoop(&random, /*extent=*/true, -1, &boxes[victim]) ||
+            !ChangeALoop(&random, /*extent=*/true, 1, &boxes[heir]) ||
+            FirstWrong(boxes, num_elements) < 0) {
+          continue;
+        }
+        break;
+      }
     }
+    ++by_kind[round % 6];
     const absl::Status status = ProveCoverage(boxes, num_elements);
     ASSERT_THAT(status, IsRefused("elements ["));
     const bool outside = std::any_of(boxes.begin(), boxes.end(), [&](const Box& box) {
@@ -90,6 +132,16 @@ TEST(Coverage, OneDamagedBoxOfManyIsRefused) {
                   IsRefused("elements [" + std::to_string(FirstWrong(boxes, num_elements)) + ", "));
     }
   }
+  for (const int count : by_kind) EXPECT_GT(count, 50);
+}
+
+TEST(Coverage, BoxesThatInterleaveWithUnequalNumbersOfStepsAreRefused) {
+  // Read as steps of one loop they would seem to fill [0, 10) and so all 37 elements.
+  const std::vector<Box> boxes = {BoxOf(0, 0, {{3, 4, 10}, {4, 1, 1}}),
+                                  BoxOf(1, 4, {{4, 3, 10}, {3, 1, 1}}),
+                                  BoxOf(2, 17, {{2, 3, 10}, {3, 1, 1}})};
+  EXPECT_EQ(FirstWrong(boxes, 37), 7);
+  EXPECT_THAT(ProveCoverage(boxes, 37), IsRefused("elements [7, 10) are written by no source"));
 }
 
 TEST(Coverage, NamesAGapAndItsNeighbours) {
