@@ -115,16 +115,17 @@ class Verifier {
         bytes.ok()
             ? Compare(target.name, *bytes, SizeOf(dtype), wanted != nullptr && wanted->is_buffer)
             : Annotate(bytes.status(), absl::StrCat("verify target ", target.name));
-    if (status.ok() || !absent) return status;
-    // What the load reports absent is zero, then; but not where a tensor has its name and shape.
-    done_.erase(target.name);
-    if (bytes.ok() && target.renamed_only) excused_.push_back(target.name);
+    if (!absent) return status;
+    // What the load reports absent is zero, then; but not where the checkpoint fills it.
+    if (!status.ok()) done_.erase(target.name);
+    if (bytes.ok()) made_though_absent_.push_back(target.name);
     return absl::OkStatus();
   }
 
-  // A target that the load reported absent, while one tensor has its name and shape.
+  // A target that the load reported absent, while the checkpoint fills it.  Where one of its
+  // tensors does not fit, though an alias's does, the report names it with reason.
   absl::Status CheckExcuses() const {
-    for (const std::string& name : excused_) {
+    for (const std::string& name : made_though_absent_) {
       if (unfilled_.count(name) != 0) continue;
       return Mismatch(absl::StrCat("verify target ", name,
                                    ": the load reports it absent, but the checkpoint has it"));
@@ -214,7 +215,7 @@ class Verifier {
   std::map<std::string, std::map<int32_t, uint64_t>> digests_;  // not yet compared
   std::map<std::string, Wanted> wanted_;
   absl::flat_hash_set<std::string> absent_, done_;
-  std::vector<std::string> excused_;             // absent by report, yet the checkpoint has them
+  std::vector<std::string> made_though_absent_;  // absent by report, yet the checkpoint fills them
   std::map<std::string, std::string> unfilled_;  // target -> why
   VerifyResult result_;
 };

@@ -289,6 +289,51 @@ TEST_F(VerifyTest, NoExcuseForAWeightThatIsThere) {
   EXPECT_THAT(Verify(), Refused("reports it absent, but the checkpoint has it"));
 }
 
+TEST_F(VerifyTest, NoExcuseForAMergedWeightThatIsThere) {
+  Write("model.safetensors", SpecTensors("model.embed.weight"));
+  options_.model_spec_json = kSpec;
+  options_.world_size = 1;
+  options_.absent = {"model.experts.both"};
+  Digest(0, "model.embed.weight", Floats({1, 2}));
+  Digest(0, "model.scale", Floats({7, 8}));
+  Digest(0, "model.experts.both", Floats({0, 0, 0, 0, 0, 0}));
+  EXPECT_THAT(Verify(), Refused("model.experts.both: the load reports it absent"));
+  // Nor where its bytes are right: the trainer would not take them for a weight.
+  digests_.back().xxh3 = Hash(Floats({0.5, 1.5, 2, 3, 10, 11}));
+  EXPECT_THAT(Verify(), Refused("model.experts.both: the load reports it absent"));
+  options_.absent.clear();
+  EXPECT_THAT(Verify(), IsOk());
+}
+
+TEST_F(VerifyTest, AMergedWeightThatDoesNotConvertIsAbsent) {
+  std::vector<Stored> tensors = SpecTensors("model.embed.weight");
+  tensors.erase(tensors.begin() + 2);  // one expert's gate
+  Write("model.safetensors", tensors);
+  options_.model_spec_json = kSpec;
+  options_.world_size = 1;
+  options_.absent = {"model.experts.both"};
+  Digest(0, "model.embed.weight", Floats({1, 2}));
+  Digest(0, "model.scale", Floats({7, 8}));
+  Digest(0, "model.experts.both", std::string(12, '\0'));  // in the spec's dtype
+  EXPECT_THAT(Verify(), IsOk());
+}
+
+TEST_F(VerifyTest, RefusesExpertsThatChangedPlaces) {
+  Write("model.safetensors", SpecTensors("model.embed.weight"));
+  options_.model_spec_json = kSpec;
+  options_.world_size = 1;
+  Digest(0, "model.embed.weight", Floats({1, 2}));
+  Digest(0, "model.scale", Floats({7, 8}));
+  Digest(0, "model.experts.both", Floats({0.5, 1.5, 2, 3, 10, 11}));
+  ASSERT_THAT(Verify(), IsOk());
+  // By the names' letters 0, 10, 2; then up before gate.
+  for (const std::vector<float>& swapped :
+       {std::vector<float>{0.5, 1.5, 10, 11, 2, 3}, std::vector<float>{1.5, 0.5, 3, 2, 11, 10}}) {
+    digests_.back().xxh3 = Hash(Floats(swapped));
+    EXPECT_THAT(Verify(), Refused("target model.experts.both of rank 0"));
+  }
+}
+
 TEST_F(VerifyTest, KeyMappingRunsFirst) {
   Write("model.safetensors", {{"x.a", {2}, {1, 2}}, {"x.b", {3}, {1, 2, 3}}});
   options_.model_spec_json = kTwo;
