@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "client/agent/digest.h"
+#include "client/verify/verify.h"
 #include "server/base/errors.h"
 #include "tests/client/agent/load_fixture.h"
 #include "tests/status_matchers.h"
@@ -18,6 +19,7 @@ namespace {
 
 using ::testing::_;
 using ::testing::AllOf;
+using ::testing::AnyOfArray;
 using ::testing::Each;
 using ::testing::HasSubstr;
 
@@ -44,6 +46,40 @@ class LoadFaultsTest : public ::testing::Test {
     }
     return wrong;
   }
+  // The independent witness's word on what the ranks hold.
+  absl::Status Verify(const ClusterRun& run) {
+    VerifyOptions options;
+    options.checkpoint_path = dir_.path();
+    options.model_spec_json = CheckpointSpecJson();
+    options.dtype = "stored";
+    options.world_size = layout_.world_size;
+    options.zero_stage = layout_.zero_stage;
+    std::vector<DigestToVerify> given;
+    for (size_t rank = 0; rank < run.arenas.size(); ++rank) {
+      const auto digests = PartitionDigests(*plan_, run.arenas[rank].data());
+      for (size_t t = 0; t < digests.size(); ++t) {
+        given.push_back({static_cast<int32_t>(rank), plan_->targets[t].name, digests[t]});
+      }
+    }
+    return VerifyPartitions(options, given).status();
+  }
+  // The witness refuses what the ranks hold, naming target and rank of a partition that is wrong.
+  void ExpectWitnessRefuses(const ClusterRun& run) {
+    const auto expected = ExpectedDigests(*plan_, dir_.path());
+    std::vector<::testing::Matcher<const std::string&>> wrong;
+    for (size_t rank = 0; rank < run.arenas.size(); ++rank) {
+      const auto digests = PartitionDigests(*plan_, run.arenas[rank].data());
+      for (size_t t = 0; t < digests.size(); ++t) {
+        if (digests[t] == expected[rank][t]) continue;
+        wrong.push_back(HasSubstr("target " + plan_->targets[t].name + " of rank " +
+                                  std::to_string(rank) + ":"));
+      }
+    }
+    ASSERT_FALSE(wrong.empty());
+    const absl::Status status = Verify(run);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kDataLoss, AnyOfArray(wrong)));
+    EXPECT_EQ(ReasonOf(status), "DIGEST_MISMATCH");
+  }
   // Readers of the file system; node 0's calls go through `pread`.
   void InjectPread(decltype(PosixReaderOptions::pread) pread) {
     PosixReaderOptions faulty;
@@ -61,6 +97,7 @@ TEST_F(LoadFaultsTest, WithoutAFaultEveryDigestIsRight) {
   const ClusterRun run = RunCluster(std::move(options_));
   EXPECT_THAT(run.statuses, Each(IsOk()));
   EXPECT_EQ(NumWrongDigests(run), 0);
+  EXPECT_THAT(Verify(run), IsOk());
 }
 
 TEST_F(LoadFaultsTest, AByteFlippedInTheFileBufferIsFound) {
@@ -71,6 +108,7 @@ TEST_F(LoadFaultsTest, AByteFlippedInTheFileBufferIsFound) {
   const ClusterRun run = RunCluster(std::move(options_));
   EXPECT_THAT(run.statuses, Each(IsOk()));
   EXPECT_EQ(NumWrongDigests(run), 1);
+  ExpectWitnessRefuses(run);
 }
 
 TEST_F(LoadFaultsTest, AByteFlippedInAMessageIsFound) {
@@ -84,6 +122,7 @@ TEST_F(LoadFaultsTest, AByteFlippedInAMessageIsFound) {
   EXPECT_THAT(run.statuses, Each(IsOk()));
   EXPECT_TRUE(flipped);
   EXPECT_GE(NumWrongDigests(run), 1);
+  ExpectWitnessRefuses(run);
 }
 
 TEST_F(LoadFaultsTest, BytesFlippedInABroadcastAreFound) {
@@ -102,9 +141,13 @@ TEST_F(LoadFaultsTest, BytesFlippedInABroadcastAreFound) {
 TEST_F(LoadFaultsTest, AByteFlippedInAnArenaIsFound) {
   const ClusterRun run = RunCluster(std::move(options_));
   ASSERT_EQ(NumWrongDigests(run), 0);
+  ASSERT_THAT(Verify(run), IsOk());
   const Target& target = plan_->targets[1];
   run.arenas[2].data()[target.arena_offset + 5] ^= 0x10;
   EXPECT_EQ(NumWrongDigests(run), 1);
+  ExpectWitnessRefuses(run);
+  EXPECT_THAT(Verify(run), StatusIs(absl::StatusCode::kDataLoss,
+                                    HasSubstr("target " + target.name + " of rank 2")));
 }
 
 TEST_F(LoadFaultsTest, AnIoErrorNamesFileAndOffsetAndEndsTheOtherNode) {
@@ -195,7 +238,7 @@ TEST_F(LoadFaultsTest, AReadThatHangsEndsByTheDeadlineAndIsNamed) {
     return ::pread(fd, buffer, num_bytes, offset);
   };
   options_.readers = {MakePosixReader(faulty)};
-  options_.stage_timeout = absl::Milliseconds(50);
+  options_.stage_timeout = absl::Milliseconds(500);
   const ClusterRun run = RunCluster(std::move(options_));
   *held = false;
   EXPECT_THAT(run.statuses[0],
