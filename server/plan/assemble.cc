@@ -159,7 +159,9 @@ absl::Status LayOutArena(Plan* plan) {
   const auto overflow = [](const Target& target) {
     return WithReason(absl::InvalidArgumentError(
                           absl::StrCat("lay out the arena: with '", target.name, "' of shape ",
-                                       ShapeAsText(target.shape), " its bytes do not fit 64 bits")),
+                                       ShapeAsText(target.shape), " it reaches ", kTooManyBytes,
+                                       " bytes or more; check the shapes of the model spec and "
+                                       "of the checkpoint")),
                       "INVALID_FIELDS");
   };
   int64_t end = 0;
@@ -172,12 +174,10 @@ absl::Status LayOutArena(Plan* plan) {
     target.partition_elements =
         target.num_elements / parts + (target.num_elements % parts != 0 ? 1 : 0);
     target.arena_offset = end;
-    int64_t padded = 0;
-    if (__builtin_add_overflow(target.partition_elements * SizeOf(target.dtype),
-                               kPartitionAlignment - 1, &padded) ||
-        __builtin_add_overflow(end, padded / kPartitionAlignment * kPartitionAlignment, &end)) {
-      return overflow(target);
-    }
+    // Both are below kTooManyBytes: the sum does not overflow.
+    end += (target.partition_elements * SizeOf(target.dtype) + kPartitionAlignment - 1) /
+           kPartitionAlignment * kPartitionAlignment;
+    if (end >= kTooManyBytes) return overflow(target);
   }
   plan->arena_bytes = end;
   return absl::OkStatus();

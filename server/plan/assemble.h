@@ -22,7 +22,7 @@ absl::StatusOr<Plan> AssemblePlan(std::shared_ptr<const Manifest> manifest, cons
                                   Report* report);
 
 // Sets what follows from shapes, dtypes and layout: partitions, places in the arena, arena_bytes.
-// Errors: INVALID_ARGUMENT when the arena's bytes do not fit 64 bits.
+// Errors: INVALID_ARGUMENT when the arena has kTooManyBytes (shape.h).
 absl::Status LayOutArena(Plan* plan);
 
 // "stored", "spec", "bf16", "fp16", "fp32".

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "server/plan/plan.h"
+#include "server/plan/schedule.h"
 
 // The canonical form of a plan, never stored: numbers as 8 bytes little-endian, strings and lists
 // preceded by their length, fields in the order of their declaration.
@@ -147,6 +148,7 @@ void AddReport(const Report& report, Hasher* hasher) {
 std::string PlanDigest(const Plan& plan) {
   Hasher hasher;
   hasher.Text(kForm);
+  hasher.Number(kScheduleVersion);
   AddManifest(*plan.manifest, &hasher);
   AddLayout(plan.layout, &hasher);
   hasher.List(plan.targets, [&hasher](const Target& target) { AddTarget(target, &hasher); });

@@ -54,10 +54,10 @@ class ModelMaker {
       }
       int64_t num_bytes = 0;
       if (!CheckedBytes(tensor.shape, tensor.dtype, &num_bytes)) {
-        Violate(
-            absl::StrCat(field, "[", i, "]"),
-            absl::StrCat("'", tensor.name, "' of shape ", ShapeAsText(tensor.shape), " and dtype ",
-                         DTypeName(tensor.dtype), ": needs sizes >= 0 whose bytes fit 64 bits"));
+        Violate(absl::StrCat(field, "[", i, "]"),
+                absl::StrCat("'", tensor.name, "' of shape ", ShapeAsText(tensor.shape),
+                             " and dtype ", DTypeName(tensor.dtype),
+                             ": needs sizes >= 0 and fewer than ", kTooManyBytes, " bytes"));
       }
       listed_.push_back({&tensor, is_buffer});
     }

@@ -31,7 +31,8 @@ struct Model {
 
 // Keeps pointers into `spec`, which must outlive the result.  Errors: INVALID_ARGUMENT, all
 // contradictions at once: a name given twice, a tie to a name the model does not have or to itself,
-// tied names of different shapes or kinds, a shape that is not sizes >= 0 whose bytes fit 64 bits.
+// tied names of different shapes or kinds, a shape that is not sizes >= 0 or has kTooManyBytes
+// (shape.h).
 absl::StatusOr<Model> MakeModel(const ModelSpec& spec);
 
 }  // namespace zerocast

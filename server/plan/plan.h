@@ -90,7 +90,8 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
 // the range and the sources; reason PLAN_REFUSED.
 absl::Status ProvePlan(const Plan& plan);
 
-// The digest of `plan`'s contents (Plan::digest itself is not part of it).
+// The digest of `plan`'s contents (Plan::digest itself is not part of it) and of kScheduleVersion:
+// equal digests mean equal schedules and messages.
 std::string PlanDigest(const Plan& plan);
 
 }  // namespace zerocast

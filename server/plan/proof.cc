@@ -81,6 +81,12 @@ class Prover {
             " and dtype ", DTypeName(tensor.tensor.dtype), " is not bytes [", tensor.file_begin,
             ", ", tensor.file_end, ") of file ", tensor.file));
       }
+      const ManifestFile& file = plan_.manifest->files[tensor.file];
+      if (tensor.file_end > file.num_bytes) {
+        return Refuse(absl::StrCat("source '", tensor.tensor.name, "' ends at byte ",
+                                   tensor.file_end, " of '", file.path, "', which has ",
+                                   file.num_bytes));
+      }
       num_elements_.push_back(elements);
     }
     return absl::OkStatus();
@@ -101,6 +107,9 @@ class Prover {
       return Refuse(absl::StrCat("target '", target.name, "': a rank of ", world, " holds ", part,
                                  " of its ", elements, " elements, not ",
                                  target.partition_elements));
+    }
+    if (plan_.arena_bytes < 0 || plan_.arena_bytes >= kTooManyBytes) {
+      return Refuse(absl::StrCat("an arena of ", plan_.arena_bytes, " bytes"));
     }
     const int64_t part_bytes = part * SizeOf(target.dtype);
     if (target.arena_offset < 0 || target.arena_offset % kPartitionAlignment != 0 ||

@@ -20,10 +20,15 @@ inline bool CheckedElements(absl::Span<const int64_t> shape, int64_t* num_elemen
   return true;
 }
 
-// The same in bytes; false also for no dtype.
+// No tensor and no arena has this many bytes.  So far from 64 bits that partitions of any world
+// (ranks are numbered by 32 bits), their ends and sums of a few of them need no further check.
+inline constexpr int64_t kTooManyBytes = int64_t{1} << 61;
+
+// The same in bytes; false also for no dtype and for kTooManyBytes or more.
 inline bool CheckedBytes(absl::Span<const int64_t> shape, DType dtype, int64_t* num_bytes) {
   return dtype != DType::kInvalid && CheckedElements(shape, num_bytes) &&
-         !__builtin_mul_overflow(*num_bytes, SizeOf(dtype), num_bytes);
+         !__builtin_mul_overflow(*num_bytes, SizeOf(dtype), num_bytes) &&
+         *num_bytes < kTooManyBytes;
 }
 
 // "(2, 3)".

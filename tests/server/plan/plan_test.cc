@@ -5,13 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "nlohmann/json.hpp"
 #include "server/base/errors.h"
-#include "server/plan/report_json.h"
+#include "server/plan/assemble.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -115,6 +115,31 @@ TEST_F(PlanTest, MoreRanksThanElementsAndNoElementsAtAll) {
   EXPECT_TRUE(plan.targets[2].is_filled);
   EXPECT_EQ(plan.targets[2].partition_elements, 0);
   EXPECT_EQ(plan.targets[3].arena_offset, plan.targets[2].arena_offset);
+}
+
+TEST(ArenaTest, IsRefusedBeforeItsNumbersOverflow) {
+  const auto lay_out = [](std::vector<int64_t> elements, int32_t zero_stage) {
+    Plan plan;
+    plan.layout = TwoRanks();
+    plan.layout.zero_stage = zero_stage;
+    for (const int64_t count : elements) {
+      Target& target = plan.targets.emplace_back();
+      target.name = "w" + std::to_string(count);
+      target.shape = {count};
+      target.dtype = DType::kInt8;
+    }
+    return LayOutArena(&plan);
+  };
+  constexpr int64_t kLimit = int64_t{1} << 61;
+  EXPECT_THAT(lay_out({kLimit - 1}, 3), IsOk());
+  for (const int64_t count : {kLimit, std::numeric_limits<int64_t>::max()}) {
+    EXPECT_THAT(lay_out({count}, 3), StatusIs(absl::StatusCode::kInvalidArgument,
+                                              AllOf(HasSubstr("'w" + std::to_string(count) + "'"),
+                                                    HasSubstr("2305843009213693952 bytes"))));
+  }
+  EXPECT_THAT(lay_out({kLimit / 2, kLimit / 4}, 0), IsOk());
+  EXPECT_THAT(lay_out({kLimit / 2, kLimit / 2}, 0),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("lay out the arena")));
 }
 
 TEST_F(PlanTest, AllViolationsOfALayoutComeAtOnce) {
@@ -375,39 +400,6 @@ TEST(NoSpecTest, RefusesAConfigThatIsNoObject) {
     EXPECT_THAT(CompilePlan(std::make_shared<Manifest>(manifest), nullptr, {}, TwoRanks(), nullptr),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("config.json")));
   }
-}
-
-TEST(ReportJsonTest, HasTheFieldsOfTheContract) {
-  Report report;
-  report.missing = {"a"};
-  report.unexpected = {"b"};
-  report.mismatched = {{"c", {1}, {2, 3}}};
-  report.conversion_errors = {{"d", {"e"}, "f"}};
-  report.dtype = "bf16";
-  report.dtype_reason = "--dtype";
-  EXPECT_EQ(ReportToJson(report, "0123").dump(),
-            R"({"missing":["a"],"unexpected":["b"],)"
-            R"("mismatched":[{"name":"c","checkpoint_shape":[1],"model_shape":[2,3]}],)"
-            R"("conversion_errors":[{"target":"d","sources":["e"],"message":"f"}],)"
-            R"("missing_unknown":false,"dtype":"bf16","dtype_reason":"--dtype",)"
-            R"("plan_digest":"0123"})");
-}
-
-TEST(ReportJsonTest, SummarizesAPlan) {
-  const ModelSpec spec = SmallSpec();
-  ZC_ASSERT_OK_AND_ASSIGN(
-      const Plan plan, CompilePlan(MakeManifest(SmallSources()), &spec, {}, TwoRanks(), nullptr));
-  ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
-  const nlohmann::ordered_json json = PlanSummaryToJson(plan, schedule);
-  EXPECT_EQ(json["targets"], 3);
-  EXPECT_EQ(json["buffers"], 1);
-  EXPECT_EQ(json["boxes"], 3);
-  EXPECT_EQ(json["elements"], 15);
-  EXPECT_EQ(json["rounds"], 1);
-  EXPECT_EQ(json["arena_bytes_by_rank"], 192);
-  EXPECT_EQ(json["nodes"].dump(),
-            R"([{"node":0,"ranks":2,"arena_bytes":384,"read_bytes":40,"memory_bytes":424}])");
-  EXPECT_EQ(json["plan_digest"], plan.digest);
 }
 
 }  // namespace

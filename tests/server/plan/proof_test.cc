@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,13 +32,34 @@ int64_t PickFilled(const Plan& plan, Random* random) {
   return filled[random->Between(0, static_cast<int64_t>(filled.size()) - 1)];
 }
 
-// Deletes, shifts or doubles one box; says which.
+// Changes one loop of a box: steps, source or target stride.  No box with other loops writes, or
+// reads, the same elements.  Says what it did.
+std::string DamageLoop(Box* box, Random* random) {
+  const int64_t k = random->Between(0, box->num_dims - 1);
+  BoxDim& dim = box->dims[k];
+  const int64_t by = random->OneIn(2) ? 1 : -1;
+  const std::string what = " of loop " + std::to_string(k) + " by " + std::to_string(by) + " in ";
+  switch (random->Between(0, 2)) {
+    case 0:
+      dim.extent += by;
+      return "changed the steps" + what;
+    case 1:
+      dim.target_stride += by;
+      return "changed the target stride" + what;
+    default:
+      dim.source_stride += by;
+      return "changed the source stride" + what;
+  }
+}
+
+// Deletes, shifts or doubles one box, or changes one of its loops; says which.
 std::string Damage(Target* target, Random* random) {
   std::vector<Box>& boxes = target->boxes;
   const int64_t at = random->Between(0, static_cast<int64_t>(boxes.size()) - 1);
   int64_t by = random->Between(1, target->num_elements + 1);
   if (random->OneIn(2)) by = -by;
   const std::string what = "box " + std::to_string(at) + " of " + target->name;
+  if (boxes[at].num_dims > 0 && random->OneIn(2)) return DamageLoop(&boxes[at], random) + what;
   switch (random->Between(0, 3)) {
     case 0:
       boxes.erase(boxes.begin() + at);
@@ -143,6 +167,49 @@ TEST(ProofTest, RefusesHostileNumbers) {
   ExpectRefused([](Plan* plan) { plan->targets[0].shape = {kHuge, 3}; }, "does not have");
   ExpectRefused([](Plan* plan) { plan->targets[0].arena_offset = kHuge; }, "leave the arena");
   ExpectRefused([](Plan* plan) { plan->layout.world_size = 0; }, "layout.world_size");
+}
+
+TEST(ProofTest, RefusesNumbersOfElementsThatPartitionsCouldOverflow) {
+  // 2^63 - 1 elements fit 64 bits; the end of the last of seven partitions does not.
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const auto resize = [](int64_t elements) {
+    return [elements](Plan* plan) {
+      Target& target = plan->targets[0];
+      target.dtype = DType::kInt8;
+      target.shape = {elements};
+      target.num_elements = elements;
+      plan->layout.world_size = 7;
+      plan->layout.node_of_rank.assign(7, 0);
+      target.partition_elements = elements / 7 + (elements % 7 != 0 ? 1 : 0);
+      target.boxes.clear();
+      target.is_filled = false;
+      plan->arena_bytes = target.partition_elements;
+    };
+  };
+  ExpectRefused(resize(kMost), "target 'w'", "does not have 9223372036854775807 elements");
+  ExpectRefused(resize(int64_t{1} << 61), "target 'w'");
+  Plan plan = SmallPlan();
+  resize((int64_t{1} << 61) - 1)(&plan);
+  EXPECT_THAT(ProvePlan(plan), IsOk());
+  ExpectRefused([](Plan* p) { p->arena_bytes = kMost; }, "an arena of");
+  ExpectRefused([](Plan* p) { p->arena_bytes = -kMost; }, "an arena of");
+}
+
+TEST(ProofTest, RefusesSourcesOutsideOfTheirFiles) {
+  const auto change = [](std::function<void(Manifest*)> of_manifest) {
+    return [of_manifest](Plan* plan) {
+      Manifest manifest = *plan->manifest;
+      of_manifest(&manifest);
+      plan->manifest = std::make_shared<Manifest>(manifest);
+    };
+  };
+  ExpectRefused(change([](Manifest* m) { m->files[0].num_bytes = 33; }),
+                "source 'b' ends at byte 34 of 'model.safetensors', which has 33");
+  ExpectRefused(change([](Manifest* m) { m->tensors[1].file = 1; }), "source 'b'", "of file 1");
+  ExpectRefused(change([](Manifest* m) { m->tensors[1].file = -1; }), "source 'b'", "of file -1");
+  Plan plan = SmallPlan();
+  change([](Manifest* m) { m->files[0].num_bytes = 34; })(&plan);
+  EXPECT_THAT(ProvePlan(plan), IsOk());
 }
 
 TEST(ProofTest, RefusesTypesThatCannotBeCast) {

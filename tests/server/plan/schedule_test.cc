@@ -15,7 +15,6 @@
 
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
-#include "server/plan/message.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
 
@@ -347,36 +346,6 @@ TEST(ScheduleTest, IsTheSameEveryTime) {
         b.Pieces(round, 0, node, &of_b);
         ASSERT_EQ(of_a.size(), of_b.size());
         for (size_t i = 0; i < of_a.size(); ++i) EXPECT_TRUE(of_a[i] == of_b[i]);
-      }
-    }
-  });
-}
-
-TEST(MessageTest, CarriesWhatEveryRankHoldsOnce) {
-  ForRandomPlans([](const Plan& plan, Random*) {
-    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
-    for (int64_t round = 0; round < std::min<int64_t>(schedule.num_rounds(), 8); ++round) {
-      for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
-        std::vector<Piece> pieces, message, unpacked;
-        schedule.Pieces(round, node, node, &pieces);
-        MessagePieces(plan, schedule, round, node, node, &message);
-        const auto& nodes = plan.layout.node_of_rank;
-        const auto ranks = std::equal_range(nodes.begin(), nodes.end(), node);
-        int64_t num_bytes = 0;
-        for (const Piece& piece : message) {
-          num_bytes += WireBytes(plan, piece);
-          if (!IsReplicated(plan, piece)) {
-            unpacked.push_back(piece);
-            continue;
-          }
-          for (auto rank = ranks.first; rank != ranks.second; ++rank) {
-            unpacked.push_back(piece);
-            unpacked.back().rank = static_cast<int32_t>(rank - nodes.begin());
-          }
-        }
-        EXPECT_EQ(num_bytes, WireBytes(plan, message));
-        ASSERT_EQ(unpacked.size(), pieces.size());
-        for (size_t i = 0; i < pieces.size(); ++i) EXPECT_TRUE(unpacked[i] == pieces[i]);
       }
     }
   });
