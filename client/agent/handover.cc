@@ -106,6 +106,8 @@ struct HandOverServer::State {
   void AcceptOne(const std::shared_ptr<State>& self);
   void Serve(int socket);
   absl::Status CheckPeer(int socket) const;
+  // Sends what the shard holds, and waits for the acknowledgement.
+  absl::Status Announce(int socket, const ShardOffer& offer);
   absl::Status Attach(int socket);
   void Done();
 };
@@ -192,28 +194,34 @@ absl::Status HandOverServer::State::CheckPeer(int socket) const {
                     "PERMISSION_DENIED");
 }
 
+absl::Status HandOverServer::State::Announce(int socket, const ShardOffer& offer) {
+  ZC_RETURN_IF_ERROR(
+      WriteFrame(socket, wake.get(), AttachAnswer(offer), -1, options.frame_timeout));
+  ZC_ASSIGN_OR_RETURN(const std::string answer,
+                      ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
+  if (!IsAck(answer)) return InvalidFields({{"op", "must be \"ack\" after an attach"}});
+  return absl::OkStatus();
+}
+
 absl::Status HandOverServer::State::Attach(int socket) {
   ZC_ASSIGN_OR_RETURN(const std::string text,
                       ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
   ZC_ASSIGN_OR_RETURN(const AttachRequest request, ParseAttachRequest(text));
-  ZC_ASSIGN_OR_RETURN(ShardOffer offer,
+  ZC_ASSIGN_OR_RETURN(const ShardOffer offer,
                       options.offer(request.load, request.rank, request.token, request.mode));
-  absl::Status status =
-      WriteFrame(socket, wake.get(), AttachAnswer(offer), offer.fd.get(), options.frame_timeout);
-  offer.fd.Reset();
-  if (status.ok()) {
-    const absl::StatusOr<std::string> answer =
-        ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout);
-    if (!answer.ok()) {
-      status = answer.status();
-    } else if (!IsAck(*answer)) {
-      status = InvalidFields({{"op", "must be \"ack\" after an attach"}});
-    }
+  const absl::Status acknowledged = Announce(socket, offer);
+  // The books come before the descriptor: who has it may write to the arena and keep it without a
+  // word, so from then on this agent must not count a shared shard as its own.
+  options.settle(offer, acknowledged.ok());
+  ZC_RETURN_IF_ERROR(acknowledged);
+  const absl::Status given =
+      WriteFrame(socket, wake.get(), OkAnswer(), offer.fd.get(), options.frame_timeout);
+  if (!given.ok()) {
+    spdlog::warn("hand-over of rank {} of {}: the client acknowledged and then broke off{}: {}",
+                 offer.rank, offer.index->load,
+                 offer.mode == AttachMode::kShared ? "; the shard is lost, load it again" : "",
+                 ForLog(given));
   }
-  options.settle(offer, status.ok());
-  ZC_RETURN_IF_ERROR(status);
-  // The client need not wait for it, and may be gone.
-  WriteFrame(socket, wake.get(), OkAnswer(), -1, options.frame_timeout).IgnoreError();
   return absl::OkStatus();
 }
 

@@ -29,6 +29,7 @@ struct HandOverOptions {
   std::function<absl::StatusOr<ShardOffer>(const std::string& load, int32_t rank,
                                            const std::string& token, AttachMode mode)>
       offer;
+  // Called before the descriptor is sent.
   std::function<void(const ShardOffer& offer, bool acknowledged)> settle;
 };
 

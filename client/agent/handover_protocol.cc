@@ -145,6 +145,7 @@ std::string AttachAnswer(const ShardOffer& offer) {
                        {"num_elements", entry.num_elements},
                        {"partitioned", entry.partitioned},
                        {"buffer", entry.is_buffer},
+                       {"filled", entry.is_filled},
                        {"aliases", entry.aliases}});
   }
   return Dump({{"ok", true},

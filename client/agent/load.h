@@ -32,6 +32,9 @@ struct LoadEnvironment {
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<AgentEvents> events;
   const Clock* clock = Clock::Real();
+  // A node that lost its peer waits this long for the server's cancel before it reports that: the
+  // peer's own error, which explains it, should come first.
+  absl::Duration root_cause_grace = absl::Seconds(1);
   ExecutorHooks hooks;  // for tests
   // Sums over all loads.
   std::atomic<int64_t> bytes_sent{0};

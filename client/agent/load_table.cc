@@ -17,9 +17,6 @@
 namespace zerocast {
 namespace {
 
-// A node that lost its peers learns the cause from the server: it reports its own, later, failure
-// only when no cancellation came within this time.
-constexpr absl::Duration kRootCauseGrace = absl::Seconds(1);
 // Epochs are remembered for this many loads, the latest ones.
 constexpr size_t kMaxEpochs = 65536;
 // As are the loads whose shards were all handed over, to answer who comes again.
@@ -223,7 +220,8 @@ void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_p
   const LoadKey& key = load->key();
   if (!result.status.ok()) Remove(state.get(), load);
   const bool cancelled =
-      load->cancelled() || (PeerFailed(result.status) && load->WaitForCancel(kRootCauseGrace));
+      load->cancelled() ||
+      (PeerFailed(result.status) && load->WaitForCancel(state->environment->root_cause_grace));
   {
     MutexLock lock(&state->mutex);
     ++(cancelled            ? state->counts.cancelled

@@ -44,6 +44,7 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
     entry.num_elements = target.num_elements;
     entry.partitioned = target.partitioned;
     entry.is_buffer = target.is_buffer;
+    entry.is_filled = target.is_filled;
     entry.aliases = target.aliases;
     index.targets.push_back(std::move(entry));
   }

@@ -30,6 +30,8 @@ struct ShardIndex {
     int64_t num_elements = 0;  // of the whole target
     bool partitioned = false;
     bool is_buffer = false;
+    // False: nothing in the checkpoint fills it; its bytes are zero and are no weight.
+    bool is_filled = false;
     std::vector<std::string> aliases;
   };
   std::string load;
@@ -40,7 +42,8 @@ struct ShardIndex {
 ShardIndex MakeShardIndex(const std::string& load, const Plan& plan);
 
 // A shard on its way to a training process: its own descriptor of the arena, so that a load that is
-// cancelled meanwhile does no harm.
+// cancelled meanwhile does no harm.  The descriptor must not leave this process before the offer is
+// settled as acknowledged: who has it may write, and can keep it without a word.
 struct ShardOffer {
   std::shared_ptr<const ShardIndex> index;
   int32_t rank = 0;
@@ -63,7 +66,8 @@ class ShardBook {
   absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode);
 
   // The end of an offer: the process has acknowledged it, or not.  An acknowledged shared shard
-  // leaves the book: its mapping and descriptor are closed here.
+  // leaves the book for good, whether its descriptor then reaches the process or not: the book's
+  // mapping and descriptor are closed here.  Without an acknowledgement it is held as before.
   void Settle(int32_t rank, AttachMode mode, bool acknowledged);
 
   const std::shared_ptr<const ShardIndex>& index() const { return index_; }

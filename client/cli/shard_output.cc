@@ -45,6 +45,15 @@ absl::string_view BytesOf(const AttachedShard& shard, const ShardTensor& tensor)
                            static_cast<size_t>(tensor.elements * SizeOf(tensor.dtype)));
 }
 
+// The names of targets without content, as a JSON list: their zeros are no weights.
+std::string UnfilledNames(const AttachedShard& shard, bool partitioned) {
+  nlohmann::json names = nlohmann::json::array();
+  for (const ShardTensor& tensor : shard.tensors()) {
+    if (tensor.partitioned == partitioned && !tensor.is_filled) names.push_back(tensor.name);
+  }
+  return names.dump();
+}
+
 absl::Status WriteRank(const AttachedShard& shard, int32_t rank, const std::string& path) {
   nlohmann::ordered_json shapes = nlohmann::ordered_json::object();
   std::vector<TensorToWrite> tensors;
@@ -58,7 +67,8 @@ absl::Status WriteRank(const AttachedShard& shard, int32_t rank, const std::stri
                            {"rank", absl::StrCat(rank)},
                            {"world_size", absl::StrCat(shard.world_size())},
                            {"plan_digest", shard.plan_digest()},
-                           {"shapes", shapes.dump()}});
+                           {"shapes", shapes.dump()},
+                           {"unfilled", UnfilledNames(shard, /*partitioned=*/true)}});
 }
 
 absl::Status WriteWhole(const AttachedShard& shard, const std::string& path) {
@@ -67,7 +77,10 @@ absl::Status WriteWhole(const AttachedShard& shard, const std::string& path) {
     if (tensor.partitioned) continue;
     tensors.push_back({tensor.name, tensor.dtype, tensor.shape, BytesOf(shard, tensor)});
   }
-  return WriteSafetensors(path, tensors, {{"format", "pt"}, {"plan_digest", shard.plan_digest()}});
+  return WriteSafetensors(path, tensors,
+                          {{"format", "pt"},
+                           {"plan_digest", shard.plan_digest()},
+                           {"unfilled", UnfilledNames(shard, /*partitioned=*/false)}});
 }
 
 }  // namespace

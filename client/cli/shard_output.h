@@ -38,9 +38,10 @@ absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size);
 // Takes every shard of a ready load from its agent (privately: the agent keeps it) and writes
 // rank_00000.safetensors ... (each target as a 1-D tensor of its partition's elements; metadata:
 // rank, world_size, plan digest, the shape of each target), buffers.safetensors (buffers, and
-// without ZeRO-3 the parameters too, whole) and report.json.  All or nothing: files of a failed run
-// are removed.  The agents' sockets must be on this host.  Errors: as Attach() and from the file
-// system.
+// without ZeRO-3 the parameters too, whole) and report.json.  The metadata's "unfilled", a JSON
+// list, names the tensors that the checkpoint has nothing for: their zeros are no weights.  All or
+// nothing: files of a failed run are removed.  The agents' sockets must be on this host.  Errors:
+// as Attach() and from the file system.
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
                          const std::string& folder);
 

@@ -14,8 +14,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
@@ -25,6 +25,7 @@ using Json = nlohmann::json;
 
 // An index of 100,000 targets has about 30 MB.
 constexpr uint32_t kMaxAnswerBytes = 256u << 20;
+constexpr int kConnectPauseMs = 10;
 
 class UniqueFd {
  public:
@@ -45,7 +46,7 @@ class UniqueFd {
 class Connection {
  public:
   Connection(std::string path, absl::Duration timeout)
-      : path_(std::move(path)), deadline_(absl::Now() + timeout) {}
+      : path_(std::move(path)), deadline_(timeout) {}
 
   absl::Status Connect() {
     sockaddr_un address = {};
@@ -55,15 +56,18 @@ class Connection {
                                                     sizeof(address.sun_path) - 1, " bytes")}});
     }
     std::memcpy(address.sun_path, path_.data(), path_.size());
-    socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (socket_.get() < 0) return ErrnoStatus(errno, "create socket");
-    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) !=
-        0) {
-      const int error_number = errno;
-      absl::Status status = ErrnoStatus(error_number, absl::StrCat("connect to agent at ", path_));
-      return WithReason(std::move(status), "AGENT_LOST");
+    int error_number = ConnectOnce(address);
+    // EAGAIN: the agent's queue of connections is full, and poll() cannot wait for that.
+    while (error_number == EAGAIN || error_number == EINTR) {
+      ZC_RETURN_IF_ERROR(CheckTime());
+      ::poll(nullptr, 0, kConnectPauseMs);
+      error_number = ConnectOnce(address);
     }
-    return absl::OkStatus();
+    if (error_number == 0) return absl::OkStatus();
+    return WithReason(ErrnoStatus(error_number, absl::StrCat("connect to agent at ", path_)),
+                      "AGENT_LOST");
   }
 
   absl::Status Send(const std::string& text) {
@@ -100,6 +104,19 @@ class Connection {
   }
 
  private:
+  int ConnectOnce(const sockaddr_un& address) const {
+    const int rc =
+        ::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+    return rc == 0 ? 0 : errno;
+  }
+
+  absl::Status CheckTime() const {
+    if (!deadline_.Passed()) return absl::OkStatus();
+    return WithReason(absl::DeadlineExceededError(
+                          absl::StrCat("wait for agent at ", path_, ": no answer in time")),
+                      "DEADLINE_EXCEEDED");
+  }
+
   absl::Status Broken(int error_number) const {
     return WithReason(ErrnoStatus(error_number, absl::StrCat("talk to agent at ", path_)),
                       "AGENT_LOST");
@@ -107,14 +124,9 @@ class Connection {
 
   absl::Status WaitFor(int16_t events) {
     while (true) {
-      const absl::Duration left = deadline_ - absl::Now();
-      if (left <= absl::ZeroDuration()) {
-        return WithReason(absl::DeadlineExceededError(
-                              absl::StrCat("wait for agent at ", path_, ": no answer in time")),
-                          "DEADLINE_EXCEEDED");
-      }
+      ZC_RETURN_IF_ERROR(CheckTime());
       pollfd poll_fd = {socket_.get(), events, 0};
-      const int ready = ::poll(&poll_fd, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+      const int ready = ::poll(&poll_fd, 1, static_cast<int>(deadline_.RemainingMillis().count()));
       if (ready > 0) return absl::OkStatus();
       if (ready < 0 && errno != EINTR) return Broken(errno);
     }
@@ -154,7 +166,7 @@ class Connection {
   }
 
   const std::string path_;
-  const absl::Time deadline_;
+  const Deadline deadline_;
   UniqueFd socket_;
 };
 
@@ -178,12 +190,20 @@ absl::Status Refusal(const Json& answer) {
                     error.value("reason", std::string("INTERNAL")));
 }
 
+absl::StatusOr<Json> ParseAnswer(const std::string& text) {
+  Json answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!answer.is_object()) return BadAnswer("not a JSON object");
+  if (!answer.contains("ok") || answer["ok"] != true) return Refusal(answer);
+  return answer;
+}
+
 // Takes one entry of the index; every field is checked, since the other side is another process.
 bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
   if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) return false;
   for (const char* key : {"offset", "elements", "num_elements"}) {
     if (!entry.contains(key) || !entry[key].is_number_integer()) return false;
   }
+  if (!entry.contains("filled") || !entry["filled"].is_boolean()) return false;
   if (!entry.contains("shape") || !entry["shape"].is_array()) return false;
   if (!entry.contains("dtype") || !entry["dtype"].is_string()) return false;
   tensor->name = entry["name"].get<std::string>();
@@ -191,6 +211,7 @@ bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
   tensor->offset = entry["offset"].get<int64_t>();
   tensor->elements = entry["elements"].get<int64_t>();
   tensor->num_elements = entry["num_elements"].get<int64_t>();
+  tensor->is_filled = entry["filled"].get<bool>();
   tensor->partitioned = entry.contains("partitioned") && entry["partitioned"] == true;
   tensor->is_buffer = entry.contains("buffer") && entry["buffer"] == true;
   for (const Json& extent : entry["shape"]) {
@@ -221,6 +242,41 @@ AttachedShard::~AttachedShard() {
   if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(num_bytes_));
 }
 
+absl::Status AttachedShard::ReadIndex(const std::string& text) {
+  ZC_ASSIGN_OR_RETURN(const Json answer, ParseAnswer(text));
+  if (!answer.contains("arena_bytes") || !answer["arena_bytes"].is_number_integer() ||
+      !answer.contains("targets") || !answer["targets"].is_array()) {
+    return BadAnswer("arena_bytes or targets is missing");
+  }
+  num_bytes_ = answer["arena_bytes"].get<int64_t>();
+  if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
+    plan_digest_ = answer["plan_digest"].get<std::string>();
+  }
+  if (answer.contains("world_size") && answer["world_size"].is_number_integer()) {
+    world_size_ = answer["world_size"].get<int32_t>();
+  }
+  for (const Json& entry : answer["targets"]) {
+    ShardTensor tensor;
+    if (!ParseTensor(entry, num_bytes_, &tensor)) return BadAnswer("a target does not fit");
+    tensors_.push_back(std::move(tensor));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AttachedShard::Map(int fd, bool shared) {
+  if (num_bytes_ <= 0) return absl::OkStatus();
+  if (fd < 0) return BadAnswer("no file descriptor came with it");
+  struct stat info;
+  if (::fstat(fd, &info) != 0 || info.st_size < num_bytes_) {
+    return BadAnswer("the arena is smaller than it says");
+  }
+  void* const place = ::mmap(nullptr, static_cast<size_t>(num_bytes_), PROT_READ | PROT_WRITE,
+                             shared ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+  if (place == MAP_FAILED) return ErrnoStatus(errno, "map the arena");
+  data_ = static_cast<char*>(place);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<AttachedShard> Attach(const AttachOptions& options) {
   Connection connection(options.socket_path, options.timeout);
   ZC_RETURN_IF_ERROR(connection.Connect());
@@ -229,46 +285,23 @@ absl::StatusOr<AttachedShard> Attach(const AttachOptions& options) {
                         {"rank", options.rank},
                         {"token", options.token},
                         {"mode", options.shared ? "shared" : "private"}};
-  ZC_RETURN_IF_ERROR(connection.Send(request.dump()));
+  ZC_RETURN_IF_ERROR(connection.Send(request.dump(-1, ' ', false, Json::error_handler_t::replace)));
   UniqueFd fd;
-  ZC_ASSIGN_OR_RETURN(const std::string text, connection.Receive(&fd));
-  const Json answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!answer.is_object()) return BadAnswer("not a JSON object");
-  if (!answer.contains("ok") || answer["ok"] != true) return Refusal(answer);
-  if (!answer.contains("arena_bytes") || !answer["arena_bytes"].is_number_integer() ||
-      !answer.contains("targets") || !answer["targets"].is_array()) {
-    return BadAnswer("arena_bytes or targets is missing");
-  }
-
+  ZC_ASSIGN_OR_RETURN(const std::string index, connection.Receive(&fd));
   AttachedShard shard;
-  shard.num_bytes_ = answer["arena_bytes"].get<int64_t>();
-  if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
-    shard.plan_digest_ = answer["plan_digest"].get<std::string>();
-  }
-  if (answer.contains("world_size") && answer["world_size"].is_number_integer()) {
-    shard.world_size_ = answer["world_size"].get<int32_t>();
-  }
-  for (const Json& entry : answer["targets"]) {
-    ShardTensor tensor;
-    if (!ParseTensor(entry, shard.num_bytes_, &tensor)) return BadAnswer("a target does not fit");
-    shard.tensors_.push_back(std::move(tensor));
-  }
-  if (shard.num_bytes_ > 0) {
-    if (fd.get() < 0) return BadAnswer("no file descriptor came with it");
-    struct stat info;
-    if (::fstat(fd.get(), &info) != 0 || info.st_size < shard.num_bytes_) {
-      return BadAnswer("the arena is smaller than it says");
-    }
-    void* place = ::mmap(nullptr, static_cast<size_t>(shard.num_bytes_), PROT_READ | PROT_WRITE,
-                         options.shared ? MAP_SHARED : MAP_PRIVATE, fd.get(), 0);
-    if (place == MAP_FAILED) {
-      shard.num_bytes_ = 0;
-      return ErrnoStatus(errno, absl::StrCat("map the arena of rank ", options.rank));
-    }
-    shard.data_ = static_cast<char*>(place);
-  }
+  ZC_RETURN_IF_ERROR(shard.ReadIndex(index));
   ZC_RETURN_IF_ERROR(connection.Send(R"({"op":"ack"})"));
-  return shard;
+  const auto take = [&]() -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(const std::string text, connection.Receive(&fd));
+    ZC_RETURN_IF_ERROR(ParseAnswer(text).status());
+    return shard.Map(fd.get(), options.shared);
+  };
+  const absl::Status taken = take();
+  if (taken.ok()) return shard;
+  return Annotate(
+      taken,
+      absl::StrCat("take rank ", options.rank, " of ", options.load,
+                   options.shared ? ", acknowledged already (if it is lost, load it again)" : ""));
 }
 
 }  // namespace zerocast

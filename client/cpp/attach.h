@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/copy/dtype.h"
@@ -22,6 +23,9 @@ struct ShardTensor {
   int64_t offset = 0;        // bytes into the arena
   int64_t elements = 0;      // in this rank's part, padding included
   int64_t num_elements = 0;  // of the whole target
+  // False: the checkpoint has nothing for it, which the job allowed (missing or of another shape);
+  // its bytes are zero and are no weight.
+  bool is_filled = false;
   std::vector<std::string> aliases;
 };
 
@@ -42,6 +46,9 @@ class AttachedShard {
  private:
   friend absl::StatusOr<AttachedShard> Attach(const struct AttachOptions& options);
   AttachedShard() = default;
+  // The agent's first answer; checks all of it.
+  absl::Status ReadIndex(const std::string& text);
+  absl::Status Map(int fd, bool shared);
   std::vector<ShardTensor> tensors_;
   std::string plan_digest_;
   int32_t world_size_ = 0;
@@ -64,7 +71,10 @@ struct AttachOptions {
 //   NOT_FOUND, UNAVAILABLE  no agent behind the socket, or it did not answer.
 //   PERMISSION_DENIED       wrong user or token.
 //   FAILED_PRECONDITION     the load is not ready, or the shard was handed over before.
+//   INTERNAL                the agent's answer is damaged.
 //   DEADLINE_EXCEEDED       no answer within the timeout.
+// An index that this client does not understand is refused before the shard is acknowledged and
+// stays with the agent.  A shared shard whose descriptor gets lost after that must be loaded again.
 absl::StatusOr<AttachedShard> Attach(const AttachOptions& options);
 
 }  // namespace zerocast

@@ -48,8 +48,13 @@ class HandOverTest : public ::testing::Test {
     entry.elements = 8;
     entry.num_elements = 15;
     entry.partitioned = true;
+    entry.is_filled = true;
     entry.aliases = {"other.name"};
-    index.targets = {entry};
+    ShardIndex::Entry unfilled = entry;
+    unfilled.name = "lm_head.weight";
+    unfilled.offset = 128;
+    unfilled.is_filled = false;
+    index.targets = {entry, unfilled};
     std::vector<Arena> arenas;
     for (int rank = 0; rank < 2; ++rank) {
       arenas.push_back(*Arena::Create("test", kBytes));
@@ -116,7 +121,10 @@ TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
                                         {"num_elements", 15},
                                         {"partitioned", true},
                                         {"buffer", false},
+                                        {"filled", true},
                                         {"aliases", {"other.name"}}}));
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive(), json({{"ok", true}}));
   ASSERT_GE(client.fd(), 0);
   char bytes[2];
   EXPECT_EQ(::pread(client.fd(), bytes, 2, kBytes - 2), 2);
@@ -138,16 +146,95 @@ TEST_F(HandOverTest, ASharedShardLeavesTheBooksAtTheAcknowledgement) {
   EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "private")), "FAILED_PRECONDITION");
 }
 
-TEST_F(HandOverTest, WithoutAnAcknowledgementTheShardStays) {
+TEST_F(HandOverTest, MarksWhatTheCheckpointDoesNotFill) {
   Start(Options());
-  {
+  const json answer = AttachClient(path_).Attach(kLoad, 0, kToken, "private");
+  ASSERT_EQ(answer["targets"].size(), 2u);
+  EXPECT_EQ(answer["targets"][0]["filled"], true);
+  EXPECT_EQ(answer["targets"][1]["name"], "lm_head.weight");
+  EXPECT_EQ(answer["targets"][1]["filled"], false);
+}
+
+TEST_F(HandOverTest, WithoutAnAcknowledgementNothingIsGivenAndTheShardStays) {
+  Start(Options());
+  const int64_t before = Arena::TotalBytes();
+  for (const std::string mode : {"shared", "private"}) {
     AttachClient client(path_);
-    client.Attach(kLoad, 0, kToken, "shared");
-    EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")),
-              "FAILED_PRECONDITION");
+    EXPECT_EQ(client.Attach(kLoad, mode == "shared" ? 0 : 1, kToken, mode)["ok"], true);
+    if (mode == "shared") {
+      EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")),
+                "FAILED_PRECONDITION");
+    }
+    // Whatever else the agent sends until it gives up comes without a descriptor too.
+    ASSERT_TRUE(client.Send({{"op", "nack"}}));
+    EXPECT_EQ(CodeOf(client.Receive()), "INVALID_ARGUMENT");
+    EXPECT_TRUE(client.Receive().is_discarded());
+    EXPECT_LT(client.fd(), 0) << mode;
   }
+  WaitForSettled(2);
+  EXPECT_EQ(Arena::TotalBytes(), before);
+  AttachClient next(path_);
+  EXPECT_EQ(next.Attach(kLoad, 0, kToken, "shared")["ok"], true);
+  ASSERT_TRUE(next.Acknowledge());
+  EXPECT_EQ(next.Receive()["ok"], true);
+  EXPECT_GE(next.fd(), 0);
+}
+
+TEST_F(HandOverTest, AClientThatDiesBeforeItAcknowledgesLeavesTheShard) {
+  Start(Options());
+  AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
   WaitForSettled(1);
   EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")["ok"], true);
+}
+
+TEST_F(HandOverTest, AClientThatDiesAfterItsAcknowledgementTakesTheShardAlong) {
+  HandOverOptions options = Options();
+  // The books change only once the client is dead: it can never read the descriptor.
+  bool dead = false;
+  options.settle = [this, &dead, settle = options.settle](const ShardOffer& offer,
+                                                          bool acknowledged) {
+    EXPECT_TRUE(acknowledged);
+    {
+      MutexLock lock(&mutex_);
+      while (!dead) changed_.WaitWithTimeout(&mutex_, absl::Seconds(10));
+    }
+    settle(offer, acknowledged);
+  };
+  Start(std::move(options));
+  const int64_t before = Arena::TotalBytes();
+  {
+    AttachClient client(path_);
+    EXPECT_EQ(client.Attach(kLoad, 0, kToken, "shared")["ok"], true);
+    EXPECT_TRUE(client.Acknowledge());
+  }
+  {
+    MutexLock lock(&mutex_);
+    dead = true;
+    changed_.SignalAll();
+  }
+  WaitForSettled(1);
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")), "FAILED_PRECONDITION");
+  EXPECT_EQ(CodeOf(AttachClient(path_).Attach(kLoad, 0, kToken, "private")), "FAILED_PRECONDITION");
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
+}
+
+TEST_F(HandOverTest, TheDescriptorComesAfterTheBooksHaveChanged) {
+  HandOverOptions options = Options();
+  bool held_in_settle = true;
+  options.settle = [this, &held_in_settle, settle = options.settle](const ShardOffer& offer,
+                                                                    bool acknowledged) {
+    settle(offer, acknowledged);
+    held_in_settle = book_->Offer(0, kToken, AttachMode::kPrivate).ok();
+  };
+  Start(std::move(options));
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "shared");
+  EXPECT_LT(client.fd(), 0);
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
+  EXPECT_GE(client.fd(), 0);
+  EXPECT_FALSE(held_in_settle);
 }
 
 TEST_F(HandOverTest, WritesOfAPrivateMappingNeverReachTheAgentsArena) {
@@ -155,6 +242,7 @@ TEST_F(HandOverTest, WritesOfAPrivateMappingNeverReachTheAgentsArena) {
   AttachClient client(path_);
   client.Attach(kLoad, 0, kToken, "private");
   ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
   void* const place = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, client.fd(), 0);
   ASSERT_NE(place, MAP_FAILED);
   EXPECT_EQ(static_cast<char*>(place)[0], 'a');
@@ -167,6 +255,8 @@ TEST_F(HandOverTest, WritesOfAPrivateMappingNeverReachTheAgentsArena) {
 
   AttachClient next(path_);
   EXPECT_EQ(next.Attach(kLoad, 0, kToken, "private")["ok"], true);
+  ASSERT_TRUE(next.Acknowledge());
+  EXPECT_EQ(next.Receive()["ok"], true);
   char byte;
   EXPECT_EQ(::pread(next.fd(), &byte, 1, 17), 1);
   EXPECT_EQ(byte, 'a');

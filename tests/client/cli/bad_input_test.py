@@ -136,6 +136,10 @@ class BadInputTest(unittest.TestCase):
         self.assertEqual(result.code, 0, result)
         self.assertEqual(json.loads((self.out / "report.json").read_text())["missing"],
                          ["model.norm.weight"])
+        _, metadata = cluster.read_safetensors(self.out / "rank_00000.safetensors")
+        self.assertEqual(json.loads(metadata["unfilled"]), ["model.norm.weight"])
+        _, metadata = cluster.read_safetensors(self.out / "buffers.safetensors")
+        self.assertEqual(json.loads(metadata["unfilled"]), [])
 
     def test_mismatched_weights(self):
         tensors, _ = cluster.read_safetensors(self.checkpoint / "model.safetensors")

@@ -62,7 +62,7 @@ class AttachTest(unittest.TestCase):
 
     def test_gives_every_partition_with_its_bytes(self):
         shard = self.attach(rank=1)
-        self.assertEqual(list(shard), ["bf16", "fp32", "fp8", "positions", "empty"])
+        self.assertEqual(list(shard), ["bf16", "fp32", "fp8", "positions", "empty", "unfilled"])
         self.assertEqual((shard.rank, shard.world_size, shard.mode, shard.way, shard.num_bytes),
                          (1, 2, "shared", "memfd", 256))
         self.assertEqual(shard["bf16"].array.tobytes(), expected_bytes(1, 0, 16))
@@ -83,6 +83,22 @@ class AttachTest(unittest.TestCase):
         self.assertNotIn("tied", list(shard))
         with self.assertRaises(KeyError):
             shard["none"]
+
+    def test_what_the_checkpoint_does_not_fill_is_no_weight(self):
+        shard = self.attach(mode="private")
+        self.assertEqual(shard.unfilled, ("unfilled",))
+        self.assertIn("unfilled", shard)
+        self.assertTrue(shard["bf16"].filled)
+        for name in ("unfilled", "unfilled.tied"):
+            with self.assertRaisesRegex(zerocast.AttachError, "^NOT_FOUND: unfilled is not"):
+                shard[name]
+            with self.assertRaises(KeyError):
+                shard[name]
+        with self.assertRaises(zerocast.UnfilledError):
+            list(shard.values())
+        allowed = self.attach(mode="private", allow_unfilled=True)
+        self.assertFalse(allowed["unfilled"].filled)
+        self.assertEqual(allowed["unfilled"].array.size, 4)
 
     def test_bfloat16_is_ml_dtypes_or_the_bits(self):
         array = self.attach()["bf16"].array
@@ -166,6 +182,9 @@ class AttachTest(unittest.TestCase):
 class HostileAgentTest(unittest.TestCase):
     """What comes from the other process is checked."""
 
+    INDEX = (b'{"ok":true,"load":"loads/test","rank":0,"world_size":2,"plan_digest":"d",'
+             b'"mode":"shared","way":"memfd","arena_bytes":64,"targets":[]}')
+
     def serve(self, answer, keep_open=False):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -176,12 +195,18 @@ class HostileAgentTest(unittest.TestCase):
         listener.listen()
 
         def run():
+            # Reads all that the client says, until it hangs up: a socket that is closed before
+            # could break the client's next message instead of showing it the answer.
             connection, _ = listener.accept()
-            connection.sendall(answer)
-            if keep_open:
-                connection.recv(65536)
-                connection.recv(65536)
-            connection.close()
+            with connection:
+                try:
+                    connection.sendall(answer)
+                    if not keep_open:
+                        connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass
+                except ConnectionError:
+                    pass  # the client has hung up first
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -218,12 +243,28 @@ class HostileAgentTest(unittest.TestCase):
     def test_a_target_outside_of_its_arena(self):
         answer = (b'{"ok":true,"arena_bytes":0,"mode":"shared","targets":[{"name":"a",'
                   b'"dtype":"int8","elements":1,"offset":0,"shape":[1],"num_elements":1,'
-                  b'"partitioned":false}]}')
+                  b'"partitioned":false,"filled":true}]}')
         self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
 
     def test_no_descriptor(self):
-        answer = b'{"ok":true,"arena_bytes":64,"mode":"shared","targets":[]}'
-        self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(self.INDEX) +
+                                                    self.frame(b'{"ok":true}')))
+
+    def test_it_hangs_up_after_the_acknowledgement(self):
+        self.assert_refused("UNAVAILABLE", self.serve(self.frame(self.INDEX)))
+
+    def test_it_is_silent_after_the_acknowledgement(self):
+        self.assert_refused("DEADLINE_EXCEEDED",
+                            self.serve(self.frame(self.INDEX), keep_open=True), timeout=0.2)
+
+    def test_it_accepts_nobody(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+            listener.bind(folder.name + "/agent.sock")
+            listener.listen(0)
+            first.connect(folder.name + "/agent.sock")  # fills the queue
+            self.assert_refused("DEADLINE_EXCEEDED", folder.name + "/agent.sock", timeout=0.2)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ ShardIndex::Entry Entry(const char* name, std::vector<int64_t> shape, DType dtyp
   entry.elements = elements;
   entry.num_elements = num_elements;
   entry.partitioned = elements != num_elements;
+  entry.is_filled = true;
   return entry;
 }
 
@@ -42,9 +43,12 @@ std::unique_ptr<ShardBook> MakeBook() {
                    Entry("fp32", {4}, DType::kFloat32, 64, 2, 4),
                    Entry("fp8", {10}, DType::kFloat8E4M3, 128, 5, 10),
                    Entry("positions", {5}, DType::kInt64, 192, 5, 5),
-                   Entry("empty", {0, 4}, DType::kFloat16, 256, 0, 0)};
+                   Entry("empty", {0, 4}, DType::kFloat16, 256, 0, 0),
+                   Entry("unfilled", {8}, DType::kFloat32, 240, 4, 8)};
   index.targets[0].aliases = {"tied"};
   index.targets[3].is_buffer = true;
+  index.targets[5].is_filled = false;
+  index.targets[5].aliases = {"unfilled.tied"};
   std::vector<Arena> arenas;
   for (int rank = 0; rank < 2; ++rank) {
     absl::StatusOr<Arena> arena = Arena::Create("fixture", 256);

@@ -16,6 +16,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Tuple
 DEFAULT_SOCKET = "/run/zerocast/agent.sock"
 # An index of 100,000 targets has about 30 MB.
 _MAX_ANSWER_BYTES = 256 << 20
+_CONNECT_PAUSE = 0.01  # seconds
 
 # torch's name -> bytes of an element, numpy's name; the name of ml_dtypes where numpy has none, and
 # then the integer that holds the bits.
@@ -52,6 +53,18 @@ class AttachError(RuntimeError):
         self.reason = reason
 
 
+class UnfilledError(AttachError, KeyError):
+    """A weight was asked for that the checkpoint has nothing for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            "NOT_FOUND", f"{name} is not in the checkpoint, or has another shape there, which the "
+            "job allowed; its elements are zero. Initialize it, and attach with "
+            "allow_unfilled=True", "NOT_FOUND")
+
+    __str__ = RuntimeError.__str__  # KeyError's would quote the message
+
+
 @dataclass(frozen=True)
 class Partition:
     """What one rank holds of one parameter or buffer.
@@ -66,6 +79,8 @@ class Partition:
         partitioned: False: every rank holds all of it.
         is_buffer: it is a buffer, not a parameter.
         aliases: other names of the same weight.
+        filled: False: the checkpoint has nothing for it, which the job allowed (missing, or of
+            another shape); the elements are zero and are no weight.
     """
 
     name: str
@@ -76,17 +91,22 @@ class Partition:
     partitioned: bool
     is_buffer: bool
     aliases: Tuple[str, ...]
+    filled: bool
 
 
 class Shard(Mapping[str, Partition]):
     """The partitions of one rank, by name, in the plan's order. Aliases are found too.
+
+    What the checkpoint does not fill is listed too, in `unfilled` as well; shard[name] raises
+    UnfilledError for it unless attach() was told allow_unfilled=True.
 
     The arrays own the memory: it is unmapped when the last of them is gone, whether the Shard is
     still there or not.
     """
 
     def __init__(self, load: str, rank: int, world_size: int, plan_digest: str, mode: str,
-                 way: str, num_bytes: int, partitions: List[Partition]) -> None:
+                 way: str, num_bytes: int, partitions: List[Partition],
+                 allow_unfilled: bool) -> None:
         self.load = load
         self.rank = rank
         self.world_size = world_size
@@ -94,12 +114,20 @@ class Shard(Mapping[str, Partition]):
         self.mode = mode
         self.way = way
         self.num_bytes = num_bytes
+        self.unfilled = tuple(part.name for part in partitions if not part.filled)
+        self._allow_unfilled = allow_unfilled
         self._partitions = {partition.name: partition for partition in partitions}
         self._aliases = {alias: partition.name
                          for partition in partitions for alias in partition.aliases}
 
     def __getitem__(self, name: str) -> Partition:
-        return self._partitions[name if name in self._partitions else self._aliases[name]]
+        partition = self._partitions[name if name in self._partitions else self._aliases[name]]
+        if not partition.filled and not self._allow_unfilled:
+            raise UnfilledError(partition.name)
+        return partition
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._partitions or name in self._aliases
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._partitions)
@@ -121,12 +149,22 @@ class _Connection:
         self._socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         self.fd = -1
         try:
-            self._arm()
-            self._socket.connect(path)
+            self._connect()
         except OSError as error:
             self._socket.close()
             raise AttachError("UNAVAILABLE", f"connect to the agent at {path}: {error}",
                               "AGENT_LOST") from error
+        except AttachError:
+            self._socket.close()
+            raise
+
+    def _connect(self) -> None:
+        while True:
+            self._arm()
+            try:
+                return self._socket.connect(self._path)
+            except BlockingIOError:  # the agent's queue is full; nothing can wait for that
+                time.sleep(_CONNECT_PAUSE)
 
     def close(self) -> None:
         self._socket.close()
@@ -205,7 +243,9 @@ def _numpy_array(memory: Optional[mmap.mmap], dtype: str, count: int, offset: in
 def _torch_tensor(memory: Optional[mmap.mmap], dtype: str, count: int, offset: int) -> Any:
     import torch
 
-    wanted = getattr(torch, dtype)
+    wanted = getattr(torch, dtype, None)
+    if wanted is None:
+        raise AttachError("UNIMPLEMENTED", f"torch {torch.__version__} has no dtype {dtype}")
     if count == 0 or memory is None:
         return torch.empty(0, dtype=wanted)
     return torch.frombuffer(memory, dtype=wanted, count=count, offset=offset)
@@ -235,20 +275,24 @@ def _partition(entry: Mapping[str, Any], memory: Optional[mmap.mmap], num_bytes:
         raise AttachError("UNIMPLEMENTED", f"{entry['name']} has the dtype {dtype}")
     if min(count, offset) < 0 or offset + count * _DTYPES[dtype][0] > num_bytes:
         raise AttachError("DATA_LOSS", f"{entry['name']} does not fit into its arena")
+    if not isinstance(entry["filled"], bool):
+        raise AttachError("DATA_LOSS", f"{entry['name']}: filled is {entry['filled']!r}")
     return Partition(
         name=entry["name"], array=make(memory, dtype, count, offset),
         shape=tuple(entry["shape"]), dtype=dtype, num_elements=int(entry["num_elements"]),
         partitioned=bool(entry["partitioned"]), is_buffer=bool(entry.get("buffer", False)),
-        aliases=tuple(entry.get("aliases", ())))
+        aliases=tuple(entry.get("aliases", ())), filled=entry["filled"])
 
 
-def _shard(answer: Mapping[str, Any], fd: int, make: Any) -> Shard:
+def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
+           allow_unfilled: bool) -> Shard:
+    """Without `memory` all arrays are empty: that checks the answer, and that `make` can work."""
     try:
         num_bytes = int(answer["arena_bytes"])
-        memory = _map_arena(fd, num_bytes, answer["mode"])
         partitions = [_partition(entry, memory, num_bytes, make) for entry in answer["targets"]]
         return Shard(answer["load"], int(answer["rank"]), int(answer["world_size"]),
-                     answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions)
+                     answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions,
+                     allow_unfilled)
     except (KeyError, TypeError, ValueError) as error:
         raise AttachError("DATA_LOSS", f"the agent's answer is incomplete: {error!r}") from error
 
@@ -265,7 +309,8 @@ def _check(answer: Any) -> Mapping[str, Any]:
 
 
 def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optional[str] = None,
-           mode: str = "shared", framework: str = "numpy", timeout: float = 30.0) -> Shard:
+           mode: str = "shared", framework: str = "numpy", timeout: float = 30.0,
+           allow_unfilled: bool = False) -> Shard:
     """Takes the shard of a rank over from the agent of this node, without a copy.
 
     Args:
@@ -281,9 +326,12 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
             they are ml_dtypes' where that is installed, else integers of the same width that hold
             the bits.
         timeout: seconds until it must have ended.
+        allow_unfilled: give out partitions that the checkpoint has nothing for, as zeros with
+            `filled` False, instead of raising UnfilledError when they are asked for.
 
     Raises:
-        AttachError: with the agent's message; nothing is attached then.
+        AttachError: with the agent's message; nothing is attached then. A shared shard whose
+            hand-over breaks off after the acknowledgement is lost and must be loaded again.
         ValueError: an argument is not one of the words above.
     """
     if mode not in _MODES:
@@ -296,10 +344,14 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
     connection = _Connection(path, timeout)
     try:
         connection.send({"op": "attach", "load": load, "rank": rank, "token": token, "mode": mode})
-        shard = _shard(_check(connection.receive()), connection.fd, _FRAMEWORKS[framework])
-        # Until here nothing has been written: only now may this process be the owner.
+        answer = _check(connection.receive())
+        make = _FRAMEWORKS[framework]
+        # All that can be wrong with it must show before the ack: after that the agent forgets a
+        # shared shard.
+        _shard(answer, None, make, allow_unfilled)
         connection.send({"op": "ack"})
         _check(connection.receive())
-        return shard
+        memory = _map_arena(connection.fd, int(answer["arena_bytes"]), mode)
+        return _shard(answer, memory, make, allow_unfilled)
     finally:
         connection.close()
