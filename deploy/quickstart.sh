@@ -80,7 +80,7 @@ for node in node0 node1; do
     --bulk-host=127.0.0.1 --root="$root/$work" >"$run/$node.log" 2>&1 &
   pids+=($!)
 done
-agents_connected() { [[ "$("$bin/zerocast" agents 2>/dev/null | grep -c '^node')" -eq 2 ]]; }
+agents_connected() { [[ "$("$bin/zerocast" agents 2>/dev/null | grep -c '^node[01] ')" -eq 2 ]]; }
 wait_for "two agents" agents_connected
 "$bin/zerocast" agents
 
