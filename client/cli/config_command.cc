@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/strip.h"
 #include "client/cli/command.h"
 #include "client/cli/embedded.h"
 #include "client/cli/output.h"
@@ -58,7 +59,9 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
       width = std::max(width, static_cast<int>(origin.path().size()));
     }
     for (const v1::ValueOrigin& origin : response.origins()) {
-      std::printf("%-*s  %s\n", width, origin.path().c_str(), origin.origin().c_str());
+      // "auto filled from" on every line says nothing and does not fit an 80-column terminal.
+      const absl::string_view from = absl::StripPrefix(origin.origin(), "auto filled from ");
+      std::printf("%-*s  <- %s\n", width, origin.path().c_str(), std::string(from).c_str());
     }
     std::printf("dtype %s, ZeRO stage %d%s\n", response.dtype().c_str(), response.zero_stage(),
                 response.offload() ? ", offloaded" : "");

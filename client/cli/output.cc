@@ -249,7 +249,7 @@ std::string LoadText(const v1::Load& load) {
   std::string text =
       absl::StrCat(load.name(), " ", StateName(load.state()), ": ", load.shards_size(),
                    " ranks on ", load.nodes_size(), load.nodes_size() == 1 ? " node" : " nodes",
-                   ", ", FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
+                   "\n", FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
   if (slowest > 0) {
     absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(bytes_read) / 1e9 / slowest);
   }
