@@ -114,15 +114,26 @@ int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t f
   return num_bytes;
 }
 
+namespace {
+
+// Writes the elements of `piece` densely to `message`, in the source's dtype.
+absl::Status PackPiece(const Plan& plan, const LoadedRound& loaded, const Piece& piece,
+                       char* message) {
+  ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
+  const DType dtype = SourceDType(plan, piece);
+  Box pack, unpack;
+  MakePackBoxes(placed.box, 0, &pack, &unpack);
+  CopyBox(pack, placed.source, dtype, message, dtype);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status PackMessage(const Plan& plan, const LoadedRound& loaded,
                          absl::Span<const Piece> pieces, int32_t first_rank, char* message) {
-  Box pack, unpack;
   for (const Piece& piece : pieces) {
     if (!InMessage(plan, piece, first_rank)) continue;
-    ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
-    const DType dtype = SourceDType(plan, piece);
-    MakePackBoxes(placed.box, 0, &pack, &unpack);
-    CopyBox(pack, placed.source, dtype, message, dtype);
+    ZC_RETURN_IF_ERROR(PackPiece(plan, loaded, piece, message));
     message += WireBytes(plan, piece);
   }
   return absl::OkStatus();
@@ -157,12 +168,8 @@ int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces) {
 
 absl::Status PackBroadcast(const Plan& plan, const LoadedRound& loaded,
                            absl::Span<const Piece> pieces, char* message) {
-  Box pack, unpack;
   for (const Piece& piece : pieces) {
-    ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
-    const DType dtype = SourceDType(plan, piece);
-    MakePackBoxes(placed.box, 0, &pack, &unpack);
-    CopyBox(pack, placed.source, dtype, message, dtype);
+    ZC_RETURN_IF_ERROR(PackPiece(plan, loaded, piece, message));
     message += WireBytes(plan, piece);
   }
   return absl::OkStatus();
