@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
@@ -41,12 +42,19 @@ class Resolver {
   absl::Status RaiseMismatches() const;
 
  private:
-  absl::Status FillMatch(absl::string_view key, const ConfigValue& value, absl::string_view name,
+  // Where a value that is filled in comes from: "learning_rate".
+  struct Source {
+    OriginKind kind;
+    absl::string_view name;
+  };
+  static Source Argument(absl::string_view name) { return {OriginKind::kArgument, name}; }
+  static Source Derived(absl::string_view name) { return {OriginKind::kDerived, name}; }
+
+  absl::Status FillMatch(absl::string_view key, const ConfigValue& value, const Source& source,
                          bool must_match = true);
-  // `origin` says where the value comes from.
-  absl::Status FillOnly(absl::string_view key, const ConfigValue& value, absl::string_view origin);
+  absl::Status FillOnly(absl::string_view key, const ConfigValue& value, const Source& source);
   absl::StatusOr<bool> FillAuto(ConfigValue* node, absl::string_view key, const ConfigValue& value,
-                                absl::string_view origin);
+                                const Source& source);
   absl::Status UseNodeLocalStorage();
   absl::Status ChooseDtype();
   absl::Status FillHiddenSizeKeys();
@@ -61,40 +69,41 @@ class Resolver {
 };
 
 absl::StatusOr<bool> Resolver::FillAuto(ConfigValue* node, absl::string_view key,
-                                        const ConfigValue& value, absl::string_view origin) {
+                                        const ConfigValue& value, const Source& source) {
   const size_t dot = key.rfind('.');
   const absl::string_view parent = dot == absl::string_view::npos ? "" : key.substr(0, dot);
   const absl::string_view name = key.substr(dot + 1);
   ZC_ASSIGN_OR_RETURN(const ConfigValue* current, PythonGet(*node, name, parent));
   if (current == nullptr || !current->IsText("auto")) return false;
   node->Set(name, value);
-  out_.origins.push_back({std::string(key), absl::StrCat("auto filled from ", origin)});
+  out_.origins.push_back(
+      {std::string(key), source.kind, absl::StrCat("auto filled from ", source.name)});
   return true;
 }
 
 absl::Status Resolver::FillMatch(absl::string_view key, const ConfigValue& value,
-                                 absl::string_view name, bool must_match) {
+                                 const Source& source, bool must_match) {
   ZC_ASSIGN_OR_RETURN(ConfigValue * node, config_.FindConfigNode(key));
   if (node == nullptr) return absl::OkStatus();
-  ZC_ASSIGN_OR_RETURN(const bool filled, FillAuto(node, key, value, name));
+  ZC_ASSIGN_OR_RETURN(const bool filled, FillAuto(node, key, value, source));
   if (filled || !must_match) return absl::OkStatus();
   const ConfigValue* current = node->Find(key.substr(key.rfind('.') + 1));
   if (current == nullptr || current->is_null() || PythonEqual(*current, value)) {
     return absl::OkStatus();
   }
-  ConfigMismatch mismatch{std::string(key), std::string(name), "", PythonStr(*current),
+  ConfigMismatch mismatch{std::string(key), std::string(source.name), "", PythonStr(*current),
                           PythonStr(value)};
-  mismatch.line = absl::StrCat("- ds ", key, "=", mismatch.config_value, " vs hf ", name, "=",
-                               mismatch.argument_value);
+  mismatch.line = absl::StrCat("- ds ", key, "=", mismatch.config_value, " vs hf ", source.name,
+                               "=", mismatch.argument_value);
   out_.mismatches.push_back(std::move(mismatch));
   return absl::OkStatus();
 }
 
 absl::Status Resolver::FillOnly(absl::string_view key, const ConfigValue& value,
-                                absl::string_view origin) {
+                                const Source& source) {
   ZC_ASSIGN_OR_RETURN(ConfigValue * node, config_.FindConfigNode(key));
   if (node == nullptr) return absl::OkStatus();
-  return FillAuto(node, key, value, origin).status();
+  return FillAuto(node, key, value, source).status();
 }
 
 absl::Status Resolver::Process() {
@@ -105,25 +114,29 @@ absl::Status Resolver::Process() {
   const bool fixed_batch = !request_.auto_find_batch_size;
   const ConfigValue betas(ConfigValue::Array{args_.adam_beta1, args_.adam_beta2});
   ZC_RETURN_IF_ERROR(FillMatch("train_micro_batch_size_per_gpu", args_.per_device_train_batch_size,
-                               "per_device_train_batch_size", fixed_batch));
+                               Argument("per_device_train_batch_size"), fixed_batch));
   ZC_RETURN_IF_ERROR(FillMatch("gradient_accumulation_steps", args_.gradient_accumulation_steps,
-                               "gradient_accumulation_steps"));
+                               Argument("gradient_accumulation_steps")));
   ZC_RETURN_IF_ERROR(FillMatch("train_batch_size", train_batch_size,
-                               "train_batch_size (calculated)", fixed_batch));
-  ZC_RETURN_IF_ERROR(FillMatch("gradient_clipping", args_.max_grad_norm, "max_grad_norm"));
-  ZC_RETURN_IF_ERROR(FillMatch("optimizer.params.lr", args_.learning_rate, "learning_rate"));
-  ZC_RETURN_IF_ERROR(FillMatch("optimizer.params.betas", betas, "adam_beta1+adam_beta2"));
-  ZC_RETURN_IF_ERROR(FillMatch("optimizer.params.eps", args_.adam_epsilon, "adam_epsilon"));
+                               Derived("train_batch_size (calculated)"), fixed_batch));
   ZC_RETURN_IF_ERROR(
-      FillMatch("optimizer.params.weight_decay", args_.weight_decay, "weight_decay"));
-  ZC_RETURN_IF_ERROR(FillOnly("scheduler.params.warmup_min_lr", ConfigValue(0), "the constant 0"));
+      FillMatch("gradient_clipping", args_.max_grad_norm, Argument("max_grad_norm")));
   ZC_RETURN_IF_ERROR(
-      FillMatch("scheduler.params.warmup_max_lr", args_.learning_rate, "learning_rate"));
+      FillMatch("optimizer.params.lr", args_.learning_rate, Argument("learning_rate")));
+  ZC_RETURN_IF_ERROR(FillMatch("optimizer.params.betas", betas, Argument("adam_beta1+adam_beta2")));
+  ZC_RETURN_IF_ERROR(
+      FillMatch("optimizer.params.eps", args_.adam_epsilon, Argument("adam_epsilon")));
+  ZC_RETURN_IF_ERROR(
+      FillMatch("optimizer.params.weight_decay", args_.weight_decay, Argument("weight_decay")));
+  ZC_RETURN_IF_ERROR(FillOnly("scheduler.params.warmup_min_lr", ConfigValue(0),
+                              {OriginKind::kIntegration, "the constant 0"}));
+  ZC_RETURN_IF_ERROR(
+      FillMatch("scheduler.params.warmup_max_lr", args_.learning_rate, Argument("learning_rate")));
   if (PythonTruth(args_.save_on_each_node)) ZC_RETURN_IF_ERROR(UseNodeLocalStorage());
-  ZC_RETURN_IF_ERROR(
-      FillMatch("fp16.enabled", Or(args_.fp16, args_.fp16_full_eval), "fp16|fp16_full_eval"));
-  ZC_RETURN_IF_ERROR(
-      FillMatch("bf16.enabled", Or(args_.bf16, args_.bf16_full_eval), "bf16|bf16_full_eval"));
+  ZC_RETURN_IF_ERROR(FillMatch("fp16.enabled", Or(args_.fp16, args_.fp16_full_eval),
+                               Argument("fp16|fp16_full_eval")));
+  ZC_RETURN_IF_ERROR(FillMatch("bf16.enabled", Or(args_.bf16, args_.bf16_full_eval),
+                               Argument("bf16|bf16_full_eval")));
   return ChooseDtype();
 }
 
@@ -144,7 +157,8 @@ absl::Status Resolver::UseNodeLocalStorage() {
         {{"checkpoint", absl::StrCat("must be an object, was of type ", type)}});
   }
   section->Set("use_node_local_storage", args_.save_on_each_node);
-  out_.origins.push_back({"checkpoint.use_node_local_storage", "set from save_on_each_node"});
+  out_.origins.push_back(
+      {"checkpoint.use_node_local_storage", OriginKind::kArgument, "set from save_on_each_node"});
   return absl::OkStatus();
 }
 
@@ -160,9 +174,11 @@ absl::Status Resolver::ChooseDtype() {
 absl::Status Resolver::Finalize(const ConfigValue& num_training_steps) {
   ZC_RETURN_IF_ERROR(FillHiddenSizeKeys());
   ZC_RETURN_IF_ERROR(FillMatch("scheduler.params.total_num_steps", num_training_steps,
-                               "num_training_steps (calculated)"));
+                               Derived("num_training_steps (calculated)")));
   ZC_ASSIGN_OR_RETURN(const ConfigValue warmup, WarmupSteps(num_training_steps));
-  ZC_RETURN_IF_ERROR(FillMatch("scheduler.params.warmup_num_steps", warmup, "warmup_steps"));
+  const bool as_given = PythonEqual(warmup, args_.warmup_steps);
+  ZC_RETURN_IF_ERROR(FillMatch("scheduler.params.warmup_num_steps", warmup,
+                               as_given ? Argument("warmup_steps") : Derived("warmup_steps")));
   return RaiseMismatches();
 }
 
@@ -193,15 +209,16 @@ absl::Status Resolver::FillHiddenSizeKeys() {
   const auto fill = [&]() -> absl::Status {
     const ConfigValue& h = hidden.value;
     ZC_ASSIGN_OR_RETURN(const ConfigValue reduce, PythonMultiply(h, h));
-    ZC_RETURN_IF_ERROR(FillOnly(kReduceBucket, reduce, absl::StrCat(hidden.source, ": h * h")));
+    ZC_RETURN_IF_ERROR(
+        FillOnly(kReduceBucket, reduce, Derived(absl::StrCat(hidden.source, ": h * h"))));
     if (!config_.is_zero3()) return absl::OkStatus();
     ZC_ASSIGN_OR_RETURN(ConfigValue prefetch, PythonMultiply(ConfigValue(0.9), h));
     ZC_ASSIGN_OR_RETURN(prefetch, PythonMultiply(prefetch, h));
     ZC_ASSIGN_OR_RETURN(prefetch, PythonInt(prefetch));
-    ZC_RETURN_IF_ERROR(
-        FillOnly(kPrefetchBucket, prefetch, absl::StrCat(hidden.source, ": int(0.9 * h * h)")));
+    ZC_RETURN_IF_ERROR(FillOnly(kPrefetchBucket, prefetch,
+                                Derived(absl::StrCat(hidden.source, ": int(0.9 * h * h)"))));
     ZC_ASSIGN_OR_RETURN(const ConfigValue persistence, PythonMultiply(ConfigValue(10), h));
-    return FillOnly(kPersistence, persistence, absl::StrCat(hidden.source, ": 10 * h"));
+    return FillOnly(kPersistence, persistence, Derived(absl::StrCat(hidden.source, ": 10 * h")));
   };
   return WithViolations(fill(), violations);
 }
@@ -259,7 +276,15 @@ absl::Status Resolver::Init() {
   // "lr_scheduler" is what the integration says; the section's name is "scheduler", which stays.
   for (const char* key : {"optimizer", "lr_scheduler"}) {
     ZC_ASSIGN_OR_RETURN(const bool removed, config_.DeleteSubTree(key));
-    if (removed) out_.origins.push_back({key, "removed for inference"});
+    if (!removed) continue;
+    // What was filled in below it is gone too.
+    const std::string below = absl::StrCat(key, ".");
+    out_.origins.erase(std::remove_if(out_.origins.begin(), out_.origins.end(),
+                                      [&below](const ValueOrigin& origin) {
+                                        return absl::StartsWith(origin.path, below);
+                                      }),
+                       out_.origins.end());
+    out_.origins.push_back({key, OriginKind::kIntegration, "removed for inference"});
   }
   return absl::OkStatus();
 }
@@ -291,8 +316,8 @@ void Resolver::ChooseOptimizerAndScheduler() {
     out_.optimizer = MadeBy::kTrainer;
     out_.calls.push_back("optimizer");
     root.Set("zero_allow_untested_optimizer", ConfigValue(true));
-    out_.origins.push_back(
-        {"zero_allow_untested_optimizer", "set because the config has no optimizer section"});
+    out_.origins.push_back({"zero_allow_untested_optimizer", OriginKind::kIntegration,
+                            "set because the config has no optimizer section"});
   }
   if (root.Find("scheduler") != nullptr) {
     out_.scheduler = MadeBy::kDeepSpeed;
@@ -355,32 +380,35 @@ absl::Status CheckRequest(const ResolveRequest& request) {
   return InvalidFields(violations);
 }
 
+absl::Status Run(const ResolveRequest& request, Resolution* out) {
+  const auto parse = [&]() -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(ConfigValue root, ReadSource(request, out));
+    ZC_ASSIGN_OR_RETURN(out->config, DeepSpeedConfig::Create(std::move(root)));
+    return absl::OkStatus();
+  };
+  ZC_RETURN_IF_ERROR(Catch(parse(), "parse", out));
+  if (out->error.has_value()) return absl::OkStatus();
+
+  Resolver resolver(request, out);
+  ZC_RETURN_IF_ERROR(Catch(resolver.Process(), "process", out));
+  if (out->error.has_value()) return absl::OkStatus();
+
+  out->processed = out->config;
+  std::optional<int64_t> steps = request.num_training_steps;
+  if (!steps.has_value() && request.inference) steps = 0;
+  if (!steps.has_value()) return Catch(resolver.RaiseMismatches(), "process", out);
+  ZC_RETURN_IF_ERROR(Catch(resolver.Finalize(ConfigValue(*steps)), "init", out));
+  if (out->error.has_value()) return absl::OkStatus();
+  return Catch(resolver.Init(), "init", out);
+}
+
 }  // namespace
 
 absl::StatusOr<Resolution> ResolveConfig(const ResolveRequest& request) {
   ZC_RETURN_IF_ERROR(CheckRequest(request));
   Resolution out;
-  const auto parse = [&]() -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(ConfigValue root, ReadSource(request, &out));
-    ZC_ASSIGN_OR_RETURN(out.config, DeepSpeedConfig::Create(std::move(root)));
-    return absl::OkStatus();
-  };
-  ZC_RETURN_IF_ERROR(Catch(parse(), "parse", &out));
-  if (out.error.has_value()) return out;
-
-  Resolver resolver(request, &out);
-  ZC_RETURN_IF_ERROR(Catch(resolver.Process(), "process", &out));
-  if (out.error.has_value()) return out;
-
-  out.processed = out.config;
-  std::optional<int64_t> steps = request.num_training_steps;
-  if (!steps.has_value() && request.inference) steps = 0;
-  if (!steps.has_value()) {
-    ZC_RETURN_IF_ERROR(Catch(resolver.RaiseMismatches(), "process", &out));
-    return out;
-  }
-  ZC_RETURN_IF_ERROR(Catch(resolver.Finalize(ConfigValue(*steps)), "init", &out));
-  if (!out.error.has_value()) ZC_RETURN_IF_ERROR(Catch(resolver.Init(), "init", &out));
+  ZC_RETURN_IF_ERROR(Run(request, &out));
+  if (request.all_origins) out.origins = AllOrigins(out.config.root(), out.origins);
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/config/deepspeed_config.h"
+#include "server/config/origins.h"
 #include "server/config/training_arguments.h"
 #include "server/config/value.h"
 
@@ -32,12 +33,21 @@ struct ResolveRequest {
   bool auto_find_batch_size = false;
   // One of kConfigDialects; empty means the default.
   std::string dialect;
+  // Find the hidden size where the integration does not look for it (hidden_size.h); what it would
+  // refuse is then in Resolution::extensions.  Otherwise its refusal stands.
+  bool allow_extensions = false;
+  // List the origin of every value; without it, only of those that differ from what the user wrote.
+  bool all_origins = true;
+  // A release of DeepSpeed ("0.19.8") whose defaults are listed among the origins for keys that are
+  // absent; empty: none are.  Needs all_origins.
+  std::string deepspeed_version;
 };
 
-// A value that differs from what the user wrote.
-struct ValueOrigin {
-  std::string path;
-  std::string origin;  // "auto filled from learning_rate", "derived from hidden_size", ...
+// Something that resolved only because of ResolveRequest::allow_extensions.
+struct Extension {
+  std::string path;               // in the config: "zero_optimization.reduce_bucket_size"
+  std::string what;               // "hidden size 1024 taken from d_model (model_type bart)"
+  std::string integration_error;  // the text with which the integration refuses the config
 };
 
 struct ConfigMismatch {
@@ -68,7 +78,10 @@ struct Resolution {
   DeepSpeedConfig config;
   // The same after step 2 of the room's README, before finalize and init; empty where that failed.
   DeepSpeedConfig processed;
+  // In the order of the resolved config (origins.h); then what was removed, then the defaults.
   std::vector<ValueOrigin> origins;
+  // In the order of the config's keys; empty unless the request allows them.
+  std::vector<Extension> extensions;
   std::vector<ConfigMismatch> mismatches;
   // Keys that the user's text names twice; the last value was taken.
   std::vector<std::string> duplicate_keys;

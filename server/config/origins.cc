@@ -1,0 +1,96 @@
+#include "server/config/origins.h"
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+
+namespace zerocast {
+namespace {
+
+const ConfigValue* Lead(const ConfigValue& root, absl::string_view path) {
+  const ConfigValue* node = &root;
+  for (const absl::string_view name : absl::StrSplit(path, '.')) {
+    node = node->Find(name);
+    if (node == nullptr) return nullptr;
+  }
+  return node;
+}
+
+class Lister {
+ public:
+  Lister(const ConfigValue& root, const std::vector<ValueOrigin>& changed) : root_(root) {
+    for (const ValueOrigin& origin : changed) {
+      const ConfigValue* value = Lead(root, origin.path);
+      if (value == nullptr) {
+        removed_.push_back(&origin);
+      } else {
+        changed_.emplace(value, &origin);
+      }
+    }
+  }
+
+  std::vector<ValueOrigin> Run() {
+    if (root_.object() != nullptr) {
+      for (const ConfigMember& member : *root_.object()) {
+        const size_t first = out_.size(), bytes = bytes_;
+        std::string path = member.key;
+        if (List(member.value, &path)) continue;
+        out_.resize(first);
+        bytes_ = bytes + member.key.size();
+        out_.push_back(
+            {member.key, OriginKind::kGiven, "given, but for what is listed on its own"});
+        ListChanged(member.value);
+      }
+    }
+    for (const ValueOrigin* origin : removed_) out_.push_back(*origin);
+    return std::move(out_);
+  }
+
+ private:
+  // False where the answer would grow too large.
+  bool List(const ConfigValue& value, std::string* path) {
+    const ConfigValue::Object* members = value.object();
+    if (members == nullptr || members->empty()) {
+      bytes_ += path->size();
+      if (bytes_ > kMaxOriginBytes) return false;
+      const auto found = changed_.find(&value);
+      if (found == changed_.end()) {
+        out_.push_back({*path, OriginKind::kGiven, "given"});
+      } else {
+        out_.push_back(*found->second);
+      }
+      return true;
+    }
+    for (const ConfigMember& member : *members) {
+      const size_t length = path->size();
+      absl::StrAppend(path, ".", member.key);
+      const bool listed = List(member.value, path);
+      path->resize(length);
+      if (!listed) return false;
+    }
+    return true;
+  }
+
+  void ListChanged(const ConfigValue& value) {
+    const auto found = changed_.find(&value);
+    if (found != changed_.end()) out_.push_back(*found->second);
+    if (value.object() == nullptr) return;
+    for (const ConfigMember& member : *value.object()) ListChanged(member.value);
+  }
+
+  const ConfigValue& root_;
+  absl::flat_hash_map<const ConfigValue*, const ValueOrigin*> changed_;
+  std::vector<const ValueOrigin*> removed_;
+  std::vector<ValueOrigin> out_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace
+
+std::vector<ValueOrigin> AllOrigins(const ConfigValue& root,
+                                    const std::vector<ValueOrigin>& changed) {
+  return Lister(root, changed).Run();
+}
+
+}  // namespace zerocast
