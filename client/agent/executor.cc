@@ -106,6 +106,8 @@ absl::Status Executor::Run() {
   reader_options.node = options_.node;
   reader_options.checkpoint_path = options_.checkpoint_path;
   reader_options.reader = options_.reader;
+  reader_options.file_work =
+      options_.file_work != nullptr ? options_.file_work : std::make_shared<FileWork>();
   reader_options.identities = options_.identities;
   reader_options.after_read = options_.hooks.after_read;
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<RoundReader> reader,
@@ -119,7 +121,7 @@ absl::Status Executor::Run() {
     progress_.round = round + 1;
     if (options_.on_progress != nullptr) options_.on_progress(progress_);
   }
-  return reader->CheckUnchanged();
+  return reader->CheckUnchanged(options_.cancelled);
 }
 
 void Executor::UpdateProgress(const RoundReader& reader) {

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/agent/file_work.h"
 #include "client/agent/reader.h"
 #include "kernels/comm/communicator.h"
 #include "server/base/clock.h"
@@ -48,6 +49,8 @@ struct ExecutorOptions {
   int32_t node = 0;
   std::string checkpoint_path;
   std::shared_ptr<FileReader> reader;
+  // Whose threads read; null: of this call alone.
+  std::shared_ptr<FileWork> file_work;
   std::vector<FileIdentity> identities;  // from IdentifyFiles, when the plan was prepared
   // One participant a node, numbered as the nodes.  May be null where nothing is exchanged: one
   // node, or ReadMode::kLocal.
@@ -56,7 +59,8 @@ struct ExecutorOptions {
   // owned.
   std::vector<char*> arenas;
   std::vector<std::string> node_names;  // for messages; may be empty
-  // The longest that any single wait may last: for a round's reads, for an exchange.
+  // The longest that any single wait may last: for a round's reads, for an exchange, for a call to
+  // the file system at the end.
   absl::Duration stage_timeout = absl::Seconds(60);
   // Looked at in every round; may be null.  To end a wait at once, abort the communicator too.
   const std::atomic<bool>* cancelled = nullptr;

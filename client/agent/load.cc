@@ -41,6 +41,12 @@ class RelayedRendezvous : public Rendezvous {
   MapRendezvous* const entries_;
 };
 
+// What the look at the files of a load brings.
+struct CheckedFiles {
+  std::string folder;  // resolved
+  std::vector<FileIdentity> identities;
+};
+
 // Equal on all nodes of an epoch, another one in every other; not to be guessed by who does not
 // know the job's token.
 uint64_t Nonce(const LoadKey& key, const PrepareCommand& command) {
@@ -53,9 +59,15 @@ uint64_t Nonce(const LoadKey& key, const PrepareCommand& command) {
 
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
                                               const std::string& checkpoint_path) {
-  ZC_ASSIGN_OR_RETURN(const std::string folder,
-                      ResolveCheckpoint(environment.roots, checkpoint_path));
-  ZC_ASSIGN_OR_RETURN(const Manifest manifest, ReadCheckpointManifest(folder));
+  const auto read = [roots = environment.roots,
+                     checkpoint_path](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
+    ZC_ASSIGN_OR_RETURN(const std::string folder,
+                        ResolveCheckpoint(roots, checkpoint_path, about_to));
+    return ReadCheckpointManifest(folder, about_to);
+  };
+  ZC_ASSIGN_OR_RETURN(const Manifest manifest,
+                      environment.file_work->Call<Manifest>(
+                          checkpoint_path, environment.file_timeout, nullptr, read));
   return CompressManifest(manifest);
 }
 
@@ -112,17 +124,29 @@ absl::Status Load::CheckFiles() {
                                                    environment_->reader.get()));
     return absl::OkStatus();
   }
-  ZC_ASSIGN_OR_RETURN(command_.checkpoint_path,
-                      ResolveCheckpoint(environment_->roots, command_.checkpoint_path));
-  ZC_ASSIGN_OR_RETURN(identities_,
-                      IdentifyFiles(*plan_, *schedule_, command_.node, command_.checkpoint_path,
-                                    environment_->reader.get()));
-  Manifest read_here;
-  for (size_t k = 0; k < identities_.size(); ++k) {
-    if (identities_[k].num_bytes >= 0) read_here.files.push_back(plan_->manifest->files[k]);
-  }
-  // The node of rank 0 made the manifest.
-  return CheckManifestFiles(read_here, command_.checkpoint_path, command_.node == 0);
+  // The thread may be left behind: it gets what it needs, and nothing of this load.
+  const auto check = [environment = environment_, plan = plan_, schedule = schedule_,
+                      node = command_.node, path = command_.checkpoint_path](
+                         const FileObserver& about_to) -> absl::StatusOr<CheckedFiles> {
+    CheckedFiles checked;
+    ZC_ASSIGN_OR_RETURN(checked.folder, ResolveCheckpoint(environment->roots, path, about_to));
+    ZC_ASSIGN_OR_RETURN(checked.identities, IdentifyFiles(*plan, *schedule, node, checked.folder,
+                                                          environment->reader.get(), about_to));
+    Manifest read_here;
+    for (size_t k = 0; k < checked.identities.size(); ++k) {
+      if (checked.identities[k].num_bytes < 0) continue;
+      read_here.files.push_back(plan->manifest->files[k]);
+    }
+    // The node of rank 0 made the manifest.
+    ZC_RETURN_IF_ERROR(CheckManifestFiles(read_here, checked.folder, node == 0, about_to));
+    return checked;
+  };
+  ZC_ASSIGN_OR_RETURN(CheckedFiles checked,
+                      environment_->file_work->Call<CheckedFiles>(
+                          command_.checkpoint_path, command_.stage_timeout, &cancelled_, check));
+  command_.checkpoint_path = std::move(checked.folder);
+  identities_ = std::move(checked.identities);
+  return absl::OkStatus();
 }
 
 bool Load::BeginRun() { return may_run_.exchange(false); }
@@ -197,6 +221,7 @@ absl::Status Load::Execute(NodeProgress* progress) {
   options.node = command_.node;
   options.checkpoint_path = command_.checkpoint_path;
   options.reader = environment_->reader;
+  options.file_work = environment_->file_work;
   options.identities = identities_;
   {
     MutexLock lock(&mutex_);

@@ -13,6 +13,7 @@
 #include "client/agent/arena.h"
 #include "client/agent/communicators.h"
 #include "client/agent/executor.h"
+#include "client/agent/file_work.h"
 #include "client/agent/messages.h"
 #include "client/agent/reader.h"
 #include "client/agent/shards.h"
@@ -22,14 +23,16 @@
 
 namespace zerocast {
 
-// What every load of an agent uses.  Shared with worker threads, which may outlive the agent when a
-// file system does not answer.
+// What every load of an agent uses.  Shared with worker threads.
 struct LoadEnvironment {
   std::string node_name;
   std::string bulk_host;
   std::vector<std::string> roots;  // resolved
   CommunicatorFactory communicators;
   std::shared_ptr<FileReader> reader;
+  std::shared_ptr<FileWork> file_work = std::make_shared<FileWork>();
+  // The longest that one call to the file system may last where no load says it: for inspections.
+  absl::Duration file_timeout = absl::Seconds(60);
   std::shared_ptr<AgentEvents> events;
   const Clock* clock = Clock::Real();
   // A node that lost its peer waits this long for the server's cancel before it reports that: the
@@ -41,8 +44,8 @@ struct LoadEnvironment {
   std::atomic<int64_t> bytes_received{0};
 };
 
-// Reads the headers of a checkpoint; the compressed manifest.  Errors: as ResolveCheckpoint and
-// ReadCheckpointManifest.
+// Reads the headers of a checkpoint; the compressed manifest.  Errors: as FileWork::Call,
+// ResolveCheckpoint and ReadCheckpointManifest.
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
                                               const std::string& checkpoint_path);
 
@@ -59,6 +62,7 @@ class Load {
   //   FAILED_PRECONDITION  the digest is another; reason PLAN_REFUSED.
   //   ABORTED              a file is not what the manifest says; reason CHECKPOINT_CHANGED.
   //   INVALID_ARGUMENT     the plan input is damaged; DATA_LOSS when its proof fails.
+  //   DEADLINE_EXCEEDED    a call to the file system took longer than the stage timeout; names it.
   //   RESOURCE_EXHAUSTED   no memory for the arenas.
   absl::StatusOr<std::string> Prepare(const PrepareCommand& command);
 

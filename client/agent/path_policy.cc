@@ -20,7 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::StatusOr<std::string> RealPath(const std::string& path) {
+absl::StatusOr<std::string> RealPath(const std::string& path, const FileObserver& about_to) {
+  Observe(about_to, absl::StrCat("resolve ", path));
   char* const resolved = ::realpath(path.c_str(), nullptr);
   if (resolved == nullptr) return ErrnoStatus(errno, absl::StrCat("resolve ", path));
   std::string result = resolved;
@@ -47,20 +48,22 @@ bool IsBelow(const std::vector<std::string>& roots, const std::string& path) {
   return false;
 }
 
-absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots) {
+absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots,
+                                                      const FileObserver& about_to) {
   std::vector<std::string> resolved;
   for (const std::string& root : roots) {
     if (!absl::StartsWith(root, "/")) {
       return InvalidFields({{"root", absl::StrCat("must be an absolute path, was '", root, "'")}});
     }
-    ZC_ASSIGN_OR_RETURN(std::string path, RealPath(root));
+    ZC_ASSIGN_OR_RETURN(std::string path, RealPath(root, about_to));
     resolved.push_back(std::move(path));
   }
   return resolved;
 }
 
 absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& roots,
-                                              const std::string& path) {
+                                              const std::string& path,
+                                              const FileObserver& about_to) {
   if (!roots.empty()) {
     for (const absl::string_view part : absl::StrSplit(path, '/')) {
       if (part == "..") {
@@ -70,19 +73,20 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& ro
       }
     }
   }
-  const absl::StatusOr<std::string> folder = RealPath(path);
+  const absl::StatusOr<std::string> folder = RealPath(path, about_to);
   if (!folder.ok()) return WithReason(folder.status(), "CHECKPOINT_NOT_FOUND");
   if (!IsBelow(roots, *folder)) return Outside(roots, path, *folder);
   if (roots.empty()) return folder;
   // Files may be links, as in the cache of huggingface_hub: they must stay inside, too.  Whatever
   // their names: an index may name any of them.
+  Observe(about_to, absl::StrCat("list ", *folder));
   std::error_code error;
   for (fs::directory_iterator entry(*folder, error), end; !error && entry != end;
        entry.increment(error)) {
     // Its own type, not its target's; an entry that cannot be told is resolved, too.
     std::error_code unknown;
     if (!entry->is_symlink(unknown) && !unknown) continue;
-    const absl::StatusOr<std::string> file = RealPath(entry->path().string());
+    const absl::StatusOr<std::string> file = RealPath(entry->path().string(), about_to);
     if (!file.ok()) continue;  // a dangling link: reported as missing where it is needed
     if (!IsBelow(roots, *file)) return Outside(roots, entry->path().string(), *file);
   }

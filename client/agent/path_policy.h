@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/formats/file_observer.h"
 
 namespace zerocast {
 
@@ -13,8 +14,10 @@ namespace zerocast {
 // `roots` is empty.  `roots` are resolved too (see ResolveRoots).
 bool IsBelow(const std::vector<std::string>& roots, const std::string& path);
 
-// The roots with their symbolic links followed.  Errors: NOT_FOUND, INVALID_ARGUMENT (relative).
-absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots);
+// The roots with their symbolic links followed.  `about_to` is told of every call to the file
+// system, here and below.  Errors: NOT_FOUND, INVALID_ARGUMENT (relative).
+absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::string>& roots,
+                                                      const FileObserver& about_to = {});
 
 // The folder `path` with its symbolic links followed, checked against `roots`; also checks what
 // each link in it points to, whatever its name: an index may name any file beside it.  Errors:
@@ -22,7 +25,8 @@ absl::StatusOr<std::vector<std::string>> ResolveRoots(const std::vector<std::str
 //                      ".." component; reason PERMISSION_DENIED.
 //   NOT_FOUND          no such folder; reason CHECKPOINT_NOT_FOUND.
 absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& roots,
-                                              const std::string& path);
+                                              const std::string& path,
+                                              const FileObserver& about_to = {});
 
 }  // namespace zerocast
 

@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/buffer.h"
 #include "client/agent/placement.h"
-#include "client/agent/threads.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -41,7 +39,8 @@ absl::Status CheckSize(const std::string& path, int64_t expected, int64_t found)
 absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const Schedule& schedule,
                                                         int32_t node,
                                                         const std::string& checkpoint_path,
-                                                        FileReader* reader) {
+                                                        FileReader* reader,
+                                                        const FileObserver& about_to) {
   FileIdentity unread;
   unread.num_bytes = -1;
   std::vector<FileIdentity> identities(plan.manifest->files.size(), unread);
@@ -51,6 +50,7 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
       if (identities[k].num_bytes >= 0) continue;
       const ManifestFile& file = plan.manifest->files[k];
       const std::string path = PathOf(checkpoint_path, file);
+      Observe(about_to, absl::StrCat("stat ", path));
       ZC_ASSIGN_OR_RETURN(identities[k], reader->IdentityOf(path));
       ZC_RETURN_IF_ERROR(CheckSize(path, file.num_bytes, identities[k].num_bytes));
     }
@@ -62,15 +62,19 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
 struct RoundReader::State {
   explicit State(RoundReaderOptions options) : options(std::move(options)) {}
 
-  void Run();
+  void Run(const FileObserver& observer);
+  absl::Status CheckUnchanged(const FileObserver& observer) const;
   absl::Status ReadRound(int64_t round, Buffer* buffer);
   absl::StatusOr<ReadableFile*> OpenFile(int32_t file);
-  bool Stopped() const { return stop_flag; }
+  std::string PathOfFile(int32_t file) const {
+    return PathOf(options.checkpoint_path,
+                  options.plan->manifest->files[static_cast<size_t>(file)]);
+  }
 
   const RoundReaderOptions options;
-  std::thread thread;
 
   // The reading thread's own.
+  FileObserver about_to;
   std::map<int32_t, std::unique_ptr<ReadableFile>> files;
 
   Buffer buffers[kNumBuffers];  // number round % kNumBuffers, passed on with num_filled
@@ -82,11 +86,11 @@ struct RoundReader::State {
   int64_t num_filled ABSL_GUARDED_BY(mutex) = 0;    // rounds read
   int64_t num_released ABSL_GUARDED_BY(mutex) = 0;  // rounds whose buffers are free again
   bool finished ABSL_GUARDED_BY(mutex) = false;
-  std::string current_file ABSL_GUARDED_BY(mutex);
   absl::Status status ABSL_GUARDED_BY(mutex);
 };
 
-void RoundReader::State::Run() {
+void RoundReader::State::Run(const FileObserver& observer) {
+  about_to = observer;
   const int64_t num_rounds = options.schedule->num_rounds();
   absl::Status result;
   for (int64_t round = 0; round < num_rounds && result.ok(); ++round) {
@@ -116,6 +120,7 @@ absl::Status RoundReader::State::ReadRound(int64_t round, Buffer* buffer) {
     ZC_ASSIGN_OR_RETURN(ReadableFile* const file, OpenFile(extent.file));
     for (int64_t offset = extent.begin; offset < extent.end && !stop_flag;) {
       const int64_t chunk = std::min(kReadChunkBytes, extent.end - offset);
+      Observe(about_to, absl::StrCat("read ", PathOfFile(extent.file), " at offset ", offset));
       ZC_RETURN_IF_ERROR(file->ReadAt(offset, absl::MakeSpan(place, static_cast<size_t>(chunk))));
       offset += chunk;
       place += chunk;
@@ -129,14 +134,10 @@ absl::Status RoundReader::State::ReadRound(int64_t round, Buffer* buffer) {
 }
 
 absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file) {
-  const std::string path =
-      PathOf(options.checkpoint_path, options.plan->manifest->files[static_cast<size_t>(file)]);
-  {
-    MutexLock lock(&mutex);
-    current_file = path;
-  }
   const auto found = files.find(file);
   if (found != files.end()) return found->second.get();
+  const std::string path = PathOfFile(file);
+  Observe(about_to, absl::StrCat("open ", path));
   if (files.size() >= kMaxOpenFiles) files.erase(files.begin());
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened, options.reader->Open(path));
   ZC_ASSIGN_OR_RETURN(const FileIdentity identity, opened->Identity());
@@ -145,32 +146,27 @@ absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file) {
 }
 
 absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptions options,
-                                                                absl::Duration stuck_timeout) {
+                                                                absl::Duration call_timeout) {
   auto state = std::make_shared<State>(std::move(options));
-  ZC_ASSIGN_OR_RETURN(state->thread, StartThread([state] { state->Run(); }));
-  return std::unique_ptr<RoundReader>(new RoundReader(std::move(state), stuck_timeout));
+  std::unique_ptr<RoundReader> reader(new RoundReader(state, call_timeout));
+  ZC_ASSIGN_OR_RETURN(reader->task_,
+                      state->options.file_work->Start(
+                          state->options.checkpoint_path,
+                          [state](const FileObserver& observer) { state->Run(observer); }));
+  return reader;
 }
 
-RoundReader::RoundReader(std::shared_ptr<State> state, absl::Duration stuck_timeout)
-    : state_(std::move(state)), stuck_timeout_(stuck_timeout) {}
+RoundReader::RoundReader(std::shared_ptr<State> state, absl::Duration call_timeout)
+    : state_(std::move(state)), call_timeout_(call_timeout) {}
 
 RoundReader::~RoundReader() {
-  const Deadline deadline(stuck_timeout_);
-  bool finished;
   {
     MutexLock lock(&state_->mutex);
     state_->stop_flag = true;
     state_->changed.SignalAll();
-    while (!state_->finished && !deadline.Passed()) {
-      state_->changed.WaitWithTimeout(&state_->mutex, deadline.Remaining());
-    }
-    finished = state_->finished;
   }
-  if (finished) {
-    state_->thread.join();
-  } else {
-    state_->thread.detach();
-  }
+  // It ends with the call that it is in; who has waited for that in vain waits no more.
+  if (task_ != nullptr && !given_up_) task_->Wait(call_timeout_, nullptr).IgnoreError();
 }
 
 absl::StatusOr<absl::Span<const char>> RoundReader::Next(absl::Duration timeout) {
@@ -181,12 +177,12 @@ absl::StatusOr<absl::Span<const char>> RoundReader::Next(absl::Duration timeout)
   state_->changed.SignalAll();
   while (state_->num_filled <= round && !state_->finished) {
     if (deadline.Passed()) {
-      return WithReason(
-          absl::DeadlineExceededError(absl::StrCat("read ", state_->current_file, ": round ", round,
-                                                   " did not come "
-                                                   "within ",
-                                                   absl::FormatDuration(timeout))),
-          "DEADLINE_EXCEEDED");
+      given_up_ = true;
+      return WithReason(absl::DeadlineExceededError(
+                            absl::StrCat(task_->call(), ": round ", round, " was not read within ",
+                                         absl::FormatDuration(timeout),
+                                         "; check that the file system answers, then load again")),
+                        "DEADLINE_EXCEEDED");
     }
     state_->changed.WaitWithTimeout(&state_->mutex, deadline.Remaining());
   }
@@ -201,15 +197,21 @@ absl::StatusOr<absl::Span<const char>> RoundReader::Next(absl::Duration timeout)
   return absl::Span<const char>(buffer.Reserve(num_bytes), static_cast<size_t>(num_bytes));
 }
 
-absl::Status RoundReader::CheckUnchanged() const {
-  const RoundReaderOptions& options = state_->options;
+absl::Status RoundReader::State::CheckUnchanged(const FileObserver& observer) const {
   for (size_t k = 0; k < options.identities.size(); ++k) {
     if (options.identities[k].num_bytes < 0) continue;
-    const std::string path = PathOf(options.checkpoint_path, options.plan->manifest->files[k]);
+    const std::string path = PathOfFile(static_cast<int32_t>(k));
+    Observe(observer, absl::StrCat("stat ", path));
     ZC_ASSIGN_OR_RETURN(const FileIdentity now, options.reader->IdentityOf(path));
     ZC_RETURN_IF_ERROR(CheckSameFile(path, options.identities[k], now));
   }
   return absl::OkStatus();
+}
+
+absl::Status RoundReader::CheckUnchanged(const std::atomic<bool>* cancelled) const {
+  return state_->options.file_work->Call(
+      state_->options.checkpoint_path, call_timeout_, cancelled,
+      [state = state_](const FileObserver& observer) { return state->CheckUnchanged(observer); });
 }
 
 int64_t RoundReader::bytes_read() const { return state_->bytes_read; }

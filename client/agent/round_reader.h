@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_CLIENT_AGENT_ROUND_READER_H_
 #define ZEROCAST_CLIENT_AGENT_ROUND_READER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/agent/file_work.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -18,12 +20,13 @@
 namespace zerocast {
 
 // The identity of every file of the manifest that this node reads; files it does not read have
-// num_bytes -1.  Errors: those of FileReader::Open; ABORTED, reason CHECKPOINT_CHANGED, when a size
-// is not the manifest's.
+// num_bytes -1.  `about_to` is told of every call to the file system.  Errors: those of
+// FileReader::Open; ABORTED, reason CHECKPOINT_CHANGED, when a size is not the manifest's.
 absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const Schedule& schedule,
                                                         int32_t node,
                                                         const std::string& checkpoint_path,
-                                                        FileReader* reader);
+                                                        FileReader* reader,
+                                                        const FileObserver& about_to = {});
 
 struct RoundReaderOptions {
   std::shared_ptr<const Plan> plan;
@@ -31,6 +34,7 @@ struct RoundReaderOptions {
   int32_t node = 0;
   std::string checkpoint_path;
   std::shared_ptr<FileReader> reader;
+  std::shared_ptr<FileWork> file_work;
   std::vector<FileIdentity> identities;  // from IdentifyFiles
   // For tests: may change what was read, before anybody sees it.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;
@@ -39,35 +43,39 @@ struct RoundReaderOptions {
 // Reads one node's extents, round by round, one round ahead of its user: one thread, two buffers.
 // Thread-compatible.
 //
-// A read that never returns (a dead network file system) cannot be ended; then the destructor waits
-// for `stuck_timeout` and leaves the thread, with its buffers, to itself.
+// A call that never returns (a dead network file system) cannot be ended: once it has lasted
+// `call_timeout` the thread is left behind, with its buffers, and counts in `file_work`.
 class RoundReader {
  public:
   // Starts to read round 0.
   static absl::StatusOr<std::unique_ptr<RoundReader>> Start(RoundReaderOptions options,
-                                                            absl::Duration stuck_timeout);
+                                                            absl::Duration call_timeout);
   ~RoundReader();
   RoundReader(const RoundReader&) = delete;
   RoundReader& operator=(const RoundReader&) = delete;
 
   // The bytes of the next round's extents, one behind the other; valid until the next call.  Rounds
-  // come in order.  Errors: DEADLINE_EXCEEDED after `timeout`, naming the file that is being read;
-  // otherwise those of ReadableFile, and ABORTED for a file that changed since IdentifyFiles.
+  // come in order.  Errors: DEADLINE_EXCEEDED after `timeout`, beginning with the call that is in
+  // progress; otherwise those of ReadableFile, and ABORTED for a file that changed since
+  // IdentifyFiles.
   absl::StatusOr<absl::Span<const char>> Next(absl::Duration timeout);
 
   // After the last round: ABORTED, reason CHECKPOINT_CHANGED, when a file that was read is not the
-  // one, or not in the state, that IdentifyFiles saw.
-  absl::Status CheckUnchanged() const;
+  // one, or not in the state, that IdentifyFiles saw.  DEADLINE_EXCEEDED and CANCELLED as
+  // FileWork::Call.
+  absl::Status CheckUnchanged(const std::atomic<bool>* cancelled) const;
 
   // Bytes read so far; any thread.
   int64_t bytes_read() const;
 
  private:
   struct State;
-  RoundReader(std::shared_ptr<State> state, absl::Duration stuck_timeout);
+  RoundReader(std::shared_ptr<State> state, absl::Duration call_timeout);
 
   const std::shared_ptr<State> state_;
-  const absl::Duration stuck_timeout_;
+  const absl::Duration call_timeout_;
+  std::unique_ptr<FileWork::Task> task_;  // the thread
+  bool given_up_ = false;                 // a round did not come in time
   int64_t num_taken_ = 0;
 };
 

@@ -30,7 +30,8 @@ absl::Status Corrupt(absl::string_view file, absl::string_view what) {
                     "CHECKPOINT_CORRUPT");
 }
 
-bool Exists(const std::string& path) {
+bool Exists(const std::string& path, const FileObserver& about_to) {
+  Observe(about_to, absl::StrCat("stat ", path));
   struct stat info;
   return ::stat(path.c_str(), &info) == 0;
 }
@@ -104,8 +105,9 @@ class IndexHandler : public nlohmann::json_sax<nlohmann::json> {
   bool found_ = false, in_map_ = false;
 };
 
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
-  ZC_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxIndexBytes));
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path,
+                                                             const FileObserver& about_to) {
+  ZC_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxIndexBytes, about_to));
   IndexHandler handler;
   if (!nlohmann::json::sax_parse(text, &handler)) return Corrupt(path, handler.error());
   if (!handler.found() || handler.weight_map().empty()) {
@@ -122,9 +124,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
 }
 
 // Appends the tensors of one file to `manifest`.
-absl::Status AddFile(const std::string& folder, const std::string& name, Manifest* manifest) {
+absl::Status AddFile(const std::string& folder, const std::string& name,
+                     const FileObserver& about_to, Manifest* manifest) {
   const std::string path = absl::StrCat(folder, "/", name);
-  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, about_to));
   ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(file));
   const int32_t index = static_cast<int32_t>(manifest->files.size());
   manifest->files.push_back({name, file.num_bytes(), file.mtime_ns(), header.digest});
@@ -166,14 +169,15 @@ absl::Status DropDuplicates(const std::map<std::string, std::string>& weight_map
   return absl::OkStatus();
 }
 
-absl::Status ReadSharded(const std::string& folder, Manifest* manifest) {
+absl::Status ReadSharded(const std::string& folder, const FileObserver& about_to,
+                         Manifest* manifest) {
   const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
-  ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path));
+  ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path, about_to));
   std::map<std::string, std::set<std::string>> names_by_file;  // sorted, as the library reads them
   for (const auto& [tensor, file] : weight_map) names_by_file[file].insert(tensor);
   for (auto& [file, names] : names_by_file) {
     const size_t first = manifest->tensors.size();
-    const absl::Status added = AddFile(folder, file, manifest);
+    const absl::Status added = AddFile(folder, file, about_to, manifest);
     if (absl::IsNotFound(added)) {
       return Annotate(added, absl::StrCat(index_path, " names ", names.size(), " tensors in ", file,
                                           ", which is missing"));
@@ -195,7 +199,9 @@ absl::Status ReadSharded(const std::string& folder, Manifest* manifest) {
 
 }  // namespace
 
-absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder) {
+absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
+                                                const FileObserver& about_to) {
+  Observe(about_to, absl::StrCat("stat ", folder));
   struct stat info;
   if (::stat(folder.c_str(), &info) != 0) {
     return WithReason(ErrnoStatus(errno, absl::StrCat("open checkpoint ", folder)),
@@ -208,10 +214,10 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder) {
                       "CHECKPOINT_NOT_FOUND");
   }
   Manifest manifest;
-  if (Exists(absl::StrCat(folder, "/", kSingleFile))) {
-    ZC_RETURN_IF_ERROR(AddFile(folder, kSingleFile, &manifest));
-  } else if (Exists(absl::StrCat(folder, "/", kIndexFile))) {
-    ZC_RETURN_IF_ERROR(ReadSharded(folder, &manifest));
+  if (Exists(absl::StrCat(folder, "/", kSingleFile), about_to)) {
+    ZC_RETURN_IF_ERROR(AddFile(folder, kSingleFile, about_to, &manifest));
+  } else if (Exists(absl::StrCat(folder, "/", kIndexFile), about_to)) {
+    ZC_RETURN_IF_ERROR(ReadSharded(folder, about_to, &manifest));
   } else {
     return WithReason(
         absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
@@ -219,21 +225,21 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder) {
         "CHECKPOINT_NOT_FOUND");
   }
   const std::string config_path = absl::StrCat(folder, "/config.json");
-  if (Exists(config_path)) {
-    ZC_ASSIGN_OR_RETURN(manifest.config_json, ReadTextFile(config_path, kMaxConfigBytes));
+  if (Exists(config_path, about_to)) {
+    ZC_ASSIGN_OR_RETURN(manifest.config_json, ReadTextFile(config_path, kMaxConfigBytes, about_to));
   }
   return manifest;
 }
 
 absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder,
-                                bool made_on_this_node) {
+                                bool made_on_this_node, const FileObserver& about_to) {
   for (const ManifestFile& expected : manifest.files) {
     const std::string path = absl::StrCat(folder, "/", expected.path);
     const auto changed = [&path](absl::string_view how) {
       return WithReason(absl::AbortedError(absl::StrCat("check ", path, ": ", how)),
                         "CHECKPOINT_CHANGED");
     };
-    ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+    ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, about_to));
     if (file.num_bytes() != expected.num_bytes) {
       return changed(absl::StrCat("it has ", file.num_bytes(), " bytes, the manifest says ",
                                   expected.num_bytes));

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/formats/file_observer.h"
 #include "server/plan/manifest.h"
 
 namespace zerocast {
@@ -12,6 +13,7 @@ namespace zerocast {
 // Reads the headers of a Hugging Face checkpoint folder: model.safetensors, else the files named by
 // model.safetensors.index.json (the library's order of preference), and config.json where there is
 // one. As in the library every tensor of those files counts, whether the index names it or not.
+// `about_to` is told of every call to the file system.
 //
 // Errors:
 //   NOT_FOUND      the folder, both kinds of weights, or a file that the index names; reason
@@ -19,14 +21,15 @@ namespace zerocast {
 //   DATA_LOSS      a header, the index or config.json contradicts itself or the files; names the
 //                  file and the offset or tensor; reason CHECKPOINT_CORRUPT.
 //   PERMISSION_DENIED, UNAVAILABLE  from the file system.
-absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder);
+absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
+                                                const FileObserver& about_to = {});
 
 // Checks that the files of `manifest` below `folder` are still what they were: size and header
 // digest, and on the node that made the manifest the time of modification too (copies on other
 // nodes have times of their own).  A checkpoint that is written over with the same shapes shows
 // only there.  Errors: ABORTED, reason CHECKPOINT_CHANGED; and as above.
 absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder,
-                                bool made_on_this_node);
+                                bool made_on_this_node, const FileObserver& about_to = {});
 
 }  // namespace zerocast
 

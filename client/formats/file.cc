@@ -23,9 +23,11 @@ absl::Status FileError(int error_number, absl::string_view what) {
 
 }  // namespace
 
-absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
+absl::StatusOr<InputFile> InputFile::Open(const std::string& path, FileObserver about_to) {
   InputFile file;
   file.path_ = path;
+  file.about_to_ = std::move(about_to);
+  Observe(file.about_to_, absl::StrCat("open ", path));
   // Without O_NONBLOCK the open of a FIFO would wait for a writer, forever.
   file.fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return FileError(errno, absl::StrCat("open ", path));
@@ -43,12 +45,14 @@ absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
 
 InputFile::InputFile(InputFile&& other) noexcept
     : path_(std::move(other.path_)),
+      about_to_(std::move(other.about_to_)),
       fd_(std::exchange(other.fd_, -1)),
       num_bytes_(other.num_bytes_),
       mtime_ns_(other.mtime_ns_) {}
 
 InputFile& InputFile::operator=(InputFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(about_to_, other.about_to_);
   std::swap(fd_, other.fd_);
   std::swap(num_bytes_, other.num_bytes_);
   std::swap(mtime_ns_, other.mtime_ns_);
@@ -62,6 +66,7 @@ InputFile::~InputFile() {
 absl::Status InputFile::ReadInto(int64_t offset, int64_t num_bytes, void* target) const {
   char* place = static_cast<char*>(target);
   while (num_bytes > 0) {
+    Observe(about_to_, absl::StrCat("read ", path_, " at offset ", offset));
     const ssize_t got = ::pread(fd_, place, static_cast<size_t>(num_bytes), offset);
     if (got < 0) {
       if (errno == EINTR) continue;
@@ -86,8 +91,9 @@ absl::StatusOr<std::string> InputFile::Read(int64_t offset, int64_t num_bytes) c
   return data;
 }
 
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes) {
-  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes,
+                                         const FileObserver& about_to) {
+  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, about_to));
   if (file.num_bytes() > max_bytes) {
     return WithReason(
         absl::ResourceExhaustedError(absl::StrCat("read ", path, ": ", file.num_bytes(),

@@ -7,14 +7,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/formats/file_observer.h"
 
 namespace zerocast {
 
 // A regular file opened for reading.  Move-only; closes itself.  Thread-compatible.
 class InputFile {
  public:
-  // Errors: NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (not a regular file), UNAVAILABLE (I/O).
-  static absl::StatusOr<InputFile> Open(const std::string& path);
+  // `about_to` is told of every call, those of the reads too.  Errors: NOT_FOUND,
+  // PERMISSION_DENIED, INVALID_ARGUMENT (not a regular file), UNAVAILABLE (I/O).
+  static absl::StatusOr<InputFile> Open(const std::string& path, FileObserver about_to = {});
 
   InputFile(InputFile&& other) noexcept;
   InputFile& operator=(InputFile&& other) noexcept;
@@ -33,13 +35,15 @@ class InputFile {
  private:
   InputFile() = default;
   std::string path_;
+  FileObserver about_to_;
   int fd_ = -1;
   int64_t num_bytes_ = 0;
   int64_t mtime_ns_ = 0;
 };
 
 // Reads a small text file whole.  Errors: as InputFile; RESOURCE_EXHAUSTED beyond `max_bytes`.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes);
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes,
+                                         const FileObserver& about_to = {});
 
 // A file that appears under its name only when it is complete: written beside it, renamed by
 // Commit(), removed by the destructor otherwise.  Move-only.
