@@ -28,9 +28,10 @@ constexpr Names kNames[] = {
     {"bfloat16", "BF16"},
     {"float32", "F32"},
     {"float64", "F64"},
+    {"float8_e8m0fnu", "F8_E8M0"},
 };
 constexpr int kNumDTypes = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
-static_assert(kNumDTypes == static_cast<int>(DType::kFloat64) + 1, "one pair of names a DType");
+static_assert(kNumDTypes == static_cast<int>(DType::kFloat8E8M0) + 1, "one pair of names a DType");
 
 }  // namespace
 

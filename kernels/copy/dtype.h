@@ -24,6 +24,7 @@ enum class DType : uint8_t {
   kBFloat16 = 13,
   kFloat32 = 14,
   kFloat64 = 15,
+  kFloat8E8M0 = 16,  // torch.float8_e8m0fnu: 2^(byte - 127), NaN is 0xff; scales only, never cast
 };
 
 // Bytes of one element; 0 for kInvalid.
@@ -36,6 +37,7 @@ constexpr int64_t SizeOf(DType dtype) {
     case DType::kInt8:
     case DType::kFloat8E4M3:
     case DType::kFloat8E5M2:
+    case DType::kFloat8E8M0:
       return 1;
     case DType::kUInt16:
     case DType::kInt16:
@@ -54,6 +56,7 @@ constexpr int64_t SizeOf(DType dtype) {
   return 0;
 }
 
+// The types that cast.h casts.
 constexpr bool IsFloating(DType dtype) {
   return dtype >= DType::kFloat8E4M3 && dtype <= DType::kFloat64;
 }

@@ -134,8 +134,8 @@ INSTANTIATE_TEST_SUITE_P(Reference, Casts, ::testing::Values(&CastByReference));
 INSTANTIATE_TEST_SUITE_P(Fast, Casts, ::testing::Values(&CastElements));
 
 TEST(CanCast, OnlyAmongFloatingTypesAndToTheSame) {
-  for (int from = 1; from <= static_cast<int>(DType::kFloat64); ++from) {
-    for (int to = 1; to <= static_cast<int>(DType::kFloat64); ++to) {
+  for (int from = 1; from <= static_cast<int>(DType::kFloat8E8M0); ++from) {
+    for (int to = 1; to <= static_cast<int>(DType::kFloat8E8M0); ++to) {
       const bool both = IsFloating(static_cast<DType>(from)) && IsFloating(static_cast<DType>(to));
       EXPECT_EQ(CanCast(static_cast<DType>(from), static_cast<DType>(to)), from == to || both);
     }
@@ -144,7 +144,7 @@ TEST(CanCast, OnlyAmongFloatingTypesAndToTheSame) {
 }
 
 TEST(DTypes, NamesComeBack) {
-  for (int i = 1; i <= static_cast<int>(DType::kFloat64); ++i) {
+  for (int i = 1; i <= static_cast<int>(DType::kFloat8E8M0); ++i) {
     const DType dtype = static_cast<DType>(i);
     EXPECT_EQ(DTypeFromName(DTypeName(dtype)), dtype);
     EXPECT_EQ(DTypeFromSafetensors(SafetensorsName(dtype)), dtype);
