@@ -15,6 +15,7 @@
 #include "kernels/copy/algebra.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
+#include "server/conversion/expand_names.h"
 #include "server/conversion/lower.h"
 #include "server/conversion/natural_key.h"
 #include "server/conversion/promote.h"
@@ -78,6 +79,7 @@ class Converter {
                                         rules_.base_model_prefix));
     renamer_ = &renamer;
     ZC_RETURN_IF_ERROR(Collect());
+    result_.used_rules = renamer.used();
     for (const Group& group : groups_) {
       if (group.rule < 0) {
         RunPlain(group);
@@ -224,24 +226,9 @@ class Converter {
       AddError(group.name, sources, absl::StrCat(OpName(op.kind), ": ", output.status().message()));
       return absl::OkStatus();
     }
-    ExpandNames(group.name, &entries);
+    ExpandNames(group.name, rules_.dialect.generation, &entries);
     if (AllUsed(group, sources, entries)) EmitGroup(sources, std::move(entries));
     return absl::OkStatus();
-  }
-
-  // Operations name their results by target patterns; the renamed key says what surrounds them.
-  void ExpandNames(const std::string& name, Entries* entries) const {
-    const bool first = rules_.dialect.generation == 1;
-    const std::string full =
-        absl::StrReplaceAll(name, {{first ? ".*." : "*.", first ? ".0." : "0."}});
-    for (const Entry& entry : *entries) {
-      const size_t at = full.find(entry.name);
-      if (at == std::string::npos) continue;
-      const std::string prefix = full.substr(0, at);
-      const std::string suffix = full.substr(at + entry.name.size());
-      for (Entry& other : *entries) other.name = absl::StrCat(prefix, other.name, suffix);
-      return;
-    }
   }
 
   // False, with an error, where a collected tensor is in no result: the library drops it silently,

@@ -51,6 +51,7 @@ struct Conversion {
   std::vector<ConvertedTensor> tensors;  // only those that the model has, in the order of the model
   std::vector<std::string> unexpected;   // renamed names, in the order in which they were met
   std::vector<ConversionError> errors;
+  std::vector<bool> used_rules;  // by rule: whether it matched a key
 };
 
 // Runs the renaming and lowers every operation to boxes: the generic loader's meaning

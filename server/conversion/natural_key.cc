@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace zerocast {
 namespace {
@@ -32,66 +34,68 @@ Part MakePart(absl::string_view part, bool split_digits) {
   return result;
 }
 
-int CompareParts(const Part& a, const Part& b) {
-  if (a.number != b.number) return a.number ? -1 : 1;
-  // Code points sort as their UTF-8 bytes do.
-  if (const int order = a.text.compare(b.text); order != 0) return order;
-  if (a.has_digits != b.has_digits) return a.has_digits ? 1 : -1;
-  if (a.digits.size() != b.digits.size()) return a.digits.size() < b.digits.size() ? -1 : 1;
-  return a.digits.compare(b.digits);
+// Appends a number that compares by value: its length first.
+void AppendDigits(absl::string_view digits, std::string* out) {
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    out->push_back(static_cast<char>(digits.size() >> shift));
+  }
+  absl::StrAppend(out, digits);
 }
 
-// Takes the next part off `rest`; false at the end.
-bool NextPart(absl::string_view* rest, bool* done, absl::string_view* part) {
-  if (*done) return false;
-  const size_t dot = rest->find('.');
-  *part = rest->substr(0, dot);
-  *done = dot == absl::string_view::npos;
-  if (!*done) rest->remove_prefix(dot + 1);
-  return true;
+// Appends bytes whose order is that of the parts.  Code points sort as their UTF-8 bytes do.
+void AppendPart(const Part& part, std::string* out) {
+  out->push_back(part.number ? 1 : 2);
+  if (part.number) return AppendDigits(part.digits, out);
+  // The end of a text is less than any byte that may follow, a zero byte too.
+  for (const char c : part.text) {
+    out->push_back(c);
+    if (c == 0) out->push_back(static_cast<char>(0xff));
+  }
+  out->push_back(0);
+  out->push_back(1);
+  out->push_back(part.has_digits ? 1 : 0);
+  if (part.has_digits) AppendDigits(part.digits, out);
 }
 
-// `mixed` is set when the order was decided by a number against a text.
-int Compare(absl::string_view a, absl::string_view b, bool split_digits, bool* mixed) {
-  *mixed = false;
-  // Parts that are the same bytes are equal: start where the keys first differ.
-  const size_t shorter = std::min(a.size(), b.size());
-  const size_t same = std::mismatch(a.begin(), a.begin() + shorter, b.begin()).first - a.begin();
-  const size_t dot = same == 0 ? absl::string_view::npos : a.rfind('.', same - 1);
-  if (dot != absl::string_view::npos) {
-    a.remove_prefix(dot + 1);
-    b.remove_prefix(dot + 1);
+// True when the first parts that differ are a number and a text.
+bool AreMixed(absl::string_view a, absl::string_view b) {
+  const std::vector<absl::string_view> parts_a = absl::StrSplit(a, '.');
+  const std::vector<absl::string_view> parts_b = absl::StrSplit(b, '.');
+  for (size_t i = 0; i < std::min(parts_a.size(), parts_b.size()); ++i) {
+    const Part left = MakePart(parts_a[i], false), right = MakePart(parts_b[i], false);
+    if (left.number != right.number) return true;
+    if (left.text != right.text || left.digits != right.digits) return false;
   }
-  bool done_a = false, done_b = false;
-  while (true) {
-    absl::string_view part_a, part_b;
-    const bool has_a = NextPart(&a, &done_a, &part_a), has_b = NextPart(&b, &done_b, &part_b);
-    if (!has_a || !has_b) return has_a ? 1 : has_b ? -1 : 0;
-    const Part left = MakePart(part_a, split_digits), right = MakePart(part_b, split_digits);
-    if (const int order = CompareParts(left, right); order != 0) {
-      *mixed = left.number != right.number;
-      return order;
-    }
-  }
+  return false;
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<int32_t>> NaturalOrder(absl::Span<const absl::string_view> keys,
                                                   const Dialect& dialect) {
+  // Each key is taken apart once: bytes compare faster than parts, and a sort compares often.
+  std::string bytes;
+  std::vector<size_t> ends = {0};
+  ends.reserve(keys.size() + 1);
+  for (const absl::string_view key : keys) {
+    for (const absl::string_view part : absl::StrSplit(key, '.')) {
+      AppendPart(MakePart(part, dialect.natural_key_v2), &bytes);
+    }
+    ends.push_back(bytes.size());
+  }
+  const auto sort_key = [&](int32_t index) {
+    return absl::string_view(bytes).substr(ends[index], ends[index + 1] - ends[index]);
+  };
   std::vector<int32_t> order(keys.size());
   std::iota(order.begin(), order.end(), 0);
-  bool mixed;
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return Compare(keys[a], keys[b], dialect.natural_key_v2, &mixed) < 0;
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return sort_key(a) < sort_key(b); });
   if (dialect.natural_key_v2) return order;
   // Sorted, keys with the same beginning are neighbours, numbers before texts: if a number and a
   // text share a place anywhere, they do so in two neighbours.
   for (size_t i = 1; i < order.size(); ++i) {
     const absl::string_view a = keys[order[i - 1]], b = keys[order[i]];
-    Compare(a, b, false, &mixed);
-    if (mixed) {
+    if (AreMixed(a, b)) {
       return absl::InvalidArgumentError(
           absl::StrCat("sort the checkpoint's names: dialect ", dialect.version, " cannot order '",
                        a, "' and '", b, "': a number against a text; use dialect 5.23.0"));

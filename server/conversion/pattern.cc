@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/digit_blind.h"
 
 namespace zerocast {
 namespace {
@@ -121,7 +122,8 @@ absl::Status CheckForm(const Rule& rule, const std::vector<std::string>& from,
   }
   if (rule.kind != RuleKind::kConvert) return absl::OkStatus();
   const bool many_to_many = std::any_of(rule.ops.begin(), rule.ops.end(), [](const Op& op) {
-    return op.kind == OpKind::kErnieFuseSplit || op.kind == OpKind::kErnieSplitDecouple;
+    return op.kind == OpKind::kErnieFuseSplit || op.kind == OpKind::kErnieSplitDecouple ||
+           op.kind == OpKind::kFp8Dequantize;  // its sources are pairs: weights and scales
   });
   if (from.size() > 1 && to.size() > 1 && !many_to_many) {
     return Refuse(from, to, "you can only have one to many, one to one or many to one");
@@ -270,6 +272,11 @@ absl::StatusOr<CompiledRule> CompiledRule::Create(const Rule& rule, const Dialec
     compiled.groups_.push_back(compiled.regex_.GroupNumber(absl::StrCat("g", i).c_str()));
   }
   compiled.branches_ = std::move(order);
+  compiled.digit_blind_ = rule.kind != RuleKind::kRenameGroup &&
+                          rule.kind != RuleKind::kRenameIndex && !HasDigit(compiled.base_scope_);
+  for (const std::string& source : compiled.patterns_.sources) {
+    compiled.digit_blind_ &= IsDigitBlindPattern(Branch(source, dialect));
+  }
   if (compiled.branches_.size() == 1) {
     compiled.literal_ = RequiredLiteral(Branch(compiled.patterns_.sources[0], dialect));
   }
@@ -332,7 +339,37 @@ absl::StatusOr<std::string> CompiledRule::Replacement(int source) const {
   return absl::StrReplaceAll(target, {{"\\1", absl::StrCat(shifted)}});
 }
 
-absl::StatusOr<int> CompiledRule::Rename(std::string* key) {
+void CompiledRule::Follow(absl::string_view rest, size_t prefix_size, int source,
+                          KeyOrigins* origins) const {
+  const absl::string_view text = regex_.group(0).text;
+  const auto place_in_rest = [rest](absl::string_view part) { return part.data() - rest.data(); };
+  const size_t begin = place_in_rest(text);
+  // Whatever digits stand for those of this key, the text must occur first (or only) where it
+  // matched.
+  const size_t first = FindAnyDigits(rest, text, 0);
+  if (text.empty() || first != begin ||
+      (replace_all_ && FindAnyDigits(rest, text, begin + 1) != kNone)) {
+    origins->shared = false;
+  }
+  std::vector<int32_t>& places = origins->places;
+  const absl::string_view target = patterns_.targets[0];
+  const absl::string_view group = regex_.group(groups_[source] + 1).text;
+  std::vector<int32_t> put;
+  for (size_t at = 0; at < target.size(); ++at) {
+    if (!absl::StartsWith(target.substr(at), "\\1")) {
+      put.push_back(-1);
+      continue;
+    }
+    const auto from = places.begin() + prefix_size + (group.empty() ? 0 : place_in_rest(group));
+    put.insert(put.end(), from, from + group.size());
+    ++at;
+  }
+  const auto replaced = places.begin() + prefix_size + begin;
+  const auto behind = places.erase(replaced, replaced + text.size());
+  places.insert(behind, put.begin(), put.end());
+}
+
+absl::StatusOr<int> CompiledRule::Rename(std::string* key, KeyOrigins* origins) {
   size_t prefix_size;
   if (!StripScope(*key, &prefix_size)) return -1;
   const absl::string_view rest = absl::string_view(*key).substr(prefix_size);
@@ -352,6 +389,10 @@ absl::StatusOr<int> CompiledRule::Rename(std::string* key) {
     if (!guard_seen_) return -1;
   }
   ZC_ASSIGN_OR_RETURN(const std::string to, Replacement(source));
+  if (origins != nullptr) {
+    origins->shared &= digit_blind_;
+    if (origins->shared) Follow(rest, prefix_size, source, origins);
+  }
   // The matched text is replaced where it first occurs (or everywhere), not where it matched.
   const std::string text(regex_.group(0).text);
   std::string renamed(rest);

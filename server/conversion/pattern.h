@@ -59,6 +59,13 @@ struct ProcessedPatterns {
 // prefix rule that does not name exactly one of add and remove.
 absl::StatusOr<ProcessedPatterns> ProcessPatterns(const Rule& rule, const Dialect& dialect);
 
+// Where the bytes of a renamed key come from, so that what was done to one key can be done to
+// another that differs from it only in numbers.
+struct KeyOrigins {
+  std::vector<int32_t> places;  // by byte: its place in the original key; -1: text of a rule
+  bool shared = true;           // false once an edit depended on which numbers the key holds
+};
+
 // One rule, ready to rename keys.  Move-only; not thread-safe; group renames remember that their
 // guard was seen.
 class CompiledRule {
@@ -69,7 +76,13 @@ class CompiledRule {
   // Renames `*key` in place.  Returns the index of the source pattern that matched, -1 for none.
   // Errors: those of Regex::Search, and INVALID_ARGUMENT where the replacement asks for a group
   // that took no part in the match.
-  absl::StatusOr<int> Rename(std::string* key);
+  absl::StatusOr<int> Rename(std::string* key) { return Rename(key, nullptr); }
+  // The same; `origins`, where not null, holds one place for each byte of `*key` and follows it.
+  absl::StatusOr<int> Rename(std::string* key, KeyOrigins* origins);
+
+  // True when the rule treats keys alike that differ only in the digits of whole parts ("layers.3"
+  // and "layers.7", not "w1" and "w2"), and remembers nothing of earlier keys.
+  bool IsDigitBlind() const { return digit_blind_; }
 
   const std::vector<std::string>& sources() const { return patterns_.sources; }
   const std::vector<std::string>& targets() const { return patterns_.targets; }
@@ -80,6 +93,7 @@ class CompiledRule {
   // What the rule applies to, behind the scope; false when the key is outside of the scope.
   bool StripScope(absl::string_view key, size_t* prefix_size) const;
   absl::StatusOr<std::string> Replacement(int source) const;
+  void Follow(absl::string_view rest, size_t prefix_size, int source, KeyOrigins* origins) const;
   absl::Status MissingGroup(int source) const;
 
   RuleKind kind_;
@@ -93,6 +107,7 @@ class CompiledRule {
   std::vector<int> groups_;    // source index -> number of its named group
   std::vector<int> branches_;  // source indexes in the order of the branches
   std::string literal_;        // must occur in every key that matches; "" when not known
+  bool digit_blind_ = false;
   bool guard_seen_ = false;
 };
 

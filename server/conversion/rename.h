@@ -28,7 +28,9 @@ struct RenamedKey {
   int owner = -1;
 };
 
-// The rules of one load, compiled once.  Move-only; not thread-safe.  Group renames remember their
+// The rules of one load, compiled once.  Keys that differ only in the numbers of their parts share
+// the work where no rule tells numbers apart: the rules run once for all experts of all layers.
+// Move-only; not thread-safe.  Group renames remember their
 // guard, so keys are given in NaturalOrder and a Renamer serves one load.
 class Renamer {
  public:
@@ -47,17 +49,41 @@ class Renamer {
   // The processed patterns of rule `index`.
   const CompiledRule& rule(int index) const { return rules_[index]; }
 
+  // By rule: whether it has matched a key.
+  const std::vector<bool>& used() const { return used_; }
+
  private:
   Renamer() = default;
+  // What the rules made of a key, as places in that key and text of the rules.
+  struct Recipe {
+    struct Segment {
+      int32_t begin;  // in the key, or in `text` where it is not from_key
+      int32_t size;
+      bool from_key;
+    };
+    bool shared = false;  // false: each such key goes through the rules
+    int rule = -1;
+    int source = -1;
+    std::string text;
+    std::vector<Segment> segments;
+  };
+
   absl::StatusOr<std::string> PrefixStep(const std::string& key, InModel in_model);
+  absl::Status RunRules(RenamedKey* key, KeyOrigins* origins);
+  absl::Status RunRulesShared(absl::string_view key, RenamedKey* result);
+  static Recipe MakeRecipe(const RenamedKey& key, const KeyOrigins& origins);
 
   std::vector<CompiledRule> rules_;
-  std::vector<int> renames_, converters_;        // indexes into rules_
+  std::vector<int> renames_, converters_;  // indexes into rules_
+  std::vector<bool> used_;
   absl::flat_hash_map<std::string, int> owner_;  // source pattern -> RenamedKey::owner
   int generation_ = 2;
   bool has_prefix_ = false;
+  bool plain_prefix_ = false;  // a word: its expression is itself
   std::string prefix_, prefix_dot_;
-  std::unique_ptr<Regex> strip_;  // "^prefix."
+  std::unique_ptr<Regex> strip_;                      // "^prefix."
+  bool share_ = true;                                 // every rule is digit-blind
+  absl::flat_hash_map<std::string, Recipe> recipes_;  // by WithoutNumbers(key)
 };
 
 }  // namespace zerocast
