@@ -1,5 +1,6 @@
 #include "server/config/config_source.h"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
@@ -21,10 +22,12 @@ int Base64Digit(char c) {
 // CPython's binascii.a2b_base64 in its lenient mode.
 bool DecodeUrlSafeBase64(absl::string_view text, std::string* out) {
   out->clear();
+  // Python encodes the whole text as ASCII first, what follows the padding too.
+  if (std::any_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) >= 0x80; }))
+    return false;
   uint32_t left = 0;
   int quad = 0, pads = 0;
   for (const char c : text) {
-    if (static_cast<uint8_t>(c) >= 0x80) return false;
     if (c == '=') {
       if (quad >= 2 && quad + ++pads >= 4) return true;
       continue;

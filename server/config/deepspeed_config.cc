@@ -62,17 +62,22 @@ absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Create(ConfigValue root) {
     if (stage != nullptr && PythonEqual(*stage, ConfigValue(number))) config.stage_ = number;
   }
   if (!config.is_zero2() && !config.is_zero3()) return config;
-  for (const char* key :
-       {"zero_optimization.offload_optimizer.device", "zero_optimization.offload_param.device"}) {
-    ZC_ASSIGN_OR_RETURN(const ConfigValue* device, config.GetValue(key));
-    if (device == nullptr) continue;
-    if (device->array() != nullptr || device->object() != nullptr) {
-      // The integration puts the devices into a set.
-      return WithViolations(PythonError("TypeError", absl::StrCat("unhashable type: '",
-                                                                  PythonTypeName(*device), "'")),
-                            {{key, "must be a string"}});
+  constexpr const char* kDevices[] = {"zero_optimization.offload_optimizer.device",
+                                      "zero_optimization.offload_param.device"};
+  const ConfigValue* devices[] = {nullptr, nullptr};
+  for (int i : {0, 1}) {
+    ZC_ASSIGN_OR_RETURN(devices[i], config.GetValue(kDevices[i]));
+  }
+  // The integration looks up both, then puts them into a set.
+  for (int i : {0, 1}) {
+    if (devices[i] == nullptr) continue;
+    if (devices[i]->array() != nullptr || devices[i]->object() != nullptr) {
+      return WithViolations(
+          PythonError("TypeError",
+                      absl::StrCat("unhashable type: '", PythonTypeName(*devices[i]), "'")),
+          {{kDevices[i], "must be a string"}});
     }
-    config.offload_ |= device->IsText("cpu") || device->IsText("nvme");
+    config.offload_ |= devices[i]->IsText("cpu") || devices[i]->IsText("nvme");
   }
   return config;
 }

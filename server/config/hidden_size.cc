@@ -1,5 +1,8 @@
 #include "server/config/hidden_size.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,19 +16,34 @@
 namespace zerocast {
 namespace {
 
-// max(values).
-absl::StatusOr<ConfigValue> Largest(const ConfigValue& values) {
-  const ConfigValue::Array* array = values.array();
-  if (array == nullptr) {
+// What Python iterates over: a list's elements, a dict's keys, a string's characters.
+absl::StatusOr<ConfigValue::Array> Elements(const ConfigValue& values) {
+  if (const ConfigValue::Array* array = values.array()) return *array;
+  ConfigValue::Array out;
+  if (const ConfigValue::Object* members = values.object()) {
+    for (const ConfigMember& member : *members) out.emplace_back(member.key);
+  } else if (const std::string* text = values.text()) {
+    for (size_t begin = 0; begin < text->size();) {
+      size_t end = begin + 1;
+      while (end < text->size() && (static_cast<uint8_t>((*text)[end]) & 0xC0) == 0x80) ++end;
+      out.emplace_back(text->substr(begin, end - begin));
+      begin = end;
+    }
+  } else {
     return PythonError("TypeError",
                        absl::StrCat("'", PythonTypeName(values), "' object is not iterable"));
   }
-  if (array->empty()) return PythonError("ValueError", "max() iterable argument is empty");
-  const ConfigValue* largest = &array->front();
-  for (const ConfigValue& value : *array) {
-    if (&value == largest) continue;
-    ZC_ASSIGN_OR_RETURN(const bool greater, PythonGreater(value, *largest));
-    if (greater) largest = &value;
+  return out;
+}
+
+// max(values).
+absl::StatusOr<ConfigValue> Largest(const ConfigValue& values) {
+  ZC_ASSIGN_OR_RETURN(const ConfigValue::Array elements, Elements(values));
+  if (elements.empty()) return PythonError("ValueError", "max() arg is an empty sequence");
+  const ConfigValue* largest = &elements.front();
+  for (size_t i = 1; i < elements.size(); ++i) {
+    ZC_ASSIGN_OR_RETURN(const bool greater, PythonGreater(elements[i], *largest));
+    if (greater) largest = &elements[i];
   }
   return *largest;
 }

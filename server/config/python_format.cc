@@ -3,12 +3,14 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <optional>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
@@ -193,23 +195,27 @@ bool PythonTruth(const ConfigValue& value) {
   return false;
 }
 
+bool PythonSame(const ConfigValue& a, const ConfigValue& b) {
+  const double *x = a.real(), *y = b.real();
+  return (x != nullptr && y != nullptr && std::isnan(*x) && std::isnan(*y)) || PythonEqual(a, b);
+}
+
 bool PythonEqual(const ConfigValue& a, const ConfigValue& b) {
   if (IsPythonNumber(a) && IsPythonNumber(b)) return PythonCompare(a, b) == PythonOrder::kEqual;
   if (const ConfigValue::Array* left = a.array()) {
     const ConfigValue::Array* right = b.array();
-    if (right == nullptr || left->size() != right->size()) return false;
-    for (size_t i = 0; i < left->size(); ++i) {
-      if (!PythonEqual((*left)[i], (*right)[i])) return false;
-    }
-    return true;
+    return right != nullptr &&
+           std::equal(left->begin(), left->end(), right->begin(), right->end(), PythonSame);
   }
   if (const ConfigValue::Object* left = a.object()) {
-    if (b.object() == nullptr || left->size() != b.object()->size()) return false;
-    for (const ConfigMember& member : *left) {
-      const ConfigValue* other = b.Find(member.key);
-      if (other == nullptr || !PythonEqual(member.value, *other)) return false;
-    }
-    return true;
+    const ConfigValue::Object* right = b.object();
+    if (right == nullptr || left->size() != right->size()) return false;
+    absl::flat_hash_map<absl::string_view, const ConfigValue*> others;
+    for (const ConfigMember& member : *right) others.emplace(member.key, &member.value);
+    return std::all_of(left->begin(), left->end(), [&others](const ConfigMember& member) {
+      const auto other = others.find(member.key);
+      return other != others.end() && PythonSame(member.value, *other->second);
+    });
   }
   if (a.text() != nullptr && b.text() != nullptr) return *a.text() == *b.text();
   return a.is_null() && b.is_null();

@@ -20,9 +20,13 @@ absl::string_view PythonTypeName(const ConfigValue& value);
 // bool(value).
 bool PythonTruth(const ConfigValue& value);
 
-// a == b: True == 1 == 1.0, lists by element, dicts whatever their order, NaN equals nothing.
-// (Python's lists compare an element by identity first; values read from JSON share none.)
+// a == b: True == 1 == 1.0, lists and dicts by their elements, dicts whatever their order, NaN
+// equals nothing.
 bool PythonEqual(const ConfigValue& a, const ConfigValue& b);
+
+// a is b or a == b, as Python compares the elements of lists and dicts: NaN is NaN, since Python's
+// json makes one object of every NaN that it reads.
+bool PythonSame(const ConfigValue& a, const ConfigValue& b);
 
 // `text` with every byte that is not part of valid UTF-8 replaced by '?'.
 std::string ToValidUtf8(absl::string_view text);

@@ -1,5 +1,6 @@
 #include "server/config/python_number.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -126,6 +127,14 @@ PythonOrder PythonCompare(const ConfigValue& a, const ConfigValue& b) {
 absl::StatusOr<bool> PythonGreater(const ConfigValue& a, const ConfigValue& b) {
   if (IsPythonNumber(a) && IsPythonNumber(b)) return PythonCompare(a, b) == PythonOrder::kGreater;
   if (a.text() != nullptr && b.text() != nullptr) return *a.text() > *b.text();
+  if (a.array() != nullptr && b.array() != nullptr) {
+    // The first elements that differ decide, else the lengths.
+    const ConfigValue::Array &x = *a.array(), &y = *b.array();
+    for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
+      if (!PythonSame(x[i], y[i])) return PythonGreater(x[i], y[i]);
+    }
+    return x.size() > y.size();
+  }
   return PythonError("TypeError",
                      absl::StrCat("'>' not supported between instances of '", PythonTypeName(a),
                                   "' and '", PythonTypeName(b), "'"));

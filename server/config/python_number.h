@@ -15,7 +15,7 @@ enum class PythonOrder { kLess, kEqual, kGreater, kUnordered };
 // Exact, also between an int beyond 2^53 and a float.  Both must be numbers.
 PythonOrder PythonCompare(const ConfigValue& a, const ConfigValue& b);
 
-// a > b.  TypeError where either is not a number (two strings compare by code point).
+// a > b of two numbers, two strings (by code point) or two lists.  TypeError for other pairs.
 absl::StatusOr<bool> PythonGreater(const ConfigValue& a, const ConfigValue& b);
 
 // a * b.  Int times int is exact.  TypeError where either is not a number, OverflowError where an

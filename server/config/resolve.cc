@@ -18,6 +18,7 @@
 namespace zerocast {
 namespace {
 
+constexpr size_t kMaxPrintedDigits = 4300;  // sys.int_info.default_max_str_digits
 constexpr char kReduceBucket[] = "zero_optimization.reduce_bucket_size";
 constexpr char kPrefetchBucket[] = "zero_optimization.stage3_prefetch_bucket_size";
 constexpr char kPersistence[] = "zero_optimization.stage3_param_persistence_threshold";
@@ -90,6 +91,14 @@ absl::Status Resolver::FillMatch(absl::string_view key, const ConfigValue& value
   const ConfigValue* current = node->Find(key.substr(key.rfind('.') + 1));
   if (current == nullptr || current->is_null() || PythonEqual(*current, value)) {
     return absl::OkStatus();
+  }
+  const ConfigInteger* integer = value.integer();
+  if (integer != nullptr && integer->decimal().size() > kMaxPrintedDigits + integer->negative()) {
+    return WithViolations(
+        PythonError("ValueError",
+                    "Exceeds the limit (4300 digits) for integer string conversion; use "
+                    "sys.set_int_max_str_digits() to increase the limit"),
+        {{std::string(key), absl::StrCat("differs from ", source.name, ", which is too large")}});
   }
   ConfigMismatch mismatch{std::string(key), std::string(source.name), "", PythonStr(*current),
                           PythonStr(value)};

@@ -1,4 +1,4 @@
-// What Transformers 5.23.0, accelerate 1.15.0 and DeepSpeed 0.19.8 did with 560 configs.
+// What Transformers 5.23.0 (and 5.1.0), accelerate 1.15.0 and DeepSpeed 0.19.8 did with configs.
 #include <gtest/gtest.h>
 #include <zlib.h>
 
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/config/json_reader.h"
@@ -16,10 +17,12 @@
 namespace zerocast {
 namespace {
 
-// The lines of a gzip file under ZC_TEST_DATA/config.
+// The lines of a gzip file: a name is under ZC_TEST_DATA/config, a path is taken as it is.
 std::vector<ConfigValue> ReadLines(const std::string& name) {
   const char* data = std::getenv("ZC_TEST_DATA");
-  const std::string path = absl::StrCat(data == nullptr ? "" : data, "/config/", name);
+  const std::string path = absl::StrContains(name, '/')
+                               ? name
+                               : absl::StrCat(data == nullptr ? "" : data, "/config/", name);
   gzFile file = gzopen(path.c_str(), "rb");
   EXPECT_NE(file, nullptr) << path;
   if (file == nullptr) return {};
@@ -51,6 +54,7 @@ absl::StatusOr<Resolution> Resolve(const ConfigValue& line) {
   request.num_training_steps = steps;
   request.inference = *line.Find("inference")->boolean();
   request.auto_find_batch_size = *line.Find("auto_find_batch_size")->boolean();
+  if (const ConfigValue* dialect = line.Find("dialect")) request.dialect = *dialect->text();
   return ResolveConfig(request);
 }
 
@@ -109,7 +113,7 @@ ConfigValue Describe(const Resolution& resolution) {
   return out;
 }
 
-class Golden : public ::testing::TestWithParam<const char*> {};
+class Golden : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(Golden, EveryCaseComesOutAsInPython) {
   const std::vector<ConfigValue> lines = ReadLines(GetParam());
@@ -145,7 +149,16 @@ TEST_P(Golden, EveryCaseComesOutAsInPython) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, Golden,
-                         ::testing::Values("config.jsonl.gz", "config-odd.jsonl.gz"));
+                         ::testing::Values("config.jsonl.gz", "config-odd.jsonl.gz",
+                                           "config-made.jsonl.gz", "config-made-5.1.0.jsonl.gz"));
+
+// A file of tests/oracle/make_config_cases.py, named by ZC_CONFIG_CASES.
+std::vector<std::string> NamedFile() {
+  const char* path = std::getenv("ZC_CONFIG_CASES");
+  return path == nullptr ? std::vector<std::string>() : std::vector<std::string>{path};
+}
+INSTANTIATE_TEST_SUITE_P(Named, Golden, ::testing::ValuesIn(NamedFile()));
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Golden);
 
 TEST(GoldenFiles, AreWhole) {
   EXPECT_EQ(ReadLines("config.jsonl.gz").size(), 500u);

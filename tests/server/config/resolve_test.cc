@@ -244,7 +244,7 @@ INSTANTIATE_TEST_SUITE_P(
         HiddenCase{"null", "neither `hidden_size` nor `hidden_sizes`"},
         HiddenCase{R"({"d_model": 8, "text_config": null})", "neither `hidden_size`"},
         HiddenCase{R"({"hidden_size": "64"})", "can't multiply sequence by non-int of type 'str'"},
-        HiddenCase{R"({"hidden_sizes": []})", "max() iterable argument is empty"},
+        HiddenCase{R"({"hidden_sizes": []})", "max() arg is an empty sequence"},
         HiddenCase{R"({"hidden_sizes": null})", "'NoneType' object is not iterable"},
         HiddenCase{R"({"hidden_sizes": [1, "2"]})",
                    "'>' not supported between instances of 'str' and 'int'"}));

@@ -1,0 +1,126 @@
+#include "server/config/lint.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/config/lint_context.h"
+#include "server/config/lint_table.h"
+#include "server/config/lint_value.h"
+#include "server/config/python_format.h"
+
+namespace zerocast {
+namespace {
+
+// More say nothing new, and a message has an end.
+constexpr size_t kMostFindings = 1000;
+
+// Where each path stands in the user's text.
+class Places {
+ public:
+  explicit Places(const ConfigValue& root) { Add("", root); }
+
+  // That of the path, or of the longest part of it that is there.
+  size_t Of(absl::string_view path) const {
+    for (;;) {
+      const auto found = places_.find(path);
+      if (found != places_.end()) return found->second;
+      const size_t cut = path.find_last_of(".[");
+      if (cut == absl::string_view::npos) return 0;
+      path = path.substr(0, cut);
+    }
+  }
+
+ private:
+  void Add(const std::string& path, const ConfigValue& value) {
+    places_.emplace(path, places_.size());
+    if (value.object() == nullptr) return;
+    for (const ConfigMember& member : *value.object()) Add(JoinPath(path, member.key), member.value);
+  }
+
+  absl::flat_hash_map<std::string, size_t> places_;
+};
+
+void Order(const ConfigValue& root, std::vector<LintFinding>* findings) {
+  const Places places(root);
+  std::vector<std::pair<size_t, size_t>> order;  // place, then the order of reporting
+  for (size_t i = 0; i < findings->size(); ++i) order.emplace_back(places.Of((*findings)[i].path), i);
+  std::sort(order.begin(), order.end());
+  std::vector<LintFinding> sorted;
+  sorted.reserve(findings->size());
+  for (const auto& [place, index] : order) sorted.push_back(std::move((*findings)[index]));
+  *findings = std::move(sorted);
+}
+
+void LintDuplicates(LintContext* context, const std::vector<std::string>& duplicates) {
+  for (const std::string& path : duplicates) {
+    context->Error("duplicate-key", path,
+                   "is given more than once; Python's json, and so Transformers, silently takes "
+                   "the last value, DeepSpeed refuses a file with such a key",
+                   "one of them");
+  }
+}
+
+absl::StatusOr<int> FindVersion(const LintTable& table, const std::string& name) {
+  if (name.empty()) return static_cast<int>(table.versions.size()) - 1;
+  const auto found = std::find(table.versions.begin(), table.versions.end(), name);
+  if (found == table.versions.end()) {
+    return InvalidFields({{"deepspeed_version", absl::StrCat("must be empty or one of ",
+                                                             absl::StrJoin(table.versions, ", "),
+                                                             "; is ", ToValidUtf8(name))}});
+  }
+  return static_cast<int>(found - table.versions.begin());
+}
+
+}  // namespace
+
+absl::string_view LintSeverityName(LintSeverity severity) {
+  switch (severity) {
+    case LintSeverity::kError:
+      return "error";
+    case LintSeverity::kWarning:
+      return "warning";
+    case LintSeverity::kNotice:
+      return "notice";
+  }
+  return "notice";
+}
+
+absl::StatusOr<std::vector<LintFinding>> LintConfig(const LintRequest& request) {
+  ZC_ASSIGN_OR_RETURN(const LintTable* table, BuiltInLintTable());
+  ZC_ASSIGN_OR_RETURN(const int version, FindVersion(*table, request.deepspeed_version));
+  if (request.world_size.has_value() && *request.world_size < 1) {
+    return InvalidFields(
+        {{"world_size", absl::StrCat("must be at least 1, is ", *request.world_size)}});
+  }
+  LintContext context(*table, version, request);
+  LintDuplicates(&context, request.duplicate_keys);
+  if (request.config->object() == nullptr) {
+    context.Error("wrong-type", "",
+                  absl::StrCat("a config must be an object, is ", KindName(*request.config)));
+    return context.TakeFindings();
+  }
+  LintKeys(&context);
+  LintBatch(&context);
+  LintPrecision(&context);
+  LintZero(&context);
+  LintSections(&context);
+  LintOptimizer(&context);
+  LintScheduler(&context);
+  std::vector<LintFinding> findings = context.TakeFindings();
+  Order(*request.config, &findings);
+  if (findings.size() > kMostFindings) {
+    const size_t more = findings.size() - kMostFindings;
+    findings.resize(kMostFindings);
+    findings.push_back({"", "too-many", absl::StrCat(more, " more findings are left out"), "",
+                        LintSeverity::kNotice});
+  }
+  return findings;
+}
+
+}  // namespace zerocast
