@@ -210,7 +210,8 @@ class Converter {
       entries.push_back(std::move(entry));
     }
     for (const Op& op : rule.ops) {
-      absl::StatusOr<Entries> output = ApplyOp(op, std::move(entries), context);
+      absl::StatusOr<Entries> output = IsDecode(op.kind) ? Decode(op, entries, group.name)
+                                                         : ApplyOp(op, std::move(entries), context);
       if (output.ok()) {
         entries = *std::move(output);
         continue;
@@ -231,6 +232,19 @@ class Converter {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<Entries> Decode(const Op& op, const Entries& entries, absl::string_view name) {
+    const auto dtype = [this](int32_t source) { return input_.sources[source].dtype; };
+    std::vector<SourceDecoder> decoders;
+    ZC_ASSIGN_OR_RETURN(
+        Entries output,
+        ApplyDecode(op, entries, {name, dtype, rules_.dialect.generation}, &decoders));
+    for (SourceDecoder& decoder : decoders) {
+      const int32_t source = decoder.source;
+      decoders_.insert_or_assign(source, std::move(decoder));
+    }
+    return output;
+  }
+
   // False, with an error, where a collected tensor is in no result: the library drops it silently,
   // for us two tensors claim one place.
   bool AllUsed(const Group& group, const std::vector<int32_t>& sources, const Entries& entries) {
@@ -238,6 +252,17 @@ class Converter {
     for (const Entry& entry : entries) {
       if (entry.values.empty()) continue;
       for (const Box& box : entry.values[0].boxes) used.insert(box.source);
+    }
+    // Scales are used by their weights; those of activations are no weights of the model.
+    for (const Collected& collected : group.collected) {
+      const bool is_dropped = absl::EndsWith(collected.pattern, "activation_scale");
+      for (int32_t source : collected.sources) {
+        const auto decoder = decoders_.find(source);
+        if (decoder != decoders_.end() && used.contains(source)) {
+          used.insert(decoder->second.scale);
+        }
+        if (is_dropped && Decodes(group)) used.insert(source);
+      }
     }
     std::vector<int32_t> unused;
     for (int32_t source : sources) {
@@ -247,6 +272,13 @@ class Converter {
     if (unused.empty()) return true;
     AddError(group.name, sources,
              absl::StrCat("the conversion has no place for ", absl::StrJoin(Names(unused), ", ")));
+    return false;
+  }
+
+  bool Decodes(const Group& group) const {
+    for (const Op& op : rules_.rules[group.rule].ops) {
+      if (IsDecode(op.kind)) return true;
+    }
     return false;
   }
 
@@ -288,7 +320,17 @@ class Converter {
     tensor.sources.erase(std::unique(tensor.sources.begin(), tensor.sources.end()),
                          tensor.sources.end());
     for (int32_t source : tensor.sources) {
-      tensor.dtype = PromoteDTypes(tensor.dtype, input_.sources[source].dtype);
+      const auto decoder = decoders_.find(source);
+      const DType stored = input_.sources[source].dtype;
+      tensor.dtype =
+          PromoteDTypes(tensor.dtype, decoder != decoders_.end() ? decoder->second.dtype : stored);
+      if (decoder == decoders_.end() && rules_.quantization == Quantization::kFp8 &&
+          (stored == DType::kFloat8E4M3 || stored == DType::kFloat8E5M2)) {
+        AddError(name, {source},
+                 absl::StrCat("stored as ", DTypeName(stored),
+                              ", and the checkpoint has no scales for it"));
+        return;
+      }
     }
     const auto [place, inserted] = made_.try_emplace(name, result_.tensors.size());
     if (!inserted) {
@@ -303,6 +345,7 @@ class Converter {
 
   // Drops what two conversions claim; puts the rest in the order of the model.
   void Finish() {
+    for (auto& [_, decoder] : decoders_) result_.decoders.push_back(std::move(decoder));
     std::vector<ConvertedTensor>& tensors = result_.tensors;
     if (!contested_.empty()) {
       tensors.erase(std::remove_if(tensors.begin(), tensors.end(),
@@ -333,6 +376,7 @@ class Converter {
   absl::flat_hash_set<std::string> unexpected_;
   absl::flat_hash_map<std::string, size_t> made_;  // name -> index into result_.tensors
   absl::flat_hash_set<std::string> contested_;
+  std::map<int32_t, SourceDecoder> decoders_;  // by source
   Conversion result_;
 };
 

@@ -10,7 +10,9 @@
 #include "absl/types/span.h"
 #include "kernels/copy/box.h"
 #include "kernels/copy/dtype.h"
+#include "server/conversion/decoders.h"
 #include "server/conversion/model_spec.h"
+#include "server/conversion/quantization.h"
 #include "server/conversion/rule.h"
 
 namespace zerocast {
@@ -30,15 +32,20 @@ struct ConversionRules {
   bool has_base_model_prefix = false;
   std::string
       config_json;  // the checkpoint's config.json, for operations that look values up; may be ""
+  // Of the checkpoint; `rules` are then QuantizedRules().
+  Quantization quantization = Quantization::kNone;
 };
 
 // A tensor of the model as the rules make it from the checkpoint.
 struct ConvertedTensor {
   std::string name;  // the model's name
   std::vector<int64_t> shape;
-  DType dtype = DType::kInvalid;  // of the sources; the promoted one where they differ
-  std::vector<Box> boxes;         // Box::source indexes ConversionInput.sources; canonical, merged
-  std::vector<int32_t> sources;   // every source that went in, ascending
+  // Of the sources, a decoded one's SourceDecoder::dtype; the promoted one where they differ.
+  DType dtype = DType::kInvalid;
+  // Box::source indexes ConversionInput.sources, in logical elements of a decoded source;
+  // canonical, merged.
+  std::vector<Box> boxes;
+  std::vector<int32_t> sources;  // every source whose elements went in, ascending; no scales
 };
 
 struct ConversionError {
@@ -51,7 +58,8 @@ struct Conversion {
   std::vector<ConvertedTensor> tensors;  // only those that the model has, in the order of the model
   std::vector<std::string> unexpected;   // renamed names, in the order in which they were met
   std::vector<ConversionError> errors;
-  std::vector<bool> used_rules;  // by rule: whether it matched a key
+  std::vector<SourceDecoder> decoders;  // ascending by source, each source once
+  std::vector<bool> used_rules;         // by rule: whether it matched a key
 };
 
 // Runs the renaming and lowers every operation to boxes: the generic loader's meaning

@@ -389,6 +389,9 @@ absl::StatusOr<Entries> ApplyOp(const Op& op, Entries input, const OpContext& co
     case OpKind::kLinearToConv3d:
     case OpKind::kAlign16:
       return ApplyReshape(op, input, context);
+    case OpKind::kFp8Dequantize:
+    case OpKind::kMxfp4Dequantize:
+      break;  // ApplyDecode's
   }
   return absl::UnimplementedError("the operation is not covered");
 }

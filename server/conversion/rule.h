@@ -21,7 +21,9 @@ enum class OpKind {
   kErnieSplitDecouple,
   kConv3dToLinear,
   kLinearToConv3d,
-  kAlign16,  // no effect on values
+  kAlign16,        // no effect on values
+  kFp8Dequantize,  // decoders of sources: decoders.h
+  kMxfp4Dequantize,
 };
 
 struct Op {
@@ -36,6 +38,7 @@ struct Op {
   std::vector<std::string> only;  // kPermuteRope: substrings that select which keys are permuted
   int64_t in_channels = 0;        // kLinearToConv3d, and what kConv3dToLinear is reversed to
   std::vector<int64_t> kernel;    // kLinearToConv3d: three sizes
+  std::vector<int64_t> block;     // kFp8Dequantize of 5.1.0: rows and columns; empty: all
 };
 
 enum class RuleKind {

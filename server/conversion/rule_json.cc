@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/decoders.h"
 #include "server/conversion/json_fields.h"
 
 namespace zerocast {
@@ -32,6 +33,8 @@ constexpr OpNames kOps[] = {
     {OpKind::kConv3dToLinear, "conv3d_to_linear", "Conv3dToLinear"},
     {OpKind::kLinearToConv3d, "linear_to_conv3d", "LinearToConv3d"},
     {OpKind::kAlign16, "align16", "Force16BytesAlignment"},
+    {OpKind::kFp8Dequantize, "fp8_dequantize", "Fp8Dequantize"},
+    {OpKind::kMxfp4Dequantize, "mxfp4_dequantize", "Mxfp4Dequantize"},
 };
 
 struct KindNames {
@@ -88,6 +91,7 @@ absl::Status AppendOp(const json& value, absl::string_view path, std::vector<Op>
   fields.Get("only", &op.only).Get("permute_layer_names", &op.only);
   fields.Get("in_channels", &op.in_channels);
   fields.Get("kernel", &op.kernel).Get("kernel_size", &op.kernel);
+  fields.Get("block", &op.block).Get("weight_block_size", &op.block);
   ZC_RETURN_IF_ERROR(fields.status());
   Op around;  // the cut or join of a vision operation
   around.kind = vision_fuse ? OpKind::kCat : OpKind::kChunk;
@@ -109,7 +113,8 @@ json OpToJson(const Op& op) {
     value["a"] = op.a;
     value["b"] = op.b;
   } else if (op.kind != OpKind::kPermuteRope && op.kind != OpKind::kAlign16 &&
-             op.kind != OpKind::kConv3dToLinear && op.kind != OpKind::kLinearToConv3d) {
+             op.kind != OpKind::kConv3dToLinear && op.kind != OpKind::kLinearToConv3d &&
+             !IsDecode(op.kind)) {
     value["dim"] = op.dim;
   }
   if (op.check_dims) value["check_dims"] = true;
@@ -119,6 +124,7 @@ json OpToJson(const Op& op) {
   if (!op.only.empty()) value["only"] = op.only;
   if (op.in_channels != 0) value["in_channels"] = op.in_channels;
   if (!op.kernel.empty()) value["kernel"] = op.kernel;
+  if (!op.block.empty()) value["block"] = op.block;
   return value;
 }
 
