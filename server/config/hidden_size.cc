@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/config/hidden_size_table.h"
 #include "server/config/json_reader.h"
 #include "server/config/python_error.h"
 #include "server/config/python_format.h"
@@ -83,6 +84,30 @@ absl::StatusOr<HiddenSize> FindHiddenSize(const ConfigValue& model_config) {
     }
   }
   return HiddenSize{};
+}
+
+HiddenSize FindHiddenSizeByType(const ConfigValue& model_config) {
+  const ConfigValue* type = model_config.Find("model_type");
+  if (type == nullptr || type->text() == nullptr) return {};
+  const HiddenSizeEntry* entry = FindHiddenSizeEntry(*type->text());
+  if (entry == nullptr) return {};
+  const bool in_text = entry->place == HiddenSizeEntry::Place::kText;
+  const ConfigValue* node = in_text ? model_config.Find("text_config") : &model_config;
+  const bool absent = node == nullptr || node->is_null();
+  if (!absent && !entry->alias.empty()) {
+    if (const ConfigValue* size = node->Find(entry->alias)) {
+      const ConfigInteger* integer = size->integer();
+      if (integer == nullptr || integer->negative() || integer->zero()) return {};
+      return {*size, absl::StrCat(in_text ? "text_config." : "", entry->alias, " (model_type ",
+                                  entry->model_type, ")")};
+    }
+  }
+  // What is written, and null or of no use, is not as the class would have it.
+  for (const char* key : {"hidden_size", "hidden_sizes"}) {
+    if (!absent && node->Find(key) != nullptr) return {};
+  }
+  return {ConfigValue(entry->default_size),
+          absl::StrCat("default of model_type ", entry->model_type)};
 }
 
 }  // namespace zerocast

@@ -23,6 +23,13 @@ absl::StatusOr<ConfigValue> ReadModelConfig(absl::string_view json);
 // text_config. PythonError where hidden_sizes has no largest element.
 absl::StatusOr<HiddenSize> FindHiddenSize(const ConfigValue& model_config);
 
+// Our own addition, where FindHiddenSize finds none: the name that the model's config.json has for
+// it ("d_model", by model_type, also in text_config), else the default of the model type's class,
+// which config.json may leave out.  The sources are "d_model (model_type bart)" and "default of
+// model_type bart".  Null where the type is unknown, has no hidden size, or names one that is no
+// integer above 0.
+HiddenSize FindHiddenSizeByType(const ConfigValue& model_config);
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_SERVER_CONFIG_HIDDEN_SIZE_H_

@@ -201,19 +201,27 @@ absl::Status Resolver::FillHiddenSizeKeys() {
     violations.push_back({key, "is \"auto\", but the model config has no usable hidden size"});
   }
   if (auto_keys.empty()) return absl::OkStatus();
-  ZC_ASSIGN_OR_RETURN(const HiddenSize hidden, FindHiddenSize(request_.model_config));
+  ZC_ASSIGN_OR_RETURN(HiddenSize hidden, FindHiddenSize(request_.model_config));
   if (hidden.value.is_null()) {
-    return WithViolations(
+    absl::Status refusal = WithViolations(
         PythonError(
             "ValueError",
             absl::StrCat(
                 "The model's config file has neither `hidden_size` nor `hidden_sizes` entry, "
                 "therefore it's not possible to automatically fill out the following `auto` "
                 "entries in the DeepSpeed config file: ",
-                PythonStr(ConfigValue(std::move(auto_keys))),
+                PythonStr(ConfigValue(auto_keys)),
                 ". You can fix that by replacing `auto` values for these keys with an "
                 "integer value of your choice.")),
         violations);
+    if (request_.allow_extensions) hidden = FindHiddenSizeByType(request_.model_config);
+    if (hidden.value.is_null()) return refusal;
+    for (const ConfigValue& key : auto_keys) {
+      out_.extensions.push_back(
+          {*key.text(),
+           absl::StrCat("hidden size ", PythonStr(hidden.value), " from ", hidden.source),
+           std::string(refusal.message())});
+    }
   }
   const auto fill = [&]() -> absl::Status {
     const ConfigValue& h = hidden.value;

@@ -46,7 +46,7 @@ struct ResolveRequest {
 // Something that resolved only because of ResolveRequest::allow_extensions.
 struct Extension {
   std::string path;               // in the config: "zero_optimization.reduce_bucket_size"
-  std::string what;               // "hidden size 1024 taken from d_model (model_type bart)"
+  std::string what;               // "hidden size 1024 from d_model (model_type bart)"
   std::string integration_error;  // the text with which the integration refuses the config
 };
 
