@@ -40,7 +40,8 @@ class Places {
   void Add(const std::string& path, const ConfigValue& value) {
     places_.emplace(path, places_.size());
     if (value.object() == nullptr) return;
-    for (const ConfigMember& member : *value.object()) Add(JoinPath(path, member.key), member.value);
+    for (const ConfigMember& member : *value.object())
+      Add(JoinPath(path, member.key), member.value);
   }
 
   absl::flat_hash_map<std::string, size_t> places_;
@@ -49,7 +50,8 @@ class Places {
 void Order(const ConfigValue& root, std::vector<LintFinding>* findings) {
   const Places places(root);
   std::vector<std::pair<size_t, size_t>> order;  // place, then the order of reporting
-  for (size_t i = 0; i < findings->size(); ++i) order.emplace_back(places.Of((*findings)[i].path), i);
+  for (size_t i = 0; i < findings->size(); ++i)
+    order.emplace_back(places.Of((*findings)[i].path), i);
   std::sort(order.begin(), order.end());
   std::vector<LintFinding> sorted;
   sorted.reserve(findings->size());

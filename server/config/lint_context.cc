@@ -17,8 +17,8 @@ bool LintContext::Since(absl::string_view release) const {
 
 void LintContext::Report(LintSeverity severity, absl::string_view rule, absl::string_view path,
                          std::string message, std::string suggestion) {
-  findings_.push_back({ToValidUtf8(path), std::string(rule), std::move(message),
-                       std::move(suggestion), severity});
+  findings_.push_back(
+      {ToValidUtf8(path), std::string(rule), std::move(message), std::move(suggestion), severity});
 }
 
 const ConfigValue* LintContext::Find(absl::string_view path) const {

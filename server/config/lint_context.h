@@ -74,12 +74,12 @@ class LintContext {
 };
 
 // Each looks at one part of the config and reports what it finds.
-void LintKeys(LintContext* context);          // unknown and removed keys, types, ranges, "auto"
-void LintBatch(LintContext* context);         // the batch triangle
-void LintPrecision(LintContext* context);     // fp16, bf16, dtypes
-void LintZero(LintContext* context);          // zero_optimization and what depends on its stage
-void LintSections(LintContext* context);      // the other sections' own rules
-void LintOptimizer(LintContext* context);     // type and parameters
+void LintKeys(LintContext* context);       // unknown and removed keys, types, ranges, "auto"
+void LintBatch(LintContext* context);      // the batch triangle
+void LintPrecision(LintContext* context);  // fp16, bf16, dtypes
+void LintZero(LintContext* context);       // zero_optimization and what depends on its stage
+void LintSections(LintContext* context);   // the other sections' own rules
+void LintOptimizer(LintContext* context);  // type and parameters
 void LintScheduler(LintContext* context);
 
 // What a user may have meant by an unknown key of a section: a key nearby, a known word for one,

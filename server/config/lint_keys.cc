@@ -49,8 +49,8 @@ void ReportUnknown(LintContext* context, absl::string_view section_path, const K
   } else {
     suggestion = SuggestKey(context, section_path, member.key);
   }
-  context->Report(strict && !dropped ? LintSeverity::kError : LintSeverity::kWarning,
-                  "unknown-key", path, std::move(message), std::move(suggestion));
+  context->Report(strict && !dropped ? LintSeverity::kError : LintSeverity::kWarning, "unknown-key",
+                  path, std::move(message), std::move(suggestion));
 }
 
 // True where the key is gone in this release.
@@ -64,10 +64,10 @@ bool ReportRemoved(LintContext* context, const KeySection& section, const KeyRul
   if (found == section.keys.end()) return false;
   for (const KeyRule& later : found->second) {
     if (later.type == "removed" && later.first_version > context->version()) {
-      context->Notice("removed-key", path,
-                      absl::StrCat("works in ", context->version_name(), ", is refused from ",
-                                   context->table().versions[later.first_version],
-                                   " on: ", later.message));
+      context->Notice(
+          "removed-key", path,
+          absl::StrCat("works in ", context->version_name(), ", is refused from ",
+                       context->table().versions[later.first_version], " on: ", later.message));
     }
   }
   return false;
@@ -77,11 +77,11 @@ void ReportAuto(LintContext* context, const KeySection& section, const KeyRule& 
                 absl::string_view path) {
   if (!context->resolved() || rule.automatic) return;
   if (section.kind == KeySection::Kind::kStrict) {
-    context->Warning("leftover-auto", path,
-                     absl::StrCat("\"auto\" is left; DeepSpeed drops the key and takes its default",
-                                  rule.fallback.has_value()
-                                      ? absl::StrCat(", ", ShortJson(*rule.fallback))
-                                      : std::string()));
+    context->Warning(
+        "leftover-auto", path,
+        absl::StrCat("\"auto\" is left; DeepSpeed drops the key and takes its default",
+                     rule.fallback.has_value() ? absl::StrCat(", ", ShortJson(*rule.fallback))
+                                               : std::string()));
     return;
   }
   const bool raises = absl::StrContains(rule.refuses, 'a');
@@ -129,9 +129,9 @@ void LintNoObject(LintContext* context, const KeySection& parent, const KeyRule&
                                    ? CheckStrictValue(as_object, value)
                                    : CheckLooseValue(as_object, value);
   if (verdict.fit == ValueVerdict::Fit::kFits) return;
-  context->Report(verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError
-                                                             : LintSeverity::kWarning,
-                  verdict.rule, path, verdict.message);
+  context->Report(
+      verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError : LintSeverity::kWarning,
+      verdict.rule, path, verdict.message);
 }
 
 void LintValue(LintContext* context, const KeySection& section, const KeyRule& rule,
@@ -139,8 +139,7 @@ void LintValue(LintContext* context, const KeySection& section, const KeyRule& r
   if (rule.type == "open") {
     if (absl::StrContains(rule.refuses, 'n') && value.object() == nullptr &&
         CheckLooseValue(rule, value).fit == ValueVerdict::Fit::kRefused) {
-      context->Error("wrong-type", path,
-                     absl::StrCat("must be an object, is ", ShortJson(value)));
+      context->Error("wrong-type", path, absl::StrCat("must be an object, is ", ShortJson(value)));
     }
     return;
   }
@@ -160,9 +159,9 @@ void LintValue(LintContext* context, const KeySection& section, const KeyRule& r
   const ValueVerdict verdict =
       strict ? CheckStrictValue(rule, value) : CheckLooseValue(rule, value);
   if (verdict.fit == ValueVerdict::Fit::kFits) return;
-  context->Report(verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError
-                                                             : LintSeverity::kWarning,
-                  verdict.rule, path, verdict.message);
+  context->Report(
+      verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError : LintSeverity::kWarning,
+      verdict.rule, path, verdict.message);
 }
 
 void LintSection(LintContext* context, const std::string& path, const ConfigValue& value) {
@@ -180,8 +179,7 @@ void LintSection(LintContext* context, const std::string& path, const ConfigValu
     }
     if (ReportRemoved(context, section, *rule, member.key, below)) continue;
     // pydantic drops "auto" before it looks at anything else.
-    const bool dropped =
-        section.kind == KeySection::Kind::kStrict && member.value.IsText("auto");
+    const bool dropped = section.kind == KeySection::Kind::kStrict && member.value.IsText("auto");
     if (!dropped) ReportDeprecated(context, *rule, path, member.key, below);
     // A key and its field's own name together: the second is one too many.
     if (!rule->name.empty() && rule->name == member.key && !dropped) {

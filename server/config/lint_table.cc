@@ -57,16 +57,24 @@ absl::StatusOr<KeyRule> ReadRule(const LintTable& table, const ConfigValue& entr
   if (entry.object() == nullptr) return Broken("a key's rule", "must be an object");
   KeyRule rule;
   ZC_ASSIGN_OR_RETURN(rule.first_version, VersionIndex(table, entry, "from", 0));
-  ZC_ASSIGN_OR_RETURN(
-      rule.last_version,
-      VersionIndex(table, entry, "to", static_cast<int>(table.versions.size()) - 1));
-  const std::pair<absl::string_view, bool*> flags[] = {
-      {"null", &rule.null},         {"required", &rule.required},     {"auto", &rule.automatic},
-      {"sets", &rule.sets_other},   {"deprecated", &rule.deprecated}, {"any_case", &rule.any_case},
-      {"refuses_values", &rule.refuses_other}};
+  ZC_ASSIGN_OR_RETURN(rule.last_version, VersionIndex(table, entry, "to",
+                                                      static_cast<int>(table.versions.size()) - 1));
+  const std::pair<absl::string_view, bool*> flags[] = {{"null", &rule.null},
+                                                       {"required", &rule.required},
+                                                       {"auto", &rule.automatic},
+                                                       {"sets", &rule.sets_other},
+                                                       {"deprecated", &rule.deprecated},
+                                                       {"any_case", &rule.any_case},
+                                                       {"refuses_values", &rule.refuses_other},
+                                                       {"no_bool", &rule.no_bool},
+                                                       {"finite", &rule.finite}};
   const std::pair<absl::string_view, std::string*> texts[] = {
-      {"type", &rule.type},       {"name", &rule.name},       {"new", &rule.replacement},
-      {"message", &rule.message}, {"refuses", &rule.refuses}, {"refuses_true", &rule.refuses_true},
+      {"type", &rule.type},
+      {"name", &rule.name},
+      {"new", &rule.replacement},
+      {"message", &rule.message},
+      {"refuses", &rule.refuses},
+      {"refuses_true", &rule.refuses_true},
       {"refuses_false", &rule.refuses_false}};
   const std::pair<absl::string_view, std::optional<double>*> bounds[] = {
       {"gt", &rule.gt}, {"ge", &rule.ge}, {"lt", &rule.lt}, {"le", &rule.le}};
@@ -171,12 +179,9 @@ absl::StatusOr<LintTable> ReadLintTable(absl::string_view json) {
     if (member.value.text() == nullptr) return Broken(member.key, "must be a string");
     table.synonyms[member.key] = *member.value.text();
   }
-  ZC_RETURN_IF_ERROR(
-      ReadSections(table, *document.value.Find("sections"), &table.sections));
-  ZC_RETURN_IF_ERROR(
-      ReadSections(table, *document.value.Find("optimizers"), &table.optimizers));
-  ZC_RETURN_IF_ERROR(
-      ReadSections(table, *document.value.Find("schedulers"), &table.schedulers));
+  ZC_RETURN_IF_ERROR(ReadSections(table, *document.value.Find("sections"), &table.sections));
+  ZC_RETURN_IF_ERROR(ReadSections(table, *document.value.Find("optimizers"), &table.optimizers));
+  ZC_RETURN_IF_ERROR(ReadSections(table, *document.value.Find("schedulers"), &table.schedulers));
   if (table.sections.find("") == table.sections.end()) return Broken("sections", "has no top");
   return table;
 }

@@ -24,6 +24,8 @@ struct KeyRule {
   bool automatic = false;      // DeepSpeed itself gives "auto" a meaning
   bool deprecated = false;     // logs a warning
   bool sets_other = false;     // of a deprecated one: sets `replacement`
+  bool no_bool = false;        // true and false are no numbers here
+  bool finite = false;         // nor are NaN and the infinities
   bool any_case = false;       // values are compared without case
   bool refuses_other = false;  // strings beyond `values` are refused, else they surprise later
   std::string name;            // the field's own name, accepted beside the key

@@ -112,12 +112,13 @@ bool IsNumber(const ConfigValue& value) {
 // Taken for something else than it looks like: the reader of the integration sees the original.
 ValueVerdict Coerced(const KeyRule& rule, const ConfigValue& value) {
   if (value.text() != nullptr) {
-    return Take("string-value",
-                absl::StrCat(MustBe(rule, value),
-                             rule.type == "bool"
-                                 ? "; DeepSpeed reads the text, Transformers takes any text that "
-                                   "is not empty for true"
-                                 : "; DeepSpeed reads the text as a number, Transformers does not"));
+    return Take(
+        "string-value",
+        absl::StrCat(MustBe(rule, value),
+                     rule.type == "bool"
+                         ? "; DeepSpeed reads the text, Transformers takes any text that "
+                           "is not empty for true"
+                         : "; DeepSpeed reads the text as a number, Transformers does not"));
   }
   return Take("wrong-type", absl::StrCat(MustBe(rule, value), "; DeepSpeed takes it for ",
                                          rule.type == "bool" ? "a truth value" : "a number"));
@@ -135,7 +136,10 @@ ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const C
   }
   if (type == "int" || type == "float") {
     const std::optional<double> number = type == "int" ? LaxInt(value) : LaxFloat(value);
-    if (!number.has_value()) return wrong;
+    if (!number.has_value() || (rule.no_bool && value.boolean() != nullptr)) return wrong;
+    if (rule.finite && !std::isfinite(*number)) {
+      return Refuse("out-of-range", absl::StrCat("must be finite, is ", ShortJson(value)));
+    }
     if (const auto range = OutOfRange(rule, *number)) return Refuse("out-of-range", *range);
     return IsNumber(value) ? ValueVerdict{} : Coerced(rule, value);
   }
@@ -161,9 +165,8 @@ ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const C
       if (!good) {
         return type == "list of str"
                    ? wrong
-                   : Refuse("invalid-value",
-                            absl::StrCat("items must be ", OneOf(rule.values), ", one is ",
-                                         ShortJson(item)));
+                   : Refuse("invalid-value", absl::StrCat("items must be ", OneOf(rule.values),
+                                                          ", one is ", ShortJson(item)));
       }
     }
     return {};
@@ -267,9 +270,8 @@ ValueVerdict CheckLooseValue(const KeyRule& rule, const ConfigValue& value) {
                               : Take("invalid-value", std::move(message));
   }
   const std::vector<absl::string_view> types = absl::StrSplit(rule.type, '|');
-  const bool fits = std::any_of(types.begin(), types.end(), [&](absl::string_view type) {
-    return FitsLooseType(type, value);
-  });
+  const bool fits = std::any_of(types.begin(), types.end(),
+                                [&](absl::string_view type) { return FitsLooseType(type, value); });
   if (Raises(rule, value)) {
     return fits ? Refuse("invalid-value", absl::StrCat(ShortJson(value), " is refused"))
                 : Refuse("wrong-type", MustBe(rule, value));
@@ -314,7 +316,10 @@ std::string ShortJson(const ConfigValue& value) {
 std::string OneOf(const std::vector<ConfigValue>& values) {
   std::string out;
   for (size_t i = 0; i < values.size(); ++i) {
-    absl::StrAppend(&out, i == 0 ? "" : i + 1 == values.size() ? " or " : ", ",
+    absl::StrAppend(&out,
+                    i == 0                   ? ""
+                    : i + 1 == values.size() ? " or "
+                                             : ", ",
                     WriteJson(values[i]));
   }
   return out;

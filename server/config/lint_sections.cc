@@ -1,0 +1,106 @@
+// Rules of the sections that are no part of precision, ZeRO, optimizer or scheduler; most of them
+// assertions in the functions that DeepSpeedConfig._initialize_params calls.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "server/config/lint_context.h"
+#include "server/config/lint_value.h"
+#include "server/config/python_format.h"
+
+namespace zerocast {
+namespace {
+
+bool IsTruthy(const LintContext& context, absl::string_view path) {
+  const ConfigValue* value = context.Find(path);
+  return value != nullptr && PythonTruth(*value);
+}
+
+bool AllText(const ConfigValue& list) {
+  return std::all_of(list.array()->begin(), list.array()->end(),
+                     [](const ConfigValue& item) { return item.text() != nullptr; });
+}
+
+void LintCheckpoint(LintContext* context) {
+  const std::string path = "checkpoint.parallel_write.pipeline_stage";
+  const ConfigValue* value = context->Find(path);
+  if (value == nullptr || value->text() != nullptr) return;
+  // `in [True, False]`: 1 and 0.0 are.
+  const bool number = value->integer() != nullptr || value->real() != nullptr;
+  if (number && !LaxBool(*value).has_value()) {
+    context->Error("invalid-value", path,
+                   absl::StrCat("must be true or false, is ", ShortJson(*value)));
+  }
+}
+
+void LintLists(LintContext* context) {
+  const std::string modules = "torch_autocast.lower_precision_safe_modules";
+  const ConfigValue* value = context->Find(modules);
+  if (value != nullptr && value->array() != nullptr && !AllText(*value)) {
+    context->Error("invalid-value", modules, "must be a list of strings");
+  }
+  const std::string keep = "data_types.keep_in_fp32_modules";
+  value = context->Find(keep);
+  if (context->Since("0.19.8") && value != nullptr && value->array() != nullptr &&
+      !AllText(*value)) {
+    context->Error("invalid-value", keep, "must be \"auto\" or a list of name patterns",
+                   "\"auto\"");
+  }
+}
+
+void LintDataEfficiency(LintContext* context) {
+  const std::string sampling = "data_efficiency.data_sampling";
+  const std::pair<std::string, std::string> needs[] = {
+      {"curriculum_learning", "curriculum_metrics"}, {"dynamic_batching", "max_tokens"}};
+  for (const auto& [section, key] : needs) {
+    const std::string path = JoinPath(sampling, section);
+    if (!IsTruthy(*context, JoinPath(path, "enabled"))) continue;
+    if (context->Find(JoinPath(path, key)) != nullptr) continue;
+    context->Error("missing-key", JoinPath(path, key),
+                   absl::StrCat("is needed where ", path, " is enabled"), JoinPath(path, key));
+  }
+}
+
+void LintVocabulary(LintContext* context) {
+  const ConfigValue* value = context->Find("vocabulary_size");
+  if (value == nullptr || value->integer() == nullptr) return;
+  const double size = value->integer()->ToDouble();
+  if (size != 0 && std::fmod(size, 8) != 0) {
+    context->Warning("alignment", "vocabulary_size",
+                     absl::StrCat(ShortJson(*value),
+                                  " is no multiple of 8: tensor cores work less well; DeepSpeed "
+                                  "logs a warning"),
+                     absl::StrCat(8 * std::ceil(size / 8)));
+  }
+}
+
+void LintActivations(LintContext* context) {
+  const std::string section = "activation_checkpointing";
+  const std::string contiguous = JoinPath(section, "contiguous_memory_optimization");
+  if (!IsTruthy(*context, contiguous)) return;
+  if (!IsTruthy(*context, JoinPath(section, "partition_activations"))) {
+    context->Warning("conflict", contiguous,
+                     "needs partition_activations; the first checkpointed layer fails without it",
+                     JoinPath(section, "partition_activations"));
+  }
+  if (context->FindSet(JoinPath(section, "number_checkpoints")) == nullptr) {
+    context->Warning("missing-key", JoinPath(section, "number_checkpoints"),
+                     "contiguous_memory_optimization needs the number of layers; the first "
+                     "checkpointed layer fails without it",
+                     JoinPath(section, "number_checkpoints"));
+  }
+}
+
+}  // namespace
+
+void LintSections(LintContext* context) {
+  LintCheckpoint(context);
+  LintLists(context);
+  LintDataEfficiency(context);
+  LintVocabulary(context);
+  LintActivations(context);
+}
+
+}  // namespace zerocast
