@@ -7,74 +7,133 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "kernels/copy/pack.h"
 
 namespace zerocast {
 namespace {
 
-// The source side of a copy: `box` counts from `source`.
+// The source side of a copy: `box` counts from `source`, or, where a decoder reads it, from the
+// beginning of the tensor.
 struct PlacedSource {
   Box box;
   const char* source = nullptr;
+  DType dtype = DType::kInvalid;
+  const Decoder* decoder = nullptr;
+  EncodedSource encoded;
 };
 
-// Finds the extent that holds `piece` and makes its box count from what of the source was read.
-absl::StatusOr<PlacedSource> PlaceSource(const Plan& plan, const LoadedRound& loaded,
-                                         const Piece& piece) {
-  const ManifestTensor& tensor = plan.manifest->tensors[static_cast<size_t>(piece.source)];
-  const int64_t element = SizeOf(tensor.tensor.dtype);
-  const int64_t begin = tensor.file_begin + piece.box.source_offset * element;
-  const int64_t end = tensor.file_begin + SourceEnd(piece.box) * element;
+// Where bytes [begin, end) of `file` were read to; null where no extent holds them all.
+const char* FindBytes(const LoadedRound& loaded, int32_t file, int64_t begin, int64_t end) {
   int64_t start = 0;  // of the extent, in loaded.data
   for (const Extent& extent : loaded.extents) {
-    if (extent.file == tensor.file && extent.begin <= begin && end <= extent.end) {
-      PlacedSource placed;
-      placed.box = piece.box;
-      if (extent.begin <= tensor.file_begin) {
-        placed.source = loaded.data + start + (tensor.file_begin - extent.begin);
-      } else {
-        placed.source = loaded.data + start;
-        placed.box.source_offset -= (extent.begin - tensor.file_begin) / element;
-      }
-      return placed;
+    if (extent.file == file && extent.begin <= begin && end <= extent.end) {
+      return loaded.data + start + (begin - extent.begin);
     }
     start += extent.end - extent.begin;
   }
+  return nullptr;
+}
+
+absl::Status NotRead(const ManifestTensor& tensor, int64_t begin, int64_t end) {
   return absl::InternalError(absl::StrCat("place a piece of ", tensor.tensor.name, " (bytes [",
                                           begin, ", ", end, ") of file ", tensor.file,
                                           "): no extent of this round holds it"));
 }
 
-DType SourceDType(const Plan& plan, const Piece& piece) {
-  return plan.manifest->tensors[static_cast<size_t>(piece.source)].tensor.dtype;
+// Finds the elements of a decoded source and their scales.
+absl::StatusOr<PlacedSource> PlaceEncoded(const Plan& plan, const LoadedRound& loaded,
+                                          const Box& box, const SourceDecoder& source) {
+  const ManifestTensor& tensor = plan.manifest->tensors[static_cast<size_t>(source.source)];
+  const ManifestTensor& scales = plan.manifest->tensors[static_cast<size_t>(source.scale)];
+  const int64_t packed = PackedElements(source.decoder.kind);
+  const int64_t size = SizeOf(tensor.tensor.dtype);
+  const int64_t first = box.source_offset / packed;
+  const int64_t last = (SourceEnd(box) + packed - 1) / packed;
+  const ScaleRange range = ScalesOf(source.decoder, box.source_offset, SourceEnd(box));
+  const int64_t scale_size = SizeOf(scales.tensor.dtype);
+  PlacedSource placed;
+  placed.box = box;
+  placed.decoder = &source.decoder;
+  placed.encoded.stored_first = first * packed;
+  placed.encoded.stored = FindBytes(loaded, tensor.file, tensor.file_begin + first * size,
+                                    tensor.file_begin + last * size);
+  if (placed.encoded.stored == nullptr) {
+    return NotRead(tensor, tensor.file_begin + first * size, tensor.file_begin + last * size);
+  }
+  placed.encoded.scales_first = range.begin;
+  placed.encoded.scales =
+      FindBytes(loaded, scales.file, scales.file_begin + range.begin * scale_size,
+                scales.file_begin + range.end * scale_size);
+  if (placed.encoded.scales == nullptr) {
+    return NotRead(scales, scales.file_begin + range.begin * scale_size,
+                   scales.file_begin + range.end * scale_size);
+  }
+  return placed;
+}
+
+// Finds the extent that holds `piece` and makes its box count from what of the source was read.
+absl::StatusOr<PlacedSource> PlaceSource(const Plan& plan, const LoadedRound& loaded,
+                                         const Piece& piece) {
+  if (const SourceDecoder* const decoder = FindDecoder(plan.decoders, piece.source)) {
+    return PlaceEncoded(plan, loaded, piece.box, *decoder);
+  }
+  const ManifestTensor& tensor = plan.manifest->tensors[static_cast<size_t>(piece.source)];
+  const int64_t element = SizeOf(tensor.tensor.dtype);
+  const int64_t begin = tensor.file_begin + piece.box.source_offset * element;
+  const int64_t end = tensor.file_begin + SourceEnd(piece.box) * element;
+  PlacedSource placed;
+  placed.source = FindBytes(loaded, tensor.file, begin, end);
+  if (placed.source == nullptr) return NotRead(tensor, begin, end);
+  placed.box = piece.box;
+  placed.box.source_offset = 0;
+  placed.dtype = tensor.tensor.dtype;
+  return placed;
+}
+
+// Elements that are in a message, by a box that counts from its beginning.
+PlacedSource InMessageAt(const char* message, const Box& box, DType dtype) {
+  PlacedSource placed;
+  placed.box = box;
+  placed.source = message;
+  placed.dtype = dtype;
+  return placed;
+}
+
+void CopyPlaced(const PlacedSource& placed, const Box& box, char* target, DType target_dtype) {
+  if (placed.decoder != nullptr) {
+    DecodeBox(box, *placed.decoder, placed.encoded, target, target_dtype);
+  } else {
+    CopyBox(box, placed.source, placed.dtype, target, target_dtype);
+  }
 }
 
 const Target& TargetOf(const Plan& plan, const Piece& piece) {
   return plan.targets[static_cast<size_t>(piece.target)];
 }
 
-// Copies `box`, whose target places count from the flat target's element `target_base`, into the
-// arena at `arena`.
-void CopyIntoPartition(Box box, const char* source, DType source_dtype, const Target& target,
+// Copies `box` of `placed`, whose target places count from the flat target's element
+// `target_base`, into the arena at `arena`.
+void CopyIntoPartition(const PlacedSource& placed, Box box, const Target& target,
                        int64_t target_base, char* arena) {
   box.target_offset -= target_base;
-  CopyBox(box, source, source_dtype, arena + target.arena_offset, target.dtype);
+  CopyPlaced(placed, box, arena + target.arena_offset, target.dtype);
 }
 
-// Copies what of `box` the ranks of `arenas` own.
-void CutBox(const Box& box, const char* source, DType source_dtype, const Target& target,
-            const NodeArenas& arenas, std::vector<Box>* scratch) {
+// Copies what of `placed` the ranks of `arenas` own.
+void CutBox(const PlacedSource& placed, const Target& target, const NodeArenas& arenas,
+            std::vector<Box>* scratch) {
   for (int32_t k = 0; k < arenas.num_ranks(); ++k) {
     const int32_t rank = arenas.first_rank + k;
     if (!target.partitioned) {
-      CopyIntoPartition(box, source, source_dtype, target, 0, arenas.OfRank(rank));
+      CopyIntoPartition(placed, placed.box, target, 0, arenas.OfRank(rank));
       continue;
     }
     const int64_t base = rank * target.partition_elements;
     scratch->clear();
-    SliceTarget(box, base, base + target.partition_elements, scratch);
+    SliceTarget(placed.box, base, base + target.partition_elements, scratch);
     for (const Box& slice : *scratch) {
-      CopyIntoPartition(slice, source, source_dtype, target, base, arenas.OfRank(rank));
+      CopyIntoPartition(placed, slice, target, base, arenas.OfRank(rank));
     }
   }
 }
@@ -97,8 +156,8 @@ std::pair<int32_t, int32_t> RanksOfNode(const Layout& layout, int32_t node) {
 absl::Status CopyToArena(const Plan& plan, const LoadedRound& loaded, const Piece& piece,
                          const NodeArenas& arenas) {
   ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
-  CopyIntoPartition(placed.box, placed.source, SourceDType(plan, piece), TargetOf(plan, piece),
-                    piece.target_base, arenas.OfRank(piece.rank));
+  CopyIntoPartition(placed, placed.box, TargetOf(plan, piece), piece.target_base,
+                    arenas.OfRank(piece.rank));
   return absl::OkStatus();
 }
 
@@ -116,14 +175,13 @@ int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t f
 
 namespace {
 
-// Writes the elements of `piece` densely to `message`, in the source's dtype.
+// Writes the elements of `piece` densely to `message`, in the dtype of the wire.
 absl::Status PackPiece(const Plan& plan, const LoadedRound& loaded, const Piece& piece,
                        char* message) {
   ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
-  const DType dtype = SourceDType(plan, piece);
   Box pack, unpack;
   MakePackBoxes(placed.box, 0, &pack, &unpack);
-  CopyBox(pack, placed.source, dtype, message, dtype);
+  CopyPlaced(placed, pack, message, WireDType(plan, piece));
   return absl::OkStatus();
 }
 
@@ -145,15 +203,14 @@ absl::Status UnpackMessage(const Plan& plan, const char* message, absl::Span<con
   for (const Piece& piece : pieces) {
     if (!InMessage(plan, piece, arenas.first_rank)) continue;
     MakePackBoxes(piece.box, 0, &pack, &unpack);
-    const DType dtype = SourceDType(plan, piece);
+    const PlacedSource placed = InMessageAt(message, unpack, WireDType(plan, piece));
     const Target& target = TargetOf(plan, piece);
     if (IsReplicated(plan, piece)) {
       for (char* const arena : arenas.data) {
-        CopyIntoPartition(unpack, message, dtype, target, piece.target_base, arena);
+        CopyIntoPartition(placed, unpack, target, piece.target_base, arena);
       }
     } else {
-      CopyIntoPartition(unpack, message, dtype, target, piece.target_base,
-                        arenas.OfRank(piece.rank));
+      CopyIntoPartition(placed, unpack, target, piece.target_base, arenas.OfRank(piece.rank));
     }
     message += WireBytes(plan, piece);
   }
@@ -181,7 +238,8 @@ absl::Status UnpackBroadcast(const Plan& plan, const char* message, absl::Span<c
   Box pack, unpack;
   for (const Piece& piece : pieces) {
     MakePackBoxes(piece.box, 0, &pack, &unpack);
-    CutBox(unpack, message, SourceDType(plan, piece), TargetOf(plan, piece), arenas, &scratch);
+    CutBox(InMessageAt(message, unpack, WireDType(plan, piece)), TargetOf(plan, piece), arenas,
+           &scratch);
     message += WireBytes(plan, piece);
   }
   return absl::OkStatus();
@@ -192,8 +250,7 @@ absl::Status CutToArenas(const Plan& plan, const LoadedRound& loaded,
   std::vector<Box> scratch;
   for (const Piece& piece : pieces) {
     ZC_ASSIGN_OR_RETURN(const PlacedSource placed, PlaceSource(plan, loaded, piece));
-    CutBox(placed.box, placed.source, SourceDType(plan, piece), TargetOf(plan, piece), arenas,
-           &scratch);
+    CutBox(placed, TargetOf(plan, piece), arenas, &scratch);
   }
   return absl::OkStatus();
 }

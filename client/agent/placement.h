@@ -40,8 +40,8 @@ std::pair<int32_t, int32_t> RanksOfNode(const Layout& layout, int32_t node);
 absl::Status CopyToArena(const Plan& plan, const LoadedRound& loaded, const Piece& piece,
                          const NodeArenas& arenas);
 
-// A message holds the pieces of a list one behind the other in the source's dtype.  Of a target
-// that every rank holds whole it carries the piece of `first_rank` alone.
+// A message holds the pieces of a list one behind the other in their WireDType (schedule.h).  Of a
+// target that every rank holds whole it carries the piece of `first_rank` alone.
 bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank);
 int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank);
 

@@ -4,12 +4,14 @@
 // The operations that decode quantised tensors, as decoders of a source: no data moves, a source is
 // only seen otherwise.
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "kernels/copy/decode.h"
 #include "kernels/copy/dtype.h"
 #include "server/conversion/lower.h"
@@ -30,6 +32,14 @@ struct SourceDecoder {
 
 inline bool operator==(const SourceDecoder& a, const SourceDecoder& b) {
   return a.source == b.source && a.scale == b.scale && a.decoder == b.decoder && a.dtype == b.dtype;
+}
+
+// The decoder of `source` among decoders that are ascending by source; null where it has none.
+inline const SourceDecoder* FindDecoder(absl::Span<const SourceDecoder> decoders, int32_t source) {
+  const auto found = std::lower_bound(
+      decoders.begin(), decoders.end(), source,
+      [](const SourceDecoder& decoder, int32_t wanted) { return decoder.source < wanted; });
+  return found != decoders.end() && found->source == source ? &*found : nullptr;
 }
 
 // True for the operations of this file.

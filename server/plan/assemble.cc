@@ -1,5 +1,6 @@
 #include "server/plan/assemble.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "server/base/errors.h"
 #include "server/plan/name_patterns.h"
 #include "server/plan/shape.h"
@@ -71,6 +73,20 @@ class Assembler {
   }
 
   std::vector<Target> TakeTargets() { return std::move(targets_); }
+
+  // Those of the sources that some target reads.
+  std::vector<SourceDecoder> TakeDecoders() {
+    std::vector<bool> is_read(manifest_.tensors.size(), false);
+    for (const Target& target : targets_) {
+      for (const Box& box : target.boxes) is_read[box.source] = true;
+    }
+    std::vector<SourceDecoder> decoders = std::move(conversion_.decoders);
+    decoders.erase(
+        std::remove_if(decoders.begin(), decoders.end(),
+                       [&](const SourceDecoder& decoder) { return !is_read[decoder.source]; }),
+        decoders.end());
+    return decoders;
+  }
   Report* report() { return &report_; }
 
  private:
@@ -105,12 +121,13 @@ class Assembler {
   bool Take(ConvertedTensor* tensor, Target* target) {
     for (const int32_t source : tensor->sources) {
       const SourceTensor& from = manifest_.tensors[source].tensor;
-      if (CanCast(from.dtype, target->dtype)) continue;
+      const bool is_decoded = FindDecoder(conversion_.decoders, source) != nullptr;
+      if (is_decoded ? CanDecodeTo(target->dtype) : CanCast(from.dtype, target->dtype)) continue;
       report_.conversion_errors.push_back(
           {target->name,
            {from.name},
-           absl::StrCat("stored as ", DTypeName(from.dtype), ", which cannot become ",
-                        DTypeName(target->dtype))});
+           absl::StrCat(is_decoded ? "decoded from " : "stored as ", DTypeName(from.dtype),
+                        ", which cannot become ", DTypeName(target->dtype))});
       return false;
     }
     target->boxes = std::move(tensor->boxes);
@@ -203,6 +220,7 @@ absl::StatusOr<Plan> AssemblePlan(std::shared_ptr<const Manifest> manifest, cons
   ZC_RETURN_IF_ERROR(CheckStrict(plan.report, layout));
   plan.manifest = std::move(manifest);
   plan.layout = layout;
+  plan.decoders = assembler.TakeDecoders();
   plan.targets = assembler.TakeTargets();
   ZC_RETURN_IF_ERROR(LayOutArena(&plan));
   return plan;

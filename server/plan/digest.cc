@@ -16,7 +16,7 @@ namespace zerocast {
 namespace {
 
 // Written first: another order of fields must give another digest.
-constexpr char kForm[] = "zerocast plan 1";
+constexpr char kForm[] = "zerocast plan 2";
 
 class Hasher {
  public:
@@ -126,6 +126,20 @@ void AddTarget(const Target& target, Hasher* hasher) {
   hasher->Texts(target.aliases);
 }
 
+void AddDecoder(const SourceDecoder& source, Hasher* hasher) {
+  hasher->Number(source.source);
+  hasher->Number(source.scale);
+  hasher->Number(static_cast<int64_t>(source.decoder.kind));
+  hasher->Number(static_cast<int64_t>(source.decoder.stored));
+  hasher->Number(static_cast<int64_t>(source.decoder.scale));
+  hasher->Number(source.decoder.rows);
+  hasher->Number(source.decoder.cols);
+  hasher->Number(source.decoder.block_rows);
+  hasher->Number(source.decoder.block_cols);
+  hasher->Number(source.decoder.matrix_scales);
+  hasher->Number(static_cast<int64_t>(source.dtype));
+}
+
 void AddReport(const Report& report, Hasher* hasher) {
   hasher->Texts(report.missing);
   hasher->Texts(report.unexpected);
@@ -152,6 +166,8 @@ std::string PlanDigest(const Plan& plan) {
   AddManifest(*plan.manifest, &hasher);
   AddLayout(plan.layout, &hasher);
   hasher.List(plan.targets, [&hasher](const Target& target) { AddTarget(target, &hasher); });
+  hasher.List(plan.decoders,
+              [&hasher](const SourceDecoder& source) { AddDecoder(source, &hasher); });
   hasher.Number(plan.arena_bytes);
   AddReport(plan.report, &hasher);
   return hasher.Finish();

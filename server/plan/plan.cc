@@ -48,8 +48,8 @@ absl::StatusOr<ConfigNames> ReadConfigNames(const std::string& config_json) {
   return names;
 }
 
-absl::StatusOr<ConversionRules> MakeRules(const Manifest& manifest, const ModelSpec* spec,
-                                          const std::vector<Rule>& key_mapping) {
+absl::StatusOr<ConversionRules> ModelRules(const Manifest& manifest, const ModelSpec* spec,
+                                           const std::vector<Rule>& key_mapping) {
   ConversionRules rules;
   rules.config_json = manifest.config_json;
   ZC_ASSIGN_OR_RETURN(rules.dialect, CatalogueDialect(kDialect));
@@ -67,6 +67,16 @@ absl::StatusOr<ConversionRules> MakeRules(const Manifest& manifest, const ModelS
   return rules;
 }
 
+// The model's rules, decoding first where the checkpoint is quantised.
+absl::StatusOr<ConversionRules> MakeRules(const Manifest& manifest, const ModelSpec* spec,
+                                          const std::vector<Rule>& key_mapping,
+                                          absl::Span<const SpecTensor> names) {
+  ZC_ASSIGN_OR_RETURN(ConversionRules rules, ModelRules(manifest, spec, key_mapping));
+  ZC_ASSIGN_OR_RETURN(rules.quantization, ReadQuantization(manifest.config_json));
+  rules.rules = QuantizedRules(rules.quantization, std::move(rules.rules), names);
+  return rules;
+}
+
 }  // namespace
 
 absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const ModelSpec* spec,
@@ -77,14 +87,17 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
   if (spec != nullptr) {
     ZC_ASSIGN_OR_RETURN(model, MakeModel(*spec));
   }
-  ZC_ASSIGN_OR_RETURN(const ConversionRules rules, MakeRules(*manifest, spec, key_mapping));
+  absl::Span<const SpecTensor> names;
+  if (model.has_value()) names = model->names;
+  ZC_ASSIGN_OR_RETURN(const ConversionRules rules, MakeRules(*manifest, spec, key_mapping, names));
   std::vector<SourceTensor> sources;
   sources.reserve(manifest->tensors.size());
   for (const ManifestTensor& tensor : manifest->tensors) sources.push_back(tensor.tensor);
+  ZC_RETURN_IF_ERROR(CheckQuantized(rules.quantization, sources, names));
   ConversionInput input;
   input.sources = sources;
   input.rules = &rules;
-  if (model.has_value()) input.model = model->names;
+  input.model = names;
   input.any_name = spec == nullptr;
   ZC_ASSIGN_OR_RETURN(Conversion conversion, Convert(input));
   ZC_ASSIGN_OR_RETURN(Plan plan,

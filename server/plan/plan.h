@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/copy/box.h"
 #include "kernels/copy/dtype.h"
+#include "server/conversion/decoders.h"
 #include "server/conversion/model_spec.h"
 #include "server/plan/layout.h"
 #include "server/plan/manifest.h"
@@ -37,7 +38,9 @@ struct Target {
   // the spec says that it may be missing; it has no boxes, its place in the arena stays zero and
   // must not be handed to a model as a weight.
   bool is_filled = false;
-  std::vector<Box> boxes;            // Box::source indexes Manifest::tensors
+  // Box::source indexes Manifest::tensors; of a source with a decoder, boxes count logical
+  // elements.
+  std::vector<Box> boxes;
   std::vector<std::string> aliases;  // other names of the same weight (tied parameters)
 };
 
@@ -63,7 +66,9 @@ struct Plan {
   std::shared_ptr<const Manifest> manifest;
   Layout layout;
   std::vector<Target> targets;  // parameters in the model's order, then buffers
-  int64_t arena_bytes = 0;      // of one rank
+  // Of the sources that boxes read through one; ascending by source.
+  std::vector<SourceDecoder> decoders;
+  int64_t arena_bytes = 0;  // of one rank
   Report report;
   std::string digest;  // 32 hexadecimal digits over all of the above but report.dtype_reason
 };
@@ -85,9 +90,10 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
                                  Report* report);
 
 // The proof of a plan that may come from anywhere: every element of every filled target is written
-// exactly once, from places inside its sources, by castable types; no element of a source goes to
-// two places; partitions lie in the arena aligned and apart.  Errors: DATA_LOSS naming the target,
-// the range and the sources; reason PLAN_REFUSED.
+// exactly once, from places inside its sources, by castable types; decoders have a scale for each
+// element; no element of a source goes to two places, and scales to none; partitions lie in the
+// arena aligned and apart.  Errors: DATA_LOSS naming the target, the range and the sources; reason
+// PLAN_REFUSED.
 absl::Status ProvePlan(const Plan& plan);
 
 // The digest of `plan`'s contents (Plan::digest itself is not part of it) and of kScheduleVersion:

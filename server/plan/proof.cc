@@ -9,6 +9,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "server/base/errors.h"
 #include "server/plan/check_layout.h"
 #include "server/plan/loops.h"
@@ -50,6 +51,7 @@ class Prover {
       return Refuse(std::string(layout.message()));
     }
     ZC_RETURN_IF_ERROR(ProveSources());
+    ZC_RETURN_IF_ERROR(ProveDecoders());
     for (const Target& target : plan_.targets) {
       ZC_RETURN_IF_ERROR(ProvePlace(target));
       if (!target.is_filled && target.boxes.empty()) continue;
@@ -88,6 +90,39 @@ class Prover {
                                    file.num_bytes));
       }
       num_elements_.push_back(elements);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ProveDecoders() {
+    const auto num_tensors = static_cast<int32_t>(tensors_.size());
+    is_scale_.resize(tensors_.size(), false);
+    for (size_t i = 0; i < plan_.decoders.size(); ++i) {
+      const SourceDecoder& source = plan_.decoders[i];
+      if (source.source < 0 || source.source >= num_tensors || source.scale < 0 ||
+          source.scale >= num_tensors || source.source == source.scale ||
+          (i > 0 && plan_.decoders[i - 1].source >= source.source)) {
+        return Refuse(absl::StrCat("decoder ", i,
+                                   " is not of one tensor of the manifest by the "
+                                   "scales of another, or not in order"));
+      }
+      if (source.decoder.stored != tensors_[source.source].tensor.dtype ||
+          source.decoder.scale != tensors_[source.scale].tensor.dtype ||
+          !IsConsistent(source.decoder, num_elements_[source.source],
+                        num_elements_[source.scale])) {
+        return Refuse(absl::StrCat(
+            "source '", tensors_[source.source].tensor.name, "' cannot be decoded by scales '",
+            tensors_[source.scale].tensor.name, "': blocks and types do not go together"));
+      }
+      is_scale_[source.scale] = true;
+    }
+    // Only now: the tensor of one's scales must not look larger than it is.
+    for (const SourceDecoder& source : plan_.decoders) {
+      if (is_scale_[source.source]) {
+        return Refuse(absl::StrCat("source '", tensors_[source.source].tensor.name,
+                                   "' is decoded, and holds scales"));
+      }
+      num_elements_[source.source] *= PackedElements(source.decoder.kind);
     }
     return absl::OkStatus();
   }
@@ -147,8 +182,10 @@ class Prover {
       return refuse(absl::StrCat("writes outside of elements [0, ", target.num_elements,
                                  "), or one of them twice"));
     }
+    if (is_scale_[box.source]) return refuse("reads scales");
     const DType from = tensors_[box.source].tensor.dtype;
-    if (!CanCast(from, target.dtype)) {
+    const bool is_decoded = FindDecoder(plan_.decoders, box.source) != nullptr;
+    if (is_decoded ? !CanDecodeTo(target.dtype) : !CanCast(from, target.dtype)) {
       return refuse(
           absl::StrCat("cannot turn ", DTypeName(from), " into ", DTypeName(target.dtype)));
     }
@@ -261,7 +298,8 @@ class Prover {
 
   const Plan& plan_;
   const std::vector<ManifestTensor>& tensors_;
-  std::vector<int64_t> num_elements_;  // of each source
+  std::vector<int64_t> num_elements_;  // of each source; logical ones
+  std::vector<bool> is_scale_;         // by source
 };
 
 }  // namespace

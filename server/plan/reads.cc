@@ -80,18 +80,18 @@ std::vector<SharedReads> AssignShares(const Plan& plan, const SourceIndex& index
 // small.
 void AppendSpans(const Box& box, const NeededSource& source, std::vector<FileRange>* out) {
   const auto dims = LoopsFromInside(box, &BoxDim::source_stride);
-  const int64_t size = source.element_bytes;
+  const int64_t size = source.element_bytes, packed = source.packed();
   int64_t length = 1;  // elements of a run, small gaps included
   int inner = 0;       // dims[0, inner) lie within a run
-  while (inner < box.num_dims && (dims[inner].source_stride - length) * size < kPageBytes) {
+  while (inner < box.num_dims &&
+         (dims[inner].source_stride - length) * size < kPageBytes * packed) {
     length += (dims[inner].extent - 1) * dims[inner].source_stride;
     ++inner;
   }
   int64_t step[kMaxBoxDims] = {};
   int64_t offset = box.source_offset;
   for (;;) {
-    const int64_t begin = source.range.begin + offset * size;
-    out->push_back({source.range.file, begin, begin + length * size});
+    out->push_back(source.BytesOf(offset, offset + length));
     int k = inner;
     for (; k < box.num_dims; ++k) {
       offset += dims[k].source_stride;
@@ -102,6 +102,68 @@ void AppendSpans(const Box& box, const NeededSource& source, std::vector<FileRan
     if (k == box.num_dims) return;
   }
 }
+
+// The scales that the ranges of one round need.
+class RoundScales {
+ public:
+  explicit RoundScales(const SourceIndex& index) : index_(index) {}
+
+  // The most bytes of `range` that, with the scales they need beside those added, take `room`.
+  int64_t Fit(const FileRange& range, int64_t room) {
+    const int64_t all = range.end - range.begin;
+    if (!index_.has_decoders()) return all;
+    const auto fits = [&](int64_t num_bytes) {
+      return num_bytes + Growth({range.file, range.begin, range.begin + num_bytes}) <= room;
+    };
+    if (fits(all)) return all;
+    int64_t low = 0, high = all;  // low fits, high does not
+    while (high - low > 1) {
+      const int64_t middle = low + (high - low) / 2;
+      (fits(middle) ? low : high) = middle;
+    }
+    return low;
+  }
+
+  // Adds those of `range`; returns the bytes that they take.
+  int64_t Add(const FileRange& range) {
+    if (!index_.has_decoders()) return 0;
+    const int64_t growth = Growth(range);
+    scales_.insert(scales_.end(), added_.begin(), added_.end());
+    return growth;
+  }
+
+  // Moves all of them to their places among `ranges`.
+  void TakeAll(std::vector<FileRange>* ranges) {
+    if (scales_.empty()) return;
+    Normalize(&scales_);
+    ranges->insert(ranges->end(), scales_.begin(), scales_.end());
+    std::sort(ranges->begin(), ranges->end());
+    scales_.clear();
+  }
+
+ private:
+  // Puts the scales of `range` into added_; returns the bytes that they take where what follows in
+  // one tensor counts once.
+  int64_t Growth(const FileRange& range) {
+    added_.clear();
+    if (range.begin == range.end) return 0;
+    index_.AppendScales(range.file, range.begin, range.end, &added_);
+    int64_t growth = 0;
+    FileRange last = scales_.empty() ? FileRange{-1, 0, 0} : scales_.back();
+    for (const FileRange& next : added_) {
+      const bool follows =
+          last.file == next.file && last.begin <= next.begin && next.begin <= last.end;
+      growth += std::max<int64_t>(0, next.end - (follows ? last.end : next.begin));
+      last = {next.file, follows ? last.begin : next.begin,
+              follows ? std::max(last.end, next.end) : next.end};
+    }
+    return growth;
+  }
+
+  const SourceIndex& index_;
+  std::vector<FileRange> scales_;  // of this round
+  std::vector<FileRange> added_;   // scratch
+};
 
 // Each node reads what its own ranks hold.
 class LocalReads {
@@ -167,20 +229,28 @@ class LocalReads {
 
 NodeReads::NodeReads(const std::vector<FileRange>& ranges, const SourceIndex& index,
                      int64_t round_bytes) {
+  RoundScales scales(index);
+  std::vector<FileRange> round;
   int64_t room = round_bytes;
   const auto close_round = [&] {
-    if (room == round_bytes) return;
+    if (round.empty()) return;
+    scales.TakeAll(&round);
+    for (const FileRange& range : round) {
+      extents_.push_back({range.file, range.begin, range.end});
+      num_bytes_ += range.end - range.begin;
+    }
     first_.push_back(extents_.size());
+    round.clear();
     room = round_bytes;
   };
   for (const FileRange& range : ranges) {
-    num_bytes_ += range.end - range.begin;
     for (int64_t begin = range.begin; begin < range.end;) {
-      int64_t end = range.end;
-      if (end - begin > room) end = index.ElementBoundary(range.file, begin + room);
+      int64_t end = std::min(range.end, begin + room);
+      end = begin + scales.Fit({range.file, begin, end}, room);
+      if (end < range.end) end = index.ElementBoundary(range.file, end);
       if (end > begin) {
-        extents_.push_back({range.file, begin, end});
-        room -= end - begin;
+        round.push_back({range.file, begin, end});
+        room -= end - begin + scales.Add(round.back());
         begin = end;
       }
       if (begin < range.end) close_round();

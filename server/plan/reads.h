@@ -18,7 +18,8 @@ namespace zerocast {
 class NodeReads {
  public:
   NodeReads() = default;
-  // `ranges` are sorted, disjoint and cut no element; `round_bytes` holds any element.
+  // `ranges` are sorted, disjoint and cut no stored element; `round_bytes` holds any of them with
+  // its scales.  A round reads the scales of what it reads: beside the ranges.
   NodeReads(const std::vector<FileRange>& ranges, const SourceIndex& index, int64_t round_bytes);
 
   int64_t num_rounds() const { return static_cast<int64_t>(first_.size()) - 1; }

@@ -28,10 +28,10 @@ struct Schedule::Rep {
          slot < index.needed().size(); ++slot) {
       const NeededSource& source = index.needed()[slot];
       if (source.range.file != extent.file || source.range.begin >= extent.end) return;
-      const int64_t begin =
-          (std::max(extent.begin, source.range.begin) - source.range.begin) / source.element_bytes;
-      const int64_t end =
-          (std::min(extent.end, source.range.end) - source.range.begin) / source.element_bytes;
+      const int64_t begin = (std::max(extent.begin, source.range.begin) - source.range.begin) /
+                            source.element_bytes * source.packed();
+      const int64_t end = (std::min(extent.end, source.range.end) - source.range.begin) /
+                          source.element_bytes * source.packed();
       for (const BoxRef& ref : index.Boxes(slot)) {
         scratch->clear();
         SliceSource(plan.targets[ref.target].boxes[ref.box], begin, end, scratch);
@@ -76,6 +76,10 @@ absl::StatusOr<Schedule> Schedule::Create(const Plan& plan) {
       widest = std::max(widest, SizeOf(plan.manifest->tensors[box.source].tensor.dtype));
     }
   }
+  for (const SourceDecoder& source : plan.decoders) {
+    widest = std::max(widest, SizeOf(source.decoder.stored) + PackedElements(source.decoder.kind) *
+                                                                  SizeOf(source.decoder.scale));
+  }
   if (plan.layout.round_bytes < widest) {
     return InvalidFields(
         {{"layout.round_bytes", absl::StrCat("must hold an element of ", widest, " bytes, was ",
@@ -115,8 +119,14 @@ void Schedule::WholePieces(int64_t round, int32_t reader, std::vector<Piece>* ou
 
 int64_t Schedule::ReadBytes(int32_t node) const { return rep_->reads[node]->num_bytes(); }
 
+DType WireDType(const Plan& plan, const Piece& piece) {
+  return FindDecoder(plan.decoders, piece.source) != nullptr
+             ? plan.targets[piece.target].dtype
+             : plan.manifest->tensors[piece.source].tensor.dtype;
+}
+
 int64_t WireBytes(const Plan& plan, const Piece& piece) {
-  return NumElements(piece.box) * SizeOf(plan.manifest->tensors[piece.source].tensor.dtype);
+  return NumElements(piece.box) * SizeOf(WireDType(plan, piece));
 }
 
 bool IsReplicated(const Plan& plan, const Piece& piece) {

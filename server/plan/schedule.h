@@ -16,10 +16,11 @@ namespace zerocast {
 // Part of every plan's digest: processes that would derive another schedule, or pack another
 // message, from the same plan must not load together.  Raise it when extents, the order of pieces
 // or the form of messages change.
-inline constexpr int64_t kScheduleVersion = 1;
+inline constexpr int64_t kScheduleVersion = 2;
 
 // A file range that one node reads in one round: part of exactly one file, made of one or more
-// whole or partial source tensors; it never cuts an element.
+// whole or partial source tensors; it never cuts a stored element.  Or the scales of such an extent
+// of the same round.
 struct Extent {
   int32_t file = 0;
   int64_t begin = 0;  // absolute, bytes
@@ -51,7 +52,8 @@ class Schedule {
   // What `node` reads in `round`; may be empty.  Sorted by (file, begin), no two overlap, together
   // at most layout.round_bytes.  In mode kParallel the extents of all nodes and rounds cover every
   // needed byte exactly once; in kRank0 node 0 (the node of rank 0) has all; in kLocal each node
-  // has what its own ranks need.
+  // has what its own ranks need.  The scales of decoded sources are read by whoever reads their
+  // elements, in the same round: a scale again where an extent ends within its block.
   absl::Span<const Extent> Reads(int64_t round, int32_t node) const;
 
   // Appends the pieces that `reader`'s extents of `round` give to the ranks of `node`, in an
@@ -72,7 +74,11 @@ class Schedule {
   std::shared_ptr<const Rep> rep_;
 };
 
-// Bytes of a piece on the wire: elements travel in the source's dtype and are cast by the receiver.
+// Elements travel in the source's dtype and are cast by the receiver; those of a decoded source are
+// decoded by their reader, which has the scales, and travel in the target's.
+DType WireDType(const Plan& plan, const Piece& piece);
+
+// Bytes of a piece on the wire.
 int64_t WireBytes(const Plan& plan, const Piece& piece);
 
 // True when the target of `piece` is held whole by every rank: a node's message carries such a

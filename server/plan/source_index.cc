@@ -4,7 +4,7 @@
 
 namespace zerocast {
 
-SourceIndex::SourceIndex(const Plan& plan) {
+SourceIndex::SourceIndex(const Plan& plan) : plan_(plan) {
   const std::vector<ManifestTensor>& tensors = plan.manifest->tensors;
   // Counted, then placed: no list for each source.
   std::vector<size_t> count(tensors.size(), 0);
@@ -16,7 +16,8 @@ SourceIndex::SourceIndex(const Plan& plan) {
     const ManifestTensor& tensor = tensors[i];
     needed_.push_back({{tensor.file, tensor.file_begin, tensor.file_end},
                        SizeOf(tensor.tensor.dtype),
-                       static_cast<int32_t>(i)});
+                       static_cast<int32_t>(i),
+                       FindDecoder(plan.decoders, static_cast<int32_t>(i))});
   }
   std::sort(needed_.begin(), needed_.end(),
             [](const NeededSource& a, const NeededSource& b) { return a.range < b.range; });
@@ -44,6 +45,24 @@ size_t SourceIndex::FirstSlotBehind(int32_t file, int64_t at) const {
                                                             source.range.end <= at);
                                                   }) -
                              needed_.begin());
+}
+
+void SourceIndex::AppendScales(int32_t file, int64_t begin, int64_t end,
+                               std::vector<FileRange>* out) const {
+  for (size_t slot = FirstSlotBehind(file, begin); slot < needed_.size(); ++slot) {
+    const NeededSource& source = needed_[slot];
+    if (source.range.file != file || source.range.begin >= end) return;
+    if (source.decoder == nullptr) continue;
+    const int64_t from = std::max(begin, source.range.begin) - source.range.begin;
+    const int64_t to = std::min(end, source.range.end) - source.range.begin;
+    const int64_t size = source.element_bytes;
+    const ScaleRange scales = ScalesOf(source.decoder->decoder, from / size * source.packed(),
+                                       (to + size - 1) / size * source.packed());
+    const ManifestTensor& tensor = plan_.manifest->tensors[source.decoder->scale];
+    const int64_t scale_bytes = SizeOf(tensor.tensor.dtype);
+    out->push_back({tensor.file, tensor.file_begin + scales.begin * scale_bytes,
+                    tensor.file_begin + scales.end * scale_bytes});
+  }
 }
 
 int64_t SourceIndex::ElementBoundary(int32_t file, int64_t at) const {

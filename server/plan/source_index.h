@@ -26,8 +26,19 @@ inline bool operator<(const FileRange& a, const FileRange& b) {
 // A tensor of the manifest that some box reads; never empty.
 struct NeededSource {
   FileRange range;
-  int64_t element_bytes = 0;
-  int32_t source = 0;  // index in Manifest::tensors
+  int64_t element_bytes = 0;  // of a stored element
+  int32_t source = 0;         // index in Manifest::tensors
+  // Of a source that is decoded; else null.  Of the plan.
+  const SourceDecoder* decoder = nullptr;
+
+  // Logical elements in a stored one.
+  int64_t packed() const { return decoder == nullptr ? 1 : PackedElements(decoder->decoder.kind); }
+  // The bytes that hold logical elements [begin, end).
+  FileRange BytesOf(int64_t begin, int64_t end) const {
+    const int64_t n = packed();
+    return {range.file, range.begin + begin / n * element_bytes,
+            range.begin + (end + n - 1) / n * element_bytes};
+  }
 };
 
 // A box of the plan by number.
@@ -53,10 +64,18 @@ class SourceIndex {
   // The first slot whose range ends behind byte `at` of `file`.
   size_t FirstSlotBehind(int32_t file, int64_t at) const;
 
-  // The last place in [.., at] of `file` that does not cut an element of a needed source.
+  // True when some needed source is decoded.
+  bool has_decoders() const { return !plan_.decoders.empty(); }
+
+  // Appends the bytes of the scales that the elements in bytes [begin, end) of `file` need, those
+  // of one source after the other.
+  void AppendScales(int32_t file, int64_t begin, int64_t end, std::vector<FileRange>* out) const;
+
+  // The last place in [.., at] of `file` that does not cut a stored element of a needed source.
   int64_t ElementBoundary(int32_t file, int64_t at) const;
 
  private:
+  const Plan& plan_;
   std::vector<NeededSource> needed_;
   std::vector<BoxRef> boxes_;
   std::vector<size_t> first_box_;  // one more than needed_

@@ -20,7 +20,7 @@ static_assert(static_cast<int>(v1::DTYPE_FLOAT8_E4M3) == static_cast<int>(DType:
 static_assert(static_cast<int>(v1::DTYPE_BFLOAT16) == static_cast<int>(DType::kBFloat16));
 static_assert(static_cast<int>(v1::DTYPE_FLOAT64) == static_cast<int>(DType::kFloat64));
 static_assert(static_cast<int>(v1::DTYPE_FLOAT8_E8M0) == static_cast<int>(DType::kFloat8E8M0));
-static_assert(v1::Dtype_MAX == 15, "a new dtype needs its place in kernels/copy/dtype.h");
+static_assert(v1::Dtype_MAX == 16, "a new dtype needs its place in kernels/copy/dtype.h");
 
 // Collects violations up to a limit: a hostile manifest must not make a status of megabytes.
 class Violations {

@@ -42,6 +42,17 @@ Plan FixedPlan() {
   target.aliases = {"head.weight"};
   plan.targets = {target};
   plan.arena_bytes = 64;
+  SourceDecoder decoder;
+  decoder.scale = 1;
+  decoder.decoder.kind = DecoderKind::kFp8Block;
+  decoder.decoder.stored = DType::kFloat8E4M3;
+  decoder.decoder.scale = DType::kFloat32;
+  decoder.decoder.rows = 2;
+  decoder.decoder.cols = 3;
+  decoder.decoder.block_cols = 3;
+  decoder.decoder.matrix_scales = 2;
+  decoder.dtype = DType::kBFloat16;
+  plan.decoders = {decoder};
   plan.report.missing = {"b"};
   plan.report.unexpected = {"c"};
   plan.report.mismatched = {{"d", {1}, {2}}};
@@ -52,7 +63,7 @@ Plan FixedPlan() {
 }
 
 TEST(DigestTest, IsTheRecordedOne) {
-  EXPECT_EQ(PlanDigest(FixedPlan()), "1ecfdb04d108ed35b95d4c183174a278");
+  EXPECT_EQ(PlanDigest(FixedPlan()), "2bf2267b8bd27270a455bad058bf5dd1");
 }
 
 TEST(DigestTest, DoesNotCoverItselfNorTheReasonOfTheDtype) {
@@ -118,6 +129,18 @@ TEST(DigestTest, ChangesWithEveryField) {
       [](Plan* p) { p->targets[0].aliases.push_back(""); },
       [](Plan* p) { p->targets.push_back({}); },
       [](Plan* p) { p->arena_bytes++; },
+      [](Plan* p) { p->decoders[0].source++; },
+      [](Plan* p) { p->decoders[0].scale++; },
+      [](Plan* p) { p->decoders[0].decoder.kind = DecoderKind::kMxfp4; },
+      [](Plan* p) { p->decoders[0].decoder.stored = DType::kFloat8E5M2; },
+      [](Plan* p) { p->decoders[0].decoder.scale = DType::kFloat16; },
+      [](Plan* p) { p->decoders[0].decoder.rows++; },
+      [](Plan* p) { p->decoders[0].decoder.cols++; },
+      [](Plan* p) { p->decoders[0].decoder.block_rows++; },
+      [](Plan* p) { p->decoders[0].decoder.block_cols++; },
+      [](Plan* p) { p->decoders[0].decoder.matrix_scales++; },
+      [](Plan* p) { p->decoders[0].dtype = DType::kFloat32; },
+      [](Plan* p) { p->decoders.push_back(p->decoders[0]); },
       [](Plan* p) { p->report.missing[0] += "x"; },
       [](Plan* p) { p->report.missing.push_back(""); },
       [](Plan* p) { p->report.unexpected[0] += "x"; },

@@ -98,6 +98,64 @@ TEST(ProofTest, RefusesTenThousandDamagedPlans) {
   std::printf("%d damaged plans refused\n", refused);
 }
 
+TEST(ProofTest, RefusesDamagedDecoders) {
+  const uint64_t seed = TestSeed();
+  int refused = 0;
+  for (uint64_t i = 0; refused < 1000; ++i) {
+    Random random(seed + i);
+    const Layout layout = RandomLayout(&random);
+    Plan plan = RandomPlan(&random, layout);
+    if (plan.decoders.empty()) continue;
+    SourceDecoder& source = plan.decoders[0];
+    Decoder& form = source.decoder;
+    const int64_t damage = random.Between(0, 9);
+    switch (damage) {
+      case 0:
+        form.kind = static_cast<DecoderKind>((static_cast<int>(form.kind) + 1) % 4);
+        if (form.kind == DecoderKind::kMxfp4) form.kind = DecoderKind::kPlain;
+        break;
+      case 1:
+        form.stored = DType::kBFloat16;
+        break;
+      case 2:
+        form.scale = DType::kFloat64;
+        break;
+      case 3:
+        form.rows *= 5;
+        break;
+      case 4:
+        form.cols += 1;
+        break;
+      case 5:
+        form.block_cols += 1;
+        form.block_rows += 1;
+        form.rows += 1;
+        break;
+      case 6:
+        form.matrix_scales += 1;
+        break;
+      case 7:
+        source.scale = source.source;
+        break;
+      case 8:
+        source.scale = static_cast<int32_t>(plan.manifest->tensors.size());
+        break;
+      default:  // the scales themselves go into a target
+        for (Target& target : plan.targets) {
+          for (Box& box : target.boxes) {
+            if (box.source == source.source) box.source = source.scale;
+          }
+        }
+        break;
+    }
+    const absl::Status proof = ProvePlan(plan);
+    ASSERT_EQ(proof.code(), absl::StatusCode::kDataLoss)
+        << "damage " << damage << ": " << proof << "; repeat with ZC_SEED=" << seed + i;
+    ASSERT_EQ(ReasonOf(proof), "PLAN_REFUSED") << proof;
+    ++refused;
+  }
+}
+
 // One source of 6 elements in one target of shape (2, 3), two ranks.
 Plan SmallPlan() {
   auto manifest = std::make_shared<Manifest>();

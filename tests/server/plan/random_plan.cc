@@ -7,6 +7,7 @@
 
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "server/plan/assemble.h"
 #include "server/plan/shape.h"
 
@@ -42,6 +43,12 @@ class Maker {
       for (Box& box : tensor.boxes) box.source = place_[box.source];
       for (int32_t& source : tensor.sources) source = place_[source];
     }
+    for (SourceDecoder& decoder : conversion_.decoders) {
+      decoder.source = place_[decoder.source];
+      decoder.scale = place_[decoder.scale];
+    }
+    std::sort(conversion_.decoders.begin(), conversion_.decoders.end(),
+              [](const SourceDecoder& x, const SourceDecoder& y) { return x.source < y.source; });
     const Model model = Must(MakeModel(spec_));
     Plan plan =
         Must(AssemblePlan(manifest, &spec_, &model, std::move(conversion_), layout_, nullptr));
@@ -78,7 +85,7 @@ class Maker {
                                  DType::kFloat64,  DType::kInt8,    DType::kInt64};
     dtype_ = kDTypes[random_.Between(0, 5)];
     const int64_t a = random_.Between(1, 7), b = random_.Between(1, 7), n = random_.Between(1, 4);
-    switch (random_.Between(0, 7)) {
+    switch (random_.Between(0, 9)) {
       case 0:
         return AddPlain();
       case 1:  // transposed
@@ -106,6 +113,9 @@ class Maker {
         }
         return;
       }
+      case 7:
+      case 8:
+        return AddDecoded(n);
       default: {  // cut along axis 0, each piece transposed
         const int32_t source = AddSource({n * a, b});
         for (int64_t i = 0; i < n; ++i) {
@@ -138,6 +148,38 @@ class Maker {
       }
     }
     Add(transposed ? std::vector<int64_t>{n, b, a} : std::vector<int64_t>{n, a, b}, drafts);
+  }
+
+  // A quantised source of `matrices` matrices of blocks; its target may be transposed.
+  void AddDecoded(int64_t matrices) {
+    constexpr DType kScales[] = {DType::kUInt8, DType::kFloat32, DType::kBFloat16,
+                                 DType::kFloat8E8M0};
+    SourceDecoder source;
+    Decoder& form = source.decoder;
+    form.kind = static_cast<DecoderKind>(random_.Between(1, 3));
+    form.stored = form.kind != DecoderKind::kFp8Block ? DType::kUInt8
+                  : random_.OneIn(2)                  ? DType::kFloat8E4M3
+                                                      : DType::kFloat8E5M2;
+    form.scale = form.kind == DecoderKind::kMxfp4 ? DType::kUInt8 : kScales[random_.Between(0, 3)];
+    form.block_rows = random_.Between(1, 4);
+    form.block_cols = 2 * random_.Between(1, 6);
+    form.rows = form.block_rows * random_.Between(1, 3);
+    form.cols = form.block_cols * random_.Between(1, 3);
+    const int64_t grid_rows = form.rows / form.block_rows, grid_cols = GridCols(form);
+    const bool is_shared = matrices > 1 && random_.OneIn(4);
+    form.matrix_scales = is_shared ? 0 : grid_rows * grid_cols;
+    source.dtype = DType::kBFloat16;
+    dtype_ = form.stored;
+    source.source = AddSource({matrices, form.rows, form.cols / PackedElements(form.kind)});
+    dtype_ = form.scale;
+    source.scale = AddSource({is_shared ? 1 : matrices, grid_rows, grid_cols});
+    conversion_.decoders.push_back(source);
+    dtype_ = source.dtype;
+    const int64_t rows = matrices * form.rows, cols = form.cols;
+    if (random_.OneIn(2)) {
+      return Add({cols, rows}, {{source.source, 0, 0, {{rows, cols, 1}, {cols, 1, rows}}}});
+    }
+    Add({rows, cols}, {{source.source, 0, 0, {{rows * cols, 1, 1}}}});
   }
 
   struct Draft {
@@ -226,7 +268,7 @@ Layout RandomLayout(Random* random) {
   layout.read_mode = static_cast<ReadMode>(random->Between(0, 2));
   layout.move_mode = static_cast<MoveMode>(random->Between(0, 1));
   layout.dtype = static_cast<DTypePolicy>(random->Between(0, 4));
-  constexpr int64_t kRoundBytes[] = {8, 24, 61, 512, 1 << 20};
+  constexpr int64_t kRoundBytes[] = {9, 24, 61, 512, 1 << 20};
   layout.round_bytes = kRoundBytes[random->Between(0, 4)];
   return layout;
 }
@@ -258,9 +300,20 @@ std::vector<std::string> NaiveTargets(const Plan& plan, const std::vector<std::s
           source += index[k] * box.dims[k].source_stride;
           place += index[k] * box.dims[k].target_stride;
         }
-        CopyBoxReference(Box(), files[from.file].data() + from.file_begin + source * from_size,
-                         from.tensor.dtype, &bytes[static_cast<size_t>(place * size)],
-                         target.dtype);
+        if (const SourceDecoder* const decoder = FindDecoder(plan.decoders, box.source)) {
+          const ManifestTensor& scales = plan.manifest->tensors[decoder->scale];
+          Box one;
+          one.source_offset = source;
+          one.target_offset = place;
+          DecodeBoxReference(one, decoder->decoder,
+                             {files[from.file].data() + from.file_begin, 0,
+                              files[scales.file].data() + scales.file_begin, 0},
+                             bytes.data(), target.dtype);
+        } else {
+          CopyBoxReference(Box(), files[from.file].data() + from.file_begin + source * from_size,
+                           from.tensor.dtype, &bytes[static_cast<size_t>(place * size)],
+                           target.dtype);
+        }
         for (int k = box.num_dims - 1; k >= 0 && ++index[k] == box.dims[k].extent; --k) {
           index[k] = 0;
         }

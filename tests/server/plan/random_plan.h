@@ -2,7 +2,8 @@
 #define ZEROCAST_TESTS_SERVER_PLAN_RANDOM_PLAN_H_
 
 // Random plans that are valid by construction: targets made of whole, transposed, stacked, joined,
-// interleaved and cut sources, which lie in random order, with gaps, in several files.
+// interleaved and cut sources, plain and quantised, which lie in random order, with gaps, in
+// several files.
 
 #include <cstdint>
 #include <memory>

@@ -15,6 +15,7 @@
 
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
 
@@ -89,16 +90,31 @@ class Execution {
     const ManifestTensor& source = plan_.manifest->tensors[piece.source];
     const Target& target = plan_.targets[piece.target];
     ASSERT_EQ(piece.box.source, piece.source);
+    const SourceDecoder* const decoder = FindDecoder(plan_.decoders, piece.source);
     const int64_t size = SizeOf(source.tensor.dtype);
+    const int64_t packed = decoder == nullptr ? 1 : PackedElements(decoder->decoder.kind);
     ASSERT_TRUE(IsRead(round, reader, source.file,
-                       source.file_begin + piece.box.source_offset * size,
-                       source.file_begin + SourceEnd(piece.box) * size));
+                       source.file_begin + piece.box.source_offset / packed * size,
+                       source.file_begin + (SourceEnd(piece.box) + packed - 1) / packed * size));
     Box box = piece.box;
     box.target_offset -= piece.target_base;
     ASSERT_GE(box.target_offset, 0);
     ASSERT_LE(TargetEnd(box), target.partition_elements);
-    CopyBoxReference(box, files_[source.file].data() + source.file_begin, source.tensor.dtype,
-                     arenas_[piece.rank].data() + target.arena_offset, target.dtype);
+    const char* const data = files_[source.file].data() + source.file_begin;
+    char* const place = arenas_[piece.rank].data() + target.arena_offset;
+    if (decoder == nullptr) {
+      CopyBoxReference(box, data, source.tensor.dtype, place, target.dtype);
+    } else {
+      const ManifestTensor& scales = plan_.manifest->tensors[decoder->scale];
+      const int64_t scale_size = SizeOf(scales.tensor.dtype);
+      const ScaleRange range =
+          ScalesOf(decoder->decoder, piece.box.source_offset, SourceEnd(piece.box));
+      ASSERT_TRUE(IsRead(round, reader, scales.file, scales.file_begin + range.begin * scale_size,
+                         scales.file_begin + range.end * scale_size));
+      DecodeBoxReference(box, decoder->decoder,
+                         {data, 0, files_[scales.file].data() + scales.file_begin, 0}, place,
+                         target.dtype);
+    }
     elements_copied_ += NumElements(box);
   }
 
@@ -193,6 +209,24 @@ Bytes ReadsOfNode(const Plan& plan, const Schedule& schedule, int32_t node) {
   return bytes;
 }
 
+// What of `bytes` is no scale.
+Bytes WithoutScales(const Plan& plan, Bytes bytes) {
+  for (const SourceDecoder& source : plan.decoders) {
+    const ManifestTensor& scale = plan.manifest->tensors[source.scale];
+    Bytes rest;
+    for (const auto& [file, begin, end] : bytes) {
+      if (file != scale.file || end <= scale.file_begin || scale.file_end <= begin) {
+        rest.emplace_back(file, begin, end);
+        continue;
+      }
+      if (begin < scale.file_begin) rest.emplace_back(file, begin, scale.file_begin);
+      if (scale.file_end < end) rest.emplace_back(file, scale.file_end, end);
+    }
+    bytes = std::move(rest);
+  }
+  return bytes;
+}
+
 int64_t Sum(const Bytes& bytes) {
   int64_t sum = 0;
   for (const auto& [file, begin, end] : bytes) sum += end - begin;
@@ -248,7 +282,7 @@ TEST(ScheduleTest, EveryNeededByteIsReadOnceInEqualShares) {
     const Bytes needed = NeededBytes(plan);
     Bytes all;
     for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
-      const Bytes own = ReadsOfNode(plan, schedule, node);
+      const Bytes own = WithoutScales(plan, ReadsOfNode(plan, schedule, node));
       all.insert(all.end(), own.begin(), own.end());
       EXPECT_NEAR(static_cast<double>(Sum(own)),
                   static_cast<double>(Sum(needed)) / plan.layout.num_nodes, 8.0);
@@ -261,7 +295,8 @@ TEST(ScheduleTest, OnlyTheNodeOfRankZeroReadsInRank0Mode) {
   ForRandomPlans([](Plan plan, Random*) {
     plan.layout.read_mode = ReadMode::kRank0;
     ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
-    EXPECT_EQ(Joined(ReadsOfNode(plan, schedule, 0)), Joined(NeededBytes(plan)));
+    EXPECT_EQ(Joined(WithoutScales(plan, ReadsOfNode(plan, schedule, 0))),
+              Joined(NeededBytes(plan)));
     for (int32_t node = 1; node < plan.layout.num_nodes; ++node) {
       EXPECT_EQ(schedule.ReadBytes(node), 0);
     }
@@ -273,7 +308,7 @@ TEST(ScheduleTest, LocalNodesReadForThemselvesAndNothingTwice) {
     plan.layout.read_mode = ReadMode::kLocal;
     ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
     for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
-      const Bytes own = ReadsOfNode(plan, schedule, node);
+      const Bytes own = WithoutScales(plan, ReadsOfNode(plan, schedule, node));
       EXPECT_EQ(Sum(Joined(own)), Sum(own));
       EXPECT_LE(Sum(own), Sum(NeededBytes(plan)));
       const auto& nodes = plan.layout.node_of_rank;
@@ -331,6 +366,81 @@ TEST(ScheduleTest, LocalNodesReadSmallGapsAlong) {
   ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
   EXPECT_EQ(schedule.ReadBytes(0), 3 * (1 << 10) + (1 << 9));
   EXPECT_EQ(schedule.Reads(0, 1).size(), 1u);
+}
+
+// A matrix of 512 x 512 fp8 numbers in blocks of 128 x 128, its 4 x 4 scales in front of it.
+Plan Fp8Matrix() {
+  auto manifest = std::make_shared<Manifest>();
+  manifest->files.push_back({"f", (1 << 18) + 64, 0, 0});
+  manifest->tensors.push_back({{"s_scale_inv", DType::kFloat32, {4, 4}}, 0, 0, 64});
+  manifest->tensors.push_back({{"s", DType::kFloat8E4M3, {512, 512}}, 0, 64, (1 << 18) + 64});
+  Plan plan;
+  plan.manifest = manifest;
+  plan.layout.world_size = 1;
+  plan.layout.num_nodes = 1;
+  plan.layout.node_of_rank = {0};
+  SourceDecoder source;
+  source.source = 1;
+  source.scale = 0;
+  source.dtype = DType::kFloat32;
+  source.decoder.kind = DecoderKind::kFp8Block;
+  source.decoder.stored = DType::kFloat8E4M3;
+  source.decoder.scale = DType::kFloat32;
+  source.decoder.rows = source.decoder.cols = 512;
+  source.decoder.block_rows = source.decoder.block_cols = 128;
+  source.decoder.matrix_scales = 16;
+  plan.decoders = {source};
+  Target target;
+  target.name = "t";
+  target.shape = {512, 512};
+  target.num_elements = target.partition_elements = 1 << 18;
+  target.dtype = DType::kBFloat16;
+  target.partitioned = true;
+  target.is_filled = true;
+  target.boxes = {WholeBox(1, 1 << 18, 0)};
+  plan.targets = {target};
+  plan.arena_bytes = 1 << 19;
+  return plan;
+}
+
+TEST(ScheduleTest, ScalesAreReadBesideTheirElements) {
+  Plan plan = Fp8Matrix();
+  ASSERT_THAT(ProvePlan(plan), IsOk());
+  {
+    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+    EXPECT_EQ(schedule.ReadBytes(0), (1 << 18) + 64) << "in one round: each once";
+  }
+  // Rounds of one row of blocks and its scales: no scale is read twice.
+  plan.layout.round_bytes = (1 << 16) + 16;
+  {
+    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+    EXPECT_EQ(schedule.num_rounds(), 4);
+    EXPECT_EQ(schedule.ReadBytes(0), (1 << 18) + 64);
+    ASSERT_EQ(schedule.Reads(1, 0).size(), 2u);
+    EXPECT_EQ(schedule.Reads(1, 0)[0].begin, 16);
+    EXPECT_EQ(schedule.Reads(1, 0)[0].end, 32);
+  }
+  // Any other size: those of the row of blocks that a round ends in are read again.
+  plan.layout.round_bytes = 100000;
+  ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+  EXPECT_EQ(schedule.num_rounds(), 3);
+  EXPECT_EQ(schedule.ReadBytes(0), (1 << 18) + 64 + 2 * 16);
+}
+
+TEST(ScheduleTest, RefusesRoundsThatDoNotHoldAnElementAndItsScale) {
+  Plan plan = Fp8Matrix();
+  plan.layout.round_bytes = 4;
+  EXPECT_THAT(Schedule::Create(plan),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("5 bytes")));
+}
+
+TEST(ScheduleTest, DecodedElementsTravelInTheDtypeOfTheirTarget) {
+  const Plan plan = Fp8Matrix();
+  Piece piece;
+  piece.source = 1;
+  piece.box = WholeBox(1, 100, 0);
+  EXPECT_EQ(WireDType(plan, piece), DType::kBFloat16);
+  EXPECT_EQ(WireBytes(plan, piece), 200);
 }
 
 TEST(ScheduleTest, IsTheSameEveryTime) {
