@@ -30,6 +30,7 @@ using Run = std::function<absl::Status()>;
 void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddConfigCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddRulesCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 

@@ -70,6 +70,7 @@ int Main(int argc, char** argv) {
   AddLoadCommand(&app, &global, &run);
   AddPlanCommand(&app, &global, &run);
   AddConfigCommand(&app, &global, &run);
+  AddRulesCommand(&app, &global, &run);
   AddJobCommand(&app, &global, &run);
   AddAgentsCommand(&app, &global, &run);
 

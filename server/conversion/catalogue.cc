@@ -19,39 +19,6 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-absl::StatusOr<Dialect> DialectFromJson(const json& table) {
-  JsonFields top(table, "rule table");
-  const json* derived = top.Find("derived_from");
-  const json* semantics = top.Find("semantics");
-  if (derived == nullptr || semantics == nullptr) {
-    return JsonError("rule table", "needs 'derived_from' and 'semantics'");
-  }
-  Dialect dialect;
-  std::string replace, boundary, order, natural, reverse;
-  std::vector<std::string> wildcard;
-  ZC_RETURN_IF_ERROR(
-      JsonFields(*derived, "derived_from").Get("version", &dialect.version).status());
-  ZC_RETURN_IF_ERROR(JsonFields(*semantics, "semantics")
-                         .Get("replace", &replace)
-                         .Get("wildcard", &wildcard)
-                         .Get("boundary", &boundary)
-                         .Get("branch_order", &order)
-                         .Get("natural_key", &natural)
-                         .Get("reverse", &reverse)
-                         .status());
-  if (wildcard.size() != 2) return JsonError("semantics.wildcard", "must be two strings");
-  if (natural != "v1" && natural != "v2") return JsonError("semantics.natural_key", "is unknown");
-  if (reverse != "v1" && reverse != "v2") return JsonError("semantics.reverse", "is unknown");
-  dialect.replace_all = replace == "all_occurrences";
-  dialect.wildcard_from = wildcard[0];
-  dialect.wildcard_to = wildcard[1];
-  dialect.boundary = boundary != "none";
-  dialect.longest_first = order == "longest_source_first";
-  dialect.natural_key_v2 = natural == "v2";
-  dialect.generation = reverse == "v2" ? 2 : 1;
-  return dialect;
-}
-
 absl::Status ReadBindings(const json& table, Catalogue* catalogue) {
   JsonFields top(table, "rule table");
   const json* bindings = top.Find("bindings");
@@ -120,11 +87,44 @@ absl::Status ProveRules(const Catalogue& catalogue) {
 
 }  // namespace
 
+absl::StatusOr<Dialect> ParseDialect(const json& table) {
+  JsonFields top(table, "rule table");
+  const json* derived = top.Find("derived_from");
+  const json* semantics = top.Find("semantics");
+  if (derived == nullptr || semantics == nullptr) {
+    return JsonError("rule table", "needs 'derived_from' and 'semantics'");
+  }
+  Dialect dialect;
+  std::string replace, boundary, order, natural, reverse;
+  std::vector<std::string> wildcard;
+  ZC_RETURN_IF_ERROR(
+      JsonFields(*derived, "derived_from").Get("version", &dialect.version).status());
+  ZC_RETURN_IF_ERROR(JsonFields(*semantics, "semantics")
+                         .Get("replace", &replace)
+                         .Get("wildcard", &wildcard)
+                         .Get("boundary", &boundary)
+                         .Get("branch_order", &order)
+                         .Get("natural_key", &natural)
+                         .Get("reverse", &reverse)
+                         .status());
+  if (wildcard.size() != 2) return JsonError("semantics.wildcard", "must be two strings");
+  if (natural != "v1" && natural != "v2") return JsonError("semantics.natural_key", "is unknown");
+  if (reverse != "v1" && reverse != "v2") return JsonError("semantics.reverse", "is unknown");
+  dialect.replace_all = replace == "all_occurrences";
+  dialect.wildcard_from = wildcard[0];
+  dialect.wildcard_to = wildcard[1];
+  dialect.boundary = boundary != "none";
+  dialect.longest_first = order == "longest_source_first";
+  dialect.natural_key_v2 = natural == "v2";
+  dialect.generation = reverse == "v2" ? 2 : 1;
+  return dialect;
+}
+
 absl::StatusOr<Catalogue> ParseCatalogue(absl::string_view text) {
   const json table = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (table.is_discarded()) return JsonError("rule table", "is not JSON");
   Catalogue catalogue;
-  ZC_ASSIGN_OR_RETURN(catalogue.dialect, DialectFromJson(table));
+  ZC_ASSIGN_OR_RETURN(catalogue.dialect, ParseDialect(table));
   const json* sets = JsonFields(table, "rule table").Find("rule_sets");
   if (sets == nullptr || !sets->is_object()) return JsonError("rule_sets", "must be an object");
   for (const auto& [name, rules] : sets->items()) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
 #include "server/conversion/rule.h"
 
 namespace zerocast {
@@ -24,6 +25,9 @@ struct Catalogue {
 // Reads a rule table and proves it: every pattern compiles, every binding has its set.  Errors:
 // INVALID_ARGUMENT naming the set and rule.
 absl::StatusOr<Catalogue> ParseCatalogue(absl::string_view text);
+
+// The `derived_from` and `semantics` of a rule table.  Errors: INVALID_ARGUMENT naming the field.
+absl::StatusOr<Dialect> ParseDialect(const nlohmann::json& table);
 
 // The built-in table of a release ("5.23.0", "5.1.0"), read at the first call and kept for the
 // life of the process.  Thread-safe.  Errors: INVALID_ARGUMENT for another release.

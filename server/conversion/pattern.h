@@ -38,6 +38,8 @@ class Regex {
   };
   Group group(int number) const;
 
+  absl::string_view pattern() const;
+
   // The number of the group named `name`; -1 when there is none.
   int GroupNumber(const char* name) const;
 
@@ -86,6 +88,8 @@ class CompiledRule {
 
   const std::vector<std::string>& sources() const { return patterns_.sources; }
   const std::vector<std::string>& targets() const { return patterns_.targets; }
+  // What is searched: a named group a source pattern.
+  absl::string_view expression() const { return regex_.pattern(); }
 
  private:
   CompiledRule(const Rule& rule, const Dialect& dialect, ProcessedPatterns patterns, Regex regex);

@@ -117,6 +117,8 @@ Regex::Group Regex::group(int number) const {
   return {true, impl_->subject.substr(begin, end - begin)};
 }
 
+absl::string_view Regex::pattern() const { return impl_->pattern; }
+
 int Regex::GroupNumber(const char* name) const {
   const int number =
       pcre2_substring_number_from_name(impl_->code, reinterpret_cast<PCRE2_SPTR>(name));
