@@ -149,7 +149,6 @@ TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
   options.checkpoint_path = dir.path();
   options.reader = MakePosixReader({});
   options.arenas = {arena.data()};
-  FileIdentity identity;
   options.identities = {*options.reader->IdentityOf(dir.File("model-1.safetensors")),
                         *options.reader->IdentityOf(dir.File("model-2.safetensors"))};
   options.cancelled = &cancelled;
