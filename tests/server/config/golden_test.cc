@@ -1,6 +1,5 @@
 // What Transformers 5.23.0 (and 5.1.0), accelerate 1.15.0 and DeepSpeed 0.19.8 did with configs.
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <cstdlib>
 #include <map>
@@ -12,24 +11,16 @@
 #include "absl/strings/str_split.h"
 #include "server/config/json_reader.h"
 #include "server/config/resolve.h"
+#include "tests/server/config/data_file.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
 namespace {
 
-// The lines of a gzip file: a name is under ZC_TEST_DATA/config, a path is taken as it is.
+// The lines of a file: a name is under ZC_TEST_DATA/config, a path is taken as it is.
 std::vector<ConfigValue> ReadLines(const std::string& name) {
-  const char* data = std::getenv("ZC_TEST_DATA");
-  const std::string path = absl::StrContains(name, '/')
-                               ? name
-                               : absl::StrCat(data == nullptr ? "" : data, "/config/", name);
-  gzFile file = gzopen(path.c_str(), "rb");
-  EXPECT_NE(file, nullptr) << path;
-  if (file == nullptr) return {};
-  std::string text;
-  char buffer[1 << 16];
-  for (int n; (n = gzread(file, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);
-  gzclose(file);
+  const std::string text =
+      ReadDataFile(absl::StartsWith(name, "/") ? name : absl::StrCat("config/", name));
   std::vector<ConfigValue> lines;
   for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     auto document = ReadJson(line, "line");
