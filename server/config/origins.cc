@@ -1,9 +1,13 @@
 #include "server/config/origins.h"
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "kernels/base/status_macros.h"
+#include "server/config/json_reader.h"
+#include "server/config/lint_table.h"
 
 namespace zerocast {
 namespace {
@@ -91,6 +95,36 @@ class Lister {
 std::vector<ValueOrigin> AllOrigins(const ConfigValue& root,
                                     const std::vector<ValueOrigin>& changed) {
   return Lister(root, changed).Run();
+}
+
+absl::StatusOr<std::vector<ValueOrigin>> DefaultOrigins(const ConfigValue& root, int version) {
+  ZC_ASSIGN_OR_RETURN(const LintTable* table, BuiltInLintTable());
+  std::vector<ValueOrigin> out;
+  const auto list = [&](absl::string_view path, const KeySection& section) {
+    const ConfigValue* node = path.empty() ? &root : Lead(root, path);
+    if (node == nullptr || node->object() == nullptr) return;
+    for (const auto& [key, rules] : section.keys) {
+      const KeyRule* rule = section.FindKey(key, version);
+      if (rule == nullptr || !rule->fallback.has_value() || rule->deprecated) continue;
+      if (node->Find(key) != nullptr || node->Find(rule->name) != nullptr) continue;
+      out.push_back({absl::StrCat(path, path.empty() ? "" : ".", key),
+                     OriginKind::kDeepSpeedDefault,
+                     absl::StrCat("default of DeepSpeed ", table->versions[version], ": ",
+                                  WriteJson(*rule->fallback))});
+    }
+  };
+  for (const auto& [path, section] : table->sections) list(path, section);
+  const auto list_params = [&](absl::string_view path, const LintTable::Sections& by_type,
+                               bool any_case) {
+    const ConfigValue* type = Lead(root, absl::StrCat(path, ".type"));
+    if (type == nullptr || type->text() == nullptr) return;
+    const auto found =
+        by_type.find(any_case ? absl::AsciiStrToLower(*type->text()) : *type->text());
+    if (found != by_type.end()) list(absl::StrCat(path, ".params"), found->second);
+  };
+  list_params("optimizer", table->optimizers, true);
+  list_params("scheduler", table->schedulers, false);
+  return out;
 }
 
 }  // namespace zerocast

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "server/config/value.h"
 
 namespace zerocast {
@@ -34,6 +35,11 @@ struct ValueOrigin {
 inline constexpr size_t kMaxOriginBytes = size_t{1} << 20;
 std::vector<ValueOrigin> AllOrigins(const ConfigValue& root,
                                     const std::vector<ValueOrigin>& changed);
+
+// The defaults that take effect in `root` because their keys are absent, as the DeepSpeed release
+// with the index `version` in kDeepSpeedVersions (lint.h) has them: of the top level and of each
+// section that is there, scalars only, section by section and by name; no deprecated keys.
+absl::StatusOr<std::vector<ValueOrigin>> DefaultOrigins(const ConfigValue& root, int version);
 
 }  // namespace zerocast
 

@@ -1,6 +1,7 @@
 #include "server/config/resolve.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -11,6 +12,7 @@
 #include "server/config/config_source.h"
 #include "server/config/hidden_size.h"
 #include "server/config/json_reader.h"
+#include "server/config/lint.h"
 #include "server/config/python_error.h"
 #include "server/config/python_format.h"
 #include "server/config/python_number.h"
@@ -382,6 +384,15 @@ absl::StatusOr<ConfigValue> ReadSource(const ResolveRequest& request, Resolution
       {{"config", absl::StrCat("must be an object, was of type ", type)}});
 }
 
+// The index in kDeepSpeedVersions, or -1.
+int VersionIndex(absl::string_view version) {
+  const auto* found =
+      std::find(std::begin(kDeepSpeedVersions), std::end(kDeepSpeedVersions), version);
+  return found == std::end(kDeepSpeedVersions)
+             ? -1
+             : static_cast<int>(found - std::begin(kDeepSpeedVersions));
+}
+
 absl::Status CheckRequest(const ResolveRequest& request) {
   std::vector<FieldViolation> violations;
   if (!request.dialect.empty() && std::find(std::begin(kConfigDialects), std::end(kConfigDialects),
@@ -393,6 +404,11 @@ absl::Status CheckRequest(const ResolveRequest& request) {
   if (request.num_training_steps.value_or(0) < 0) {
     violations.push_back({"num_training_steps",
                           absl::StrCat("must be at least 0, was ", *request.num_training_steps)});
+  }
+  if (!request.deepspeed_version.empty() && VersionIndex(request.deepspeed_version) < 0) {
+    violations.push_back({"deepspeed_version",
+                          absl::StrCat("must be one of ", absl::StrJoin(kDeepSpeedVersions, ", "),
+                                       ", was ", request.deepspeed_version)});
   }
   return InvalidFields(violations);
 }
@@ -425,7 +441,13 @@ absl::StatusOr<Resolution> ResolveConfig(const ResolveRequest& request) {
   ZC_RETURN_IF_ERROR(CheckRequest(request));
   Resolution out;
   ZC_RETURN_IF_ERROR(Run(request, &out));
-  if (request.all_origins) out.origins = AllOrigins(out.config.root(), out.origins);
+  if (!request.all_origins) return out;
+  out.origins = AllOrigins(out.config.root(), out.origins);
+  if (request.deepspeed_version.empty() || out.error.has_value()) return out;
+  const int version = VersionIndex(request.deepspeed_version);
+  ZC_ASSIGN_OR_RETURN(std::vector<ValueOrigin> defaults,
+                      DefaultOrigins(out.config.root(), version));
+  std::move(defaults.begin(), defaults.end(), std::back_inserter(out.origins));
   return out;
 }
 

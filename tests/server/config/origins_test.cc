@@ -12,7 +12,10 @@
 namespace zerocast {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 ConfigValue Read(absl::string_view text) {
   const auto document = ReadJson(text, "test");
@@ -134,6 +137,44 @@ TEST(Origins, OfASectionWithTooLongPathsAreOneEntryAndWhatChanged) {
       Origins(Request(config)),
       ElementsAre("G optimizer: given, but for what is listed on its own",
                   "A optimizer.params.lr: auto filled from learning_rate", "G last: given"));
+}
+
+TEST(Origins, NameTheDefaultsOfARelease) {
+  ResolveRequest request = Request(R"({"optimizer": {"type": "AdamW", "params": {"lr": 1}},
+      "scheduler": {"type": "WarmupLR", "params": {}}, "gradient_clipping": 2.0,
+      "zero_optimization": {"stage": 3, "prefetch_bucket_size": 7,
+                            "offload_param": {"device": "cpu"}}})");
+  request.arguments.learning_rate = ConfigValue(1.0);
+  request.arguments.max_grad_norm = ConfigValue(2.0);
+  request.deepspeed_version = "0.19.8";
+  const std::vector<std::string> newest = Origins(request);
+  EXPECT_THAT(newest, Contains("S zero_optimization.reduce_bucket_size: default of DeepSpeed "
+                               "0.19.8: 500000000"));
+  EXPECT_THAT(newest, Contains("S zero_optimization.offload_param.pin_memory: default of "
+                               "DeepSpeed 0.19.8: true"));
+  EXPECT_THAT(newest, Contains("S scheduler.params.warmup_num_steps: default of DeepSpeed "
+                               "0.19.8: 1000"));
+  EXPECT_THAT(newest, Contains("S prescale_gradients: default of DeepSpeed 0.19.8: false"));
+  for (const std::string& line : newest) {
+    // Given, given under the field's own name, deprecated, of a section that is not there.
+    EXPECT_THAT(line, Not(StartsWith("S gradient_clipping:")));
+    EXPECT_THAT(line, Not(StartsWith("S zero_optimization.stage3_prefetch_bucket_size:")));
+    EXPECT_THAT(line, Not(StartsWith("S zero_optimization.cpu_offload:")));
+    EXPECT_THAT(line, Not(StartsWith("S fp16.")));
+  }
+  request.config = R"({"zero_optimization": {"offload_param": {"device": "cpu"}}})";
+  request.deepspeed_version = "0.19.2";
+  const std::vector<std::string> older = Origins(request);
+  EXPECT_THAT(older, Contains("S zero_optimization.offload_param.pin_memory: default of "
+                              "DeepSpeed 0.19.2: false"));
+  EXPECT_THAT(older, Contains("S gradient_clipping: default of DeepSpeed 0.19.2: 0.0"));
+}
+
+TEST(Origins, RefuseAnUnknownRelease) {
+  ResolveRequest request = Request("{}");
+  request.deepspeed_version = "0.18.0";
+  EXPECT_THAT(ResolveConfig(request), StatusIs(absl::StatusCode::kInvalidArgument,
+                                               ::testing::HasSubstr("deepspeed_version")));
 }
 
 }  // namespace
