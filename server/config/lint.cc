@@ -47,14 +47,23 @@ class Places {
   absl::flat_hash_map<std::string, size_t> places_;
 };
 
+// Puts findings into the order of the text.  Of two with one path and rule the graver stays.
 void Order(const ConfigValue& root, std::vector<LintFinding>* findings) {
   const Places places(root);
+  absl::flat_hash_map<std::pair<std::string, std::string>, size_t> seen;
   std::vector<std::pair<size_t, size_t>> order;  // place, then the order of reporting
-  for (size_t i = 0; i < findings->size(); ++i)
-    order.emplace_back(places.Of((*findings)[i].path), i);
+  for (size_t i = 0; i < findings->size(); ++i) {
+    const LintFinding& finding = (*findings)[i];
+    const auto [same, first] = seen.emplace(std::make_pair(finding.path, finding.rule), i);
+    if (first) {
+      order.emplace_back(places.Of(finding.path), i);
+    } else if (finding.severity < (*findings)[same->second].severity) {
+      std::swap((*findings)[same->second], (*findings)[i]);
+    }
+  }
   std::sort(order.begin(), order.end());
   std::vector<LintFinding> sorted;
-  sorted.reserve(findings->size());
+  sorted.reserve(order.size());
   for (const auto& [place, index] : order) sorted.push_back(std::move((*findings)[index]));
   *findings = std::move(sorted);
 }

@@ -44,6 +44,12 @@ std::optional<double> DataParallelSize(LintContext* context) {
       }
       parallel.reset();
     }
+    if (parallel.has_value() && !(*parallel > 0 && std::isfinite(*parallel))) {
+      context->Error("out-of-range", kParallel,
+                     absl::StrCat("must be greater than 0, is ", *parallel,
+                                  "; the world size is divided by it"));
+      return std::nullopt;
+    }
     // Earlier releases catch whatever the division raises.
     if (!parallel.has_value() && !context->Since("0.19.3")) {
       context->Warning("out-of-range", kParallel,

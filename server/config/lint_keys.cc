@@ -103,7 +103,7 @@ void ReportDeprecated(LintContext* context, const KeyRule& rule, absl::string_vi
                      absl::StrCat("DeepSpeed takes this name too, but Transformers fills and reads "
                                   "the key stage3_",
                                   key, " only"),
-                     absl::StrCat("stage3_", key));
+                     JoinPath(section, absl::StrCat("stage3_", key)));
   }
 }
 

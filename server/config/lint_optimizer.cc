@@ -63,11 +63,12 @@ void LintParameters(LintContext* context, const KeySection& section, const std::
         std::find(names.begin(), names.end(), member.key) != names.end()) {
       continue;
     }
-    std::string suggestion = NearestName(member.key, names);
     const auto synonym = context->table().synonyms.find(absl::AsciiStrToLower(member.key));
-    if (suggestion.empty() && synonym != context->table().synonyms.end() &&
-        std::find(names.begin(), names.end(), synonym->second) != names.end()) {
-      suggestion = synonym->second;
+    const bool meant = synonym != context->table().synonyms.end() &&
+                       std::find(names.begin(), names.end(), synonym->second) != names.end();
+    std::string suggestion;
+    if (context->MaySuggest()) {
+      suggestion = meant ? synonym->second : NearestName(member.key, names);
     }
     context->Error("unknown-key", below,
                    absl::StrCat(type,
@@ -224,6 +225,9 @@ bool ReadType(LintContext* context, absl::string_view section, std::string* type
                      path);
     return false;
   }
+  if (named->IsText("auto") && context->resolved()) {
+    context->Error("leftover-auto", path, absl::StrCat("\"auto\" is the name of no ", section));
+  }
   if (named->text() == nullptr || named->IsText("auto")) return false;
   *type = *named->text();
   return true;
@@ -262,7 +266,13 @@ void LintOptimizer(LintContext* context) {
   }
   if (!Contains(kRemovedOptimizers, lower)) {
     LintWithZero(context, found->first);
-  } else if (context->Stage().value_or(0) > 0) {
+    return;
+  }
+  context->Notice(
+      "removed-key", path,
+      absl::StrCat(type, " works in ", context->version_name(), ", is gone from 0.19.7 on"),
+      "\"AdamW\"");
+  if (context->Stage().value_or(0) > 0) {
     context->Error("conflict", path, absl::StrCat(type, " does not go with ZeRO"));
   }
 }

@@ -30,7 +30,7 @@ void LintCheckpoint(LintContext* context) {
   // `in [True, False]`: 1 and 0.0 are.
   const bool number = value->integer() != nullptr || value->real() != nullptr;
   if (number && !LaxBool(*value).has_value()) {
-    context->Error("invalid-value", path,
+    context->Error("wrong-type", path,
                    absl::StrCat("must be true or false, is ", ShortJson(*value)));
   }
 }
@@ -39,14 +39,46 @@ void LintLists(LintContext* context) {
   const std::string modules = "torch_autocast.lower_precision_safe_modules";
   const ConfigValue* value = context->Find(modules);
   if (value != nullptr && value->array() != nullptr && !AllText(*value)) {
-    context->Error("invalid-value", modules, "must be a list of strings");
+    context->Error("wrong-type", modules, "must be a list of strings");
   }
   const std::string keep = "data_types.keep_in_fp32_modules";
   value = context->Find(keep);
   if (context->Since("0.19.8") && value != nullptr && value->array() != nullptr &&
       !AllText(*value)) {
-    context->Error("invalid-value", keep, "must be \"auto\" or a list of name patterns",
-                   "\"auto\"");
+    context->Error("wrong-type", keep, "must be \"auto\" or a list of name patterns", "\"auto\"");
+  }
+}
+
+// int() of Python: no fraction in text, no infinity.
+bool IsIntArgument(const ConfigValue& value) {
+  if (value.text() != nullptr) {
+    return LaxInt(value).has_value() && value.text()->find('.') == std::string::npos;
+  }
+  if (value.real() != nullptr) return std::isfinite(*value.real());
+  return value.integer() != nullptr || value.boolean() != nullptr;
+}
+
+void LintDynamicBatching(LintContext* context) {
+  const std::string section = "data_efficiency.data_sampling.dynamic_batching";
+  for (const absl::string_view key : {"min_batch_size", "max_batch_size", "max_tokens"}) {
+    if (key == "max_tokens" && !IsTruthy(*context, JoinPath(section, "enabled"))) continue;
+    const ConfigValue* value = context->Find(JoinPath(section, key));
+    if (value == nullptr || (value->IsText("auto") && !context->resolved())) continue;
+    if (IsIntArgument(*value)) continue;
+    context->Error(value->IsText("auto") ? "leftover-auto" : "wrong-type", JoinPath(section, key),
+                   absl::StrCat("must be an integer, is ", ShortJson(*value)));
+  }
+}
+
+// Sections that later releases refuse, and whose "enabled" these pop without looking.
+void LintEnabled(LintContext* context) {
+  if (context->Since("0.19.8")) return;
+  for (const absl::string_view section : {"amp", "curriculum_learning", "progressive_layer_drop"}) {
+    const ConfigValue* value = context->Find(section);
+    if (value == nullptr || value->object() == nullptr) continue;
+    if (value->Find("enabled") != nullptr) continue;
+    context->Error("missing-key", JoinPath(section, "enabled"),
+                   "is needed; DeepSpeed stops with a KeyError", JoinPath(section, "enabled"));
   }
 }
 
@@ -99,6 +131,8 @@ void LintSections(LintContext* context) {
   LintCheckpoint(context);
   LintLists(context);
   LintDataEfficiency(context);
+  LintDynamicBatching(context);
+  LintEnabled(context);
   LintVocabulary(context);
   LintActivations(context);
 }

@@ -65,6 +65,20 @@ std::string Elsewhere(const LintContext& context, absl::string_view section,
   return found.size() > kMost ? "" : absl::StrJoin(found, " or ");
 }
 
+// A parameter written beside "params", or at the top: of the usual optimizer and scheduler.
+std::string Parameter(const LintContext& context, absl::string_view section,
+                      absl::string_view key) {
+  const std::pair<absl::string_view, const KeySection*> usual[] = {
+      {"optimizer", &context.table().optimizers.find("adamw")->second},
+      {"scheduler", &context.table().schedulers.find("WarmupDecayLR")->second}};
+  for (const auto& [name, parameters] : usual) {
+    if (!section.empty() && section != name) continue;
+    if (parameters->FindKey(key, context.version()) == nullptr) continue;
+    return absl::StrCat(name, ".params.", key);
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string NearestName(absl::string_view name, const std::vector<std::string>& names) {
@@ -103,6 +117,11 @@ std::string SuggestKey(LintContext* lint, absl::string_view section, absl::strin
   const std::string nearest = NearestName(key, NamesOf(here, context.version()));
   if (!nearest.empty()) return JoinPath(section, nearest);
   if (!elsewhere.empty()) return elsewhere;
+  for (const absl::string_view word :
+       {key, has_synonym ? absl::string_view(synonym->second) : key}) {
+    const std::string parameter = Parameter(context, section, word);
+    if (!parameter.empty()) return parameter;
+  }
   if (has_synonym) {
     const std::string far = Elsewhere(context, section, synonym->second);
     if (!far.empty()) return far;

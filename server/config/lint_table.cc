@@ -183,6 +183,10 @@ absl::StatusOr<LintTable> ReadLintTable(absl::string_view json) {
   ZC_RETURN_IF_ERROR(ReadSections(table, *document.value.Find("optimizers"), &table.optimizers));
   ZC_RETURN_IF_ERROR(ReadSections(table, *document.value.Find("schedulers"), &table.schedulers));
   if (table.sections.find("") == table.sections.end()) return Broken("sections", "has no top");
+  if (table.optimizers.find("adamw") == table.optimizers.end() ||
+      table.schedulers.find("WarmupDecayLR") == table.schedulers.end()) {
+    return Broken("optimizers and schedulers", "lack the usual ones");
+  }
   return table;
 }
 

@@ -124,6 +124,12 @@ ValueVerdict Coerced(const KeyRule& rule, const ConfigValue& value) {
                                          rule.type == "bool" ? "a truth value" : "a number"));
 }
 
+// What a validator that calls int() or float() itself takes: no boolean, for int() no ".0".
+bool IsPlainNumber(absl::string_view type, const ConfigValue& value) {
+  if (value.boolean() != nullptr) return false;
+  return type != "int" || value.text() == nullptr || !absl::StrContains(*value.text(), '.');
+}
+
 ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const ConfigValue& value) {
   const ValueVerdict wrong = Refuse("wrong-type", MustBe(rule, value));
   if (type == "any") return {};
@@ -136,7 +142,7 @@ ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const C
   }
   if (type == "int" || type == "float") {
     const std::optional<double> number = type == "int" ? LaxInt(value) : LaxFloat(value);
-    if (!number.has_value() || (rule.no_bool && value.boolean() != nullptr)) return wrong;
+    if (!number.has_value() || (rule.no_bool && !IsPlainNumber(type, value))) return wrong;
     if (rule.finite && !std::isfinite(*number)) {
       return Refuse("out-of-range", absl::StrCat("must be finite, is ", ShortJson(value)));
     }
@@ -241,8 +247,11 @@ std::optional<double> LaxFloat(const ConfigValue& value) {
   if (value.boolean() != nullptr) return *value.boolean() ? 1 : 0;
   if (value.integer() != nullptr) return value.integer()->ToDouble();
   if (value.real() != nullptr) return *value.real();
+  if (value.text() == nullptr) return std::nullopt;
+  // "1_000" is an integer to Python, and with that a number.
+  if (const std::optional<double> integer = IntegerOfText(*value.text())) return integer;
   double number = 0;
-  if (value.text() != nullptr && absl::SimpleAtod(*value.text(), &number)) return number;
+  if (absl::SimpleAtod(*value.text(), &number)) return number;
   return std::nullopt;
 }
 

@@ -145,7 +145,9 @@ void LintZenFlow(LintContext* context) {
   if (zenflow == nullptr || zenflow->object() == nullptr) return;
   const auto path = [&](absl::string_view key) { return JoinPath(section, key); };
   const std::string strategy = context->Text(path("select_strategy"));
-  if (!strategy.empty() && strategy != "auto" && strategy != "step" && strategy != "epoch") {
+  const ConfigValue* named = zenflow->Find("select_strategy");
+  if (named != nullptr && named->text() != nullptr && strategy != "auto" && strategy != "step" &&
+      strategy != "epoch") {
     context->Error("invalid-value", path("select_strategy"), R"(must be "auto", "step" or "epoch")",
                    "\"auto\"");
   }

@@ -5,7 +5,7 @@
     deepspeed_probe.py ask             answers JSON lines {config | text, world_size} on stdin, one line each
 
 An answer is {"raises": {"stage", "type", "text"}}, {"logs": [...]} or "silent". Stages, in the engine's order: config
-(DeepSpeedConfig), engine (the engine's checks), optimizer, scheduler, swap (where NVMe files would lie). The kernels of
+(DeepSpeedConfig), engine (the engine's checks), optimizer, scheduler, placement (groups, NVMe folders). The kernels of
 DeepSpeed's own optimizers need a GPU, so stand-ins with their signatures take their place. Works without a GPU.
 """
 
@@ -19,7 +19,6 @@ import os
 import re
 import sys
 import tempfile
-import types
 import typing
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -33,7 +32,7 @@ with contextlib.redirect_stdout(sys.stderr):
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
     from deepspeed.runtime.zero import utils as zero_utils
     from deepspeed.runtime.zero.partition_parameters import Init
-    from deepspeed.utils import logger
+    from deepspeed.utils import groups, logger
 
 # Keys that deepspeed/__init__.py and zero.Init read, before or beside DeepSpeedConfig.
 READ_ELSEWHERE = ("sequence_parallel_size", "data_parallel_size")
@@ -356,18 +355,20 @@ def bare_engine(config):
     return engine
 
 
-def check_swap(config, engine):
-    """Where zero.Init and stage 3 would look for their NVMe folders."""
+def check_placement(config, world_size):
+    """The groups and the NVMe folders that zero.Init and stage 3 would make."""
     zero = config.zero_config
     if zero.stage != 3:
         return
+    if zero.zero_hpz_partition_size > 1:
+        groups._ensure_divisibility(world_size, min(zero.zero_hpz_partition_size, world_size))
     if zero.offload_param is not None and zero.offload_param.device == "nvme":
         Init._validate_remote_device(None, "nvme", config)
     if zero.offload_optimizer is not None and zero.offload_optimizer.device == "nvme":
         os.path.join(zero.offload_optimizer.nvme_path, "zero_stage_3")
 
 
-def ask_stages(config, world_size, stages=("config", "engine", "optimizer", "scheduler", "swap")):
+def ask_stages(config, world_size, stages=("config", "engine", "optimizer", "scheduler", "placement")):
     logs = Logs()
     logger.handlers = [logs]
     logger.propagate = False
@@ -381,17 +382,18 @@ def ask_stages(config, world_size, stages=("config", "engine", "optimizer", "sch
                 stage = "engine"
                 engine = bare_engine(made)
                 engine._do_sanity_check()
-                optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+                # As the integration hands in its own, where the config has none.
+                optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
                 if made.optimizer_name is not None:
                     stage = "optimizer"
                     parameter = torch.nn.Parameter(torch.zeros(2, 2))
                     parameter.use_muon = True
                     optimizer = engine._configure_basic_optimizer([parameter])
-                    engine._do_optimizer_sanity_check(optimizer)
+                engine._do_optimizer_sanity_check(optimizer)
                 stage = "scheduler"
                 engine._scheduler_from_config(optimizer)
-                stage = "swap"
-                check_swap(made, engine)
+                stage = "placement"
+                check_placement(made, world_size)
     except Exception as error:  # whatever it raises is the answer
         text = re.sub(r"\n\s*For further information visit \S+", "", str(error))
         return {"raises": {"stage": stage, "type": type(error).__name__, "text": text}}

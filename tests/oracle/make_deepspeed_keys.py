@@ -77,7 +77,10 @@ VALIDATORS = {
 REFUSED_BY_ENGINE = {"data_types.grad_accum_dtype", "data_types.param_dtype"}
 # What a release refuses on a CPU only, or only because of the rest of the config, is no property of the key.
 NOT_REFUSED = {"aio.use_gds": "bifsald", ".train_batch_size": "nbif", ".train_micro_batch_size_per_gpu": "nbif",
-               ".gradient_accumulation_steps": "nbif", ".sequence_parallel_size": "bif"}
+               ".gradient_accumulation_steps": "nbif", ".sequence_parallel_size": "bif",
+               "data_efficiency.data_sampling.dynamic_batching.min_batch_size": "nsld",
+               "data_efficiency.data_sampling.dynamic_batching.max_batch_size": "nsld",
+               "data_efficiency.data_sampling.dynamic_batching.max_tokens": "nsald"}
 # Kinds of which a key takes some values and not others, each checked by a rule of its own (or by VALUES).
 CHECKED = {".train_batch_size", ".train_micro_batch_size_per_gpu", ".gradient_accumulation_steps",
            ".sequence_parallel_size", "checkpoint.parallel_write.pipeline_stage",
@@ -114,7 +117,7 @@ SYNONYMS = {
     "optimizer_offload": "offload_optimizer", "param_offload": "offload_param",
     "gradient_checkpointing": "activation_checkpointing", "data_type": "communication_data_type",
     "logging_steps": "steps_per_print", "log_interval": "steps_per_print",
-    "nvme": "nvme_path", "path": "nvme_path", "params": "params", "name": "type",
+    "nvme": "nvme_path", "name": "type",
 }
 
 
@@ -135,7 +138,14 @@ def of_release(known, version):
     """{section: {"kind", "keys"}} of one release."""
     models, loose = known["models"], dict(known["loose"])
     sections = {path: {"kind": "strict", "keys": dict(fields)} for path, fields in models.items()}
+    for section in sections.values():
+        key_of = {entry["name"]: key for key, entry in section["keys"].items() if "name" in entry}
+        for entry in section["keys"].values():
+            if entry.get("new") in key_of:
+                entry["new"] = key_of[entry["new"]]
     sections["bfloat16"] = sections["bf16"]
+    for entry in sections["zero_optimization.leaf_module"]["keys"].values():
+        entry["type"] += "|str"  # its validator makes a list of one
     for (path, key), (since, extra) in VALIDATORS.items():
         if releases.VERSIONS.index(version) >= releases.VERSIONS.index(since):
             sections[path]["keys"][key] = {**sections[path]["keys"][key], **extra}
