@@ -124,7 +124,8 @@ DType DTypeOf(const std::string& name) {
       {"U16", DType::kUInt16},         {"I16", DType::kInt16},          {"U32", DType::kUInt32},
       {"I32", DType::kInt32},          {"U64", DType::kUInt64},         {"I64", DType::kInt64},
       {"F8_E4M3", DType::kFloat8E4M3}, {"F8_E5M2", DType::kFloat8E5M2}, {"F16", DType::kFloat16},
-      {"BF16", DType::kBFloat16},      {"F32", DType::kFloat32},        {"F64", DType::kFloat64}};
+      {"BF16", DType::kBFloat16},      {"F32", DType::kFloat32},        {"F64", DType::kFloat64},
+      {"F8_E8M0", DType::kFloat8E8M0}};
   const auto found = kNames->find(name);
   return found == kNames->end() ? DType::kInvalid : found->second;
 }

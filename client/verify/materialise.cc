@@ -12,15 +12,15 @@
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
+#include "server/conversion/choose_rules.h"
 #include "server/conversion/convert.h"
+#include "server/conversion/quantization.h"
 #include "server/conversion/rename.h"
 
 namespace zerocast::verify {
 namespace {
 
 using nlohmann::json;
-
-constexpr absl::string_view kDialect = "5.23.0";
 
 // The tensors that one run of a rule's operations gets, or one renamed tensor.
 struct Group {
@@ -41,11 +41,10 @@ class Materialiser {
     ZC_RETURN_IF_ERROR(ReadConfig());
     ListModel();
     ZC_RETURN_IF_ERROR(ListRules());
-    ZC_ASSIGN_OR_RETURN(const Dialect dialect, CatalogueDialect(kDialect));
     const ModelSpec* const spec = input_.spec;
     ZC_ASSIGN_OR_RETURN(
         Renamer renamer,
-        Renamer::Create(rules_, dialect, spec != nullptr && spec->has_base_model_prefix,
+        Renamer::Create(rules_, dialect_, spec != nullptr && spec->has_base_model_prefix,
                         spec == nullptr ? "" : spec->base_model_prefix));
     ZC_RETURN_IF_ERROR(Collect(&renamer));
     for (const Group& group : groups_) ZC_RETURN_IF_ERROR(Materialise(group, renamer));
@@ -78,24 +77,15 @@ class Materialiser {
   }
 
   absl::Status ListRules() {
-    rules_ = input_.key_mapping;
-    std::vector<Rule> rules;
-    if (input_.spec != nullptr) {
-      rules = input_.spec->transforms;
-    } else {
-      std::string architecture, model_type;
-      if (const auto type = config_.find("model_type");
-          type != config_.end() && type->is_string()) {
-        model_type = type->get<std::string>();
-      }
-      const auto classes = config_.find("architectures");
-      if (classes != config_.end() && classes->is_array() && !classes->empty() &&
-          classes->front().is_string()) {
-        architecture = classes->front().get<std::string>();
-      }
-      ZC_ASSIGN_OR_RETURN(rules, CatalogueRules(architecture, model_type, kDialect));
-    }
-    rules_.insert(rules_.end(), rules.begin(), rules.end());
+    RuleChoice choice;
+    choice.config_json = input_.files->config_json;
+    choice.spec = input_.spec;
+    choice.key_mapping = input_.key_mapping;
+    choice.dialect = input_.dialect;
+    choice.rule_table_json = input_.rule_table_json;
+    ZC_ASSIGN_OR_RETURN(ConversionRules chosen, ChooseRules(choice));
+    rules_ = std::move(chosen.rules);
+    dialect_ = std::move(chosen.dialect);
     return absl::OkStatus();
   }
 
@@ -139,6 +129,10 @@ class Materialiser {
       }
     }
     if (group.rule < 0) {
+      if (const absl::Status status = CheckDecoded(named); !status.ok()) {
+        unfilled_[group.name] = std::string(status.message());
+        return absl::OkStatus();
+      }
       if (named.size() != 1 || named[0].tensors.size() != 1) {
         unfilled_[group.name] = "several tensors of the checkpoint claim this name";
         return absl::OkStatus();
@@ -163,9 +157,29 @@ class Materialiser {
             absl::StrCat("the conversion has no place for '", one.pattern, "'"));
       }
     }
-    const OperationContext context{rule.sources(), rule.targets(), group.name, &shapes_, &config_};
-    for (const Op& op : rules_[group.rule].ops) {
-      ZC_ASSIGN_OR_RETURN(*named, RunOperation(op, std::move(*named), context));
+    const OperationContext context{rule.sources(), rule.targets(), group.name,
+                                   &shapes_,       &config_,       input_.decode_to};
+    const std::vector<Op>& ops = rules_[group.rule].ops;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      const bool decodes =
+          ops[i].kind == OpKind::kFp8Dequantize || ops[i].kind == OpKind::kMxfp4Dequantize;
+      if (i == 0 && !decodes) ZC_RETURN_IF_ERROR(CheckDecoded(*named));
+      ZC_ASSIGN_OR_RETURN(*named, RunOperation(ops[i], std::move(*named), context));
+      if (decodes) ZC_RETURN_IF_ERROR(CheckDecoded(*named));
+    }
+    return absl::OkStatus();
+  }
+
+  // In a checkpoint of 8-bit floats with scales none is left: its values would be wrong.
+  absl::Status CheckDecoded(const std::vector<NamedTensors>& named) const {
+    if (quantization_ != Quantization::kFp8) return absl::OkStatus();
+    for (const NamedTensors& one : named) {
+      for (const Tensor& tensor : one.tensors) {
+        if (tensor.dtype != DType::kFloat8E4M3 && tensor.dtype != DType::kFloat8E5M2) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat("'", one.pattern, "' is stored as ", DTypeName(tensor.dtype),
+                         ", and the checkpoint has no scales for it"));
+      }
     }
     return absl::OkStatus();
   }
@@ -239,6 +253,8 @@ class Materialiser {
   json config_ = json::object();
   std::map<std::string, Shape> shapes_;  // of the model; empty without a spec
   std::vector<Rule> rules_;
+  Dialect dialect_;
+  Quantization quantization_ = Quantization::kNone;
   std::vector<Group> groups_;
   absl::flat_hash_set<std::string> given_;
   std::map<std::string, MaterialisedTarget> from_alias_;  // by the holder's name

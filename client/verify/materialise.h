@@ -18,10 +18,13 @@ struct MaterialiseInput {
   const CheckpointFiles* files = nullptr;
   // Null: the rules come from the catalogue by config.json, and every renamed key is a target.
   const ModelSpec* spec = nullptr;
-  std::vector<Rule> key_mapping;  // run before the other rules
+  std::vector<Rule> key_mapping;      // run before the other rules
+  DType decode_to = DType::kInvalid;  // OperationContext::decode_to
+  std::string dialect;                // as RuleChoice has it
+  std::string rule_table_json;
 };
 
-// A target as the checkpoint fills it, in the checkpoint's dtype.
+// A target as the checkpoint fills it, in the checkpoint's dtype, or that of what is decoded.
 struct MaterialisedTarget {
   std::string name;           // of a tied parameter: the holder's
   Tensor tensor;              // its shape may differ from the spec's

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "client/verify/dequantize.h"
 #include "kernels/base/status_macros.h"
 
 namespace zerocast::verify {
@@ -330,6 +331,9 @@ absl::StatusOr<std::vector<NamedTensors>> RunOperation(const Op& op,
     case OpKind::kLinearToConv3d:
     case OpKind::kAlign16:
       return Reshape(op, input, context);
+    case OpKind::kFp8Dequantize:
+    case OpKind::kMxfp4Dequantize:
+      return RunDequantize(op, std::move(input), context);
   }
   return InvalidArgumentError("an unknown operation");
 }

@@ -27,6 +27,9 @@ struct OperationContext {
   std::string full_name;  // the name in the model the tensors were collected for
   const std::map<std::string, Shape>* model_shapes = nullptr;  // parameters, buffers, aliases
   const nlohmann::json* config = nullptr;                      // an object, perhaps empty
+  // What quantised tensors are decoded to; kInvalid: the dtype of their scales where it is a
+  // floating one of two bytes or more, else bfloat16.
+  DType decode_to = DType::kInvalid;
 };
 
 // Runs one operation on real tensors, with the meaning of Transformers 5.23.0

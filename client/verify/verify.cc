@@ -56,7 +56,11 @@ class Verifier {
     MaterialiseInput input;
     input.files = &files;
     input.spec = spec_;
+    // Rounded once, at the end; what is stored is decided by the scales.
+    if (options_.dtype != "stored") input.decode_to = DType::kFloat32;
     ZC_ASSIGN_OR_RETURN(input.key_mapping, RenamesFromKeyMapping(options_.key_mapping_json));
+    input.dialect = options_.dialect;
+    input.rule_table_json = options_.rule_table_json;
     ListWanted();
     absent_.insert(options_.absent.begin(), options_.absent.end());
     ZC_RETURN_IF_ERROR(MaterialiseTargets(

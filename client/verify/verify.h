@@ -15,6 +15,8 @@ struct VerifyOptions {
   std::string checkpoint_path;   // the folder, readable from this process
   std::string model_spec_json;   // "" when the load had none
   std::string key_mapping_json;  // "" when the load had none
+  std::string dialect;           // "" when the load had none
+  std::string rule_table_json;   // "" when the load had none
   std::string dtype;             // "stored", "spec", "bf16", "fp16" or "fp32"
   int32_t world_size = 0;
   int32_t zero_stage = 3;

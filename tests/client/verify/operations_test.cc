@@ -22,7 +22,7 @@ namespace {
 
 using nlohmann::json;
 
-// The operations that move elements.  Others compute values.
+// The operations that move elements.
 const char* const kMovers[] = {"MergeModulelist",
                                "SplitModulelist",
                                "Concatenate",
@@ -37,6 +37,14 @@ const char* const kMovers[] = {"MergeModulelist",
                                "LinearToConv3d",
                                "VisionFuseAndPermuteForRope",
                                "VisionUnfuseAndPermuteForRope"};
+
+// Those that decode quantised tensors.
+const char* const kDecoders[] = {"Fp8Dequantize", "Mxfp4Dequantize"};
+
+template <size_t kSize>
+bool IsOneOf(const char* const (&names)[kSize], const std::string& name) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
 
 // A recorded tensor: small numbers, or bytes in hexadecimal.
 Tensor Read(const json& recorded) {
@@ -90,15 +98,16 @@ absl::StatusOr<std::vector<NamedTensors>> Run(const json& line, std::vector<Name
   const absl::StatusOr<Rule> rule = RuleFromJson(rule_json, "rule");
   if (!rule.ok()) return rule.status();
   std::map<std::string, Shape> model;
+  const std::string name = line.value("full_layer_name", "");
+  DType decode_to = DType::kInvalid;
   if (line.contains("model_params")) {
-    for (const auto& [name, tensor] : line["model_params"].items()) {
-      model[name] = tensor["shape"].get<Shape>();
+    for (const auto& [param, tensor] : line["model_params"].items()) {
+      model[param] = tensor["shape"].get<Shape>();
+      if (param == name) decode_to = DTypeFromName(tensor["dtype"].get<std::string>().c_str());
     }
   }
   const json config = line.contains("config") ? line["config"] : json::object();
-  const std::string name =
-      line.contains("full_layer_name") ? line["full_layer_name"].get<std::string>() : "";
-  const OperationContext context{rule->from, rule->to, name, &model, &config};
+  const OperationContext context{rule->from, rule->to, name, &model, &config, decode_to};
   for (const Op& step : rule->ops) {
     auto made = RunOperation(step, std::move(tensors), context);
     if (!made.ok()) return made.status();
@@ -130,25 +139,27 @@ std::string Difference(const json& line, const std::vector<NamedTensors>& input)
   return "";
 }
 
-TEST(Operations, MoveElementsAsInTheLibrary) {
-  int compared = 0, failures = 0;
+TEST(Operations, DoWhatTheLibraryDoes) {
+  int compared = 0, decoded = 0, failures = 0;
   for (const std::string& text :
        ReadLines(GoldenFolder("ZC_GOLDEN_OPS", "ops") + "/ops.jsonl.gz")) {
     const json line = json::parse(text);
     if (line["dialect"] != "5.23.0") continue;
-    if (std::find(std::begin(kMovers), std::end(kMovers), line["op"]) == std::end(kMovers))
-      continue;
+    const bool decodes = IsOneOf(kDecoders, line["op"]);
+    if (!decodes && !IsOneOf(kMovers, line["op"])) continue;
     std::vector<NamedTensors> input;
     for (const auto& [name, value] : line["inputs"].items()) {
       input.push_back({name, ReadList(value), /*single=*/!value.is_array()});
     }
-    if (MixesIntegers(input)) continue;
+    if (!decodes && MixesIntegers(input)) continue;
     ++compared;
+    if (decodes) ++decoded;
     const std::string difference = Difference(line, input);
     if (difference.empty()) continue;
     if (++failures <= 30) ADD_FAILURE() << difference << "\n  " << text.substr(0, 900);
   }
   EXPECT_GE(compared, 300);
+  EXPECT_GE(decoded, 80);
   EXPECT_EQ(failures, 0) << "of " << compared << " lines";
 }
 
