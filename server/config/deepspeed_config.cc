@@ -54,31 +54,44 @@ absl::StatusOr<const ConfigValue*> PythonGet(const ConfigValue& node, absl::stri
         absl::StrCat("must be an object, was of type ", type)}});
 }
 
-absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Create(ConfigValue root) {
+absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Create(ConfigValue root,
+                                                        std::vector<FieldViolation>* violations) {
   DeepSpeedConfig config;
   config.root_ = std::move(root);
-  ZC_ASSIGN_OR_RETURN(const ConfigValue* stage, config.GetValue("zero_optimization.stage"));
+  absl::Status first;
+  const auto keep = [&](const absl::Status& status) {
+    if (first.ok()) first = status;
+    if (violations == nullptr) return;
+    for (const FieldViolation& violation : ViolationsOf(status)) violations->push_back(violation);
+  };
+  const auto stage = config.GetValue("zero_optimization.stage");
+  if (!stage.ok()) {
+    keep(stage.status());
+    return first;
+  }
   for (const int number : {0, 1, 2, 3}) {
-    if (stage != nullptr && PythonEqual(*stage, ConfigValue(number))) config.stage_ = number;
+    if (*stage != nullptr && PythonEqual(**stage, ConfigValue(number))) config.stage_ = number;
   }
   if (!config.is_zero2() && !config.is_zero3()) return config;
   constexpr const char* kDevices[] = {"zero_optimization.offload_optimizer.device",
                                       "zero_optimization.offload_param.device"};
   const ConfigValue* devices[] = {nullptr, nullptr};
-  for (int i : {0, 1}) {
-    ZC_ASSIGN_OR_RETURN(devices[i], config.GetValue(kDevices[i]));
+  for (const int i : {0, 1}) {
+    const auto device = config.GetValue(kDevices[i]);
+    keep(device.status());
+    if (device.ok()) devices[i] = *device;
   }
   // The integration looks up both, then puts them into a set.
-  for (int i : {0, 1}) {
+  for (const int i : {0, 1}) {
     if (devices[i] == nullptr) continue;
     if (devices[i]->array() != nullptr || devices[i]->object() != nullptr) {
-      return WithViolations(
-          PythonError("TypeError",
-                      absl::StrCat("unhashable type: '", PythonTypeName(*devices[i]), "'")),
-          {{kDevices[i], "must be a string"}});
+      keep(WithViolations(PythonError("TypeError", absl::StrCat("unhashable type: '",
+                                                                PythonTypeName(*devices[i]), "'")),
+                          {{kDevices[i], "must be a string"}}));
     }
     config.offload_ |= devices[i]->IsText("cpu") || devices[i]->IsText("nvme");
   }
+  if (!first.ok()) return first;
   return config;
 }
 

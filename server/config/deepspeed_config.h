@@ -3,10 +3,12 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "server/base/errors.h"
 #include "server/config/value.h"
 
 namespace zerocast {
@@ -26,7 +28,9 @@ class DeepSpeedConfig {
   // Reads stage and offload, once, as the integration does; later changes of the config do not move
   // them. PythonError where the config or zero_optimization is no object, or a device is a list or
   // an object.
-  static absl::StatusOr<DeepSpeedConfig> Create(ConfigValue root);
+  // Where `violations` is given, it gets all that is wrong with them.
+  static absl::StatusOr<DeepSpeedConfig> Create(ConfigValue root,
+                                                std::vector<FieldViolation>* violations = nullptr);
 
   const ConfigValue& root() const { return root_; }
   ConfigValue& root() { return root_; }

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "server/base/errors.h"
 #include "server/config/json_reader.h"
 #include "server/config/resolve.h"
 #include "tests/server/config/data_file.h"
@@ -125,6 +126,7 @@ TEST_P(Golden, EveryCaseComesOutAsInPython) {
     EXPECT_EQ(WriteJson(actual), WriteJson(expected)) << id;
     EXPECT_EQ(actual, expected) << id;
     EXPECT_EQ(resolution->status().ok(), !resolution->error.has_value()) << id;
+    EXPECT_EQ(ViolationsOf(resolution->status()).empty(), !resolution->error.has_value()) << id;
     const ConfigValue* error = expected.Find("error");
     const std::string kind =
         error == nullptr ? "resolved" : error->Find("message")->text()->substr(0, 60);
