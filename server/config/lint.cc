@@ -17,9 +17,6 @@
 namespace zerocast {
 namespace {
 
-// More say nothing new, and a message has an end.
-constexpr size_t kMostFindings = 1000;
-
 // Where each path stands in the user's text.
 class Places {
  public:
@@ -125,9 +122,12 @@ absl::StatusOr<std::vector<LintFinding>> LintConfig(const LintRequest& request) 
   LintScheduler(&context);
   std::vector<LintFinding> findings = context.TakeFindings();
   Order(*request.config, &findings);
+  size_t more = context.num_left_out();
   if (findings.size() > kMostFindings) {
-    const size_t more = findings.size() - kMostFindings;
+    more += findings.size() - kMostFindings;
     findings.resize(kMostFindings);
+  }
+  if (more > 0) {
     findings.push_back({"", "too-many", absl::StrCat(more, " more findings are left out"), "",
                         LintSeverity::kNotice});
   }

@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_SERVER_CONFIG_LINT_CONTEXT_H_
 #define ZEROCAST_SERVER_CONFIG_LINT_CONTEXT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,6 +13,9 @@
 #include "server/config/value.h"
 
 namespace zerocast {
+
+// More findings say nothing new, and an answer has an end.
+inline constexpr size_t kMostFindings = 1000;
 
 // One run of the lint: what is looked at, and what was found so far.
 class LintContext {
@@ -57,6 +61,10 @@ class LintContext {
   // zero_optimization.stage as DeepSpeed reads it.
   std::optional<int> Stage() const;
 
+  // Counts an unknown key; false, and the key is left out, when there have been too many.
+  bool MayReportUnknown() { return ++unknown_ <= kMostFindings; }
+  size_t num_left_out() const { return unknown_ > kMostFindings ? unknown_ - kMostFindings : 0; }
+
   // Counts a search for a suggestion; false when there have been too many.
   bool MaySuggest() { return suggestions_++ < 100; }
 
@@ -71,6 +79,7 @@ class LintContext {
   const LintRequest& request_;
   std::vector<LintFinding> findings_;
   int suggestions_ = 0;
+  size_t unknown_ = 0;
 };
 
 // Each looks at one part of the config and reports what it finds.

@@ -28,6 +28,7 @@ std::string FirstReleaseOf(const LintContext& context, const KeySection& section
 
 void ReportUnknown(LintContext* context, absl::string_view section_path, const KeySection& section,
                    const ConfigMember& member) {
+  if (!context->MayReportUnknown()) return;
   const std::string path = JoinPath(section_path, member.key);
   const bool strict = section.kind == KeySection::Kind::kStrict;
   const bool dropped = strict && member.value.IsText("auto");

@@ -267,16 +267,20 @@ def write(table, file):
     file.write("{" + ",\n".join(parts) + "}\n")
 
 
+def make(folder: Path) -> dict:
+    """The table of all releases."""
+    known = [releases.keys(folder, version) for version in releases.VERSIONS]
+    return {"made_by": "tests/oracle/make_deepspeed_keys.py", "versions": list(releases.VERSIONS),
+             "synonyms": SYNONYMS, "sections": merge([of_release(k, v) for k, v in zip(known, releases.VERSIONS)]),
+             "optimizers": merge([constructors(k, "optimizers") for k in known]),
+             "schedulers": merge([constructors(k, "schedulers") for k in known])}
+
+
 def main() -> int:
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
-    folder = Path(sys.argv[1])
-    known = [releases.keys(folder, version) for version in releases.VERSIONS]
-    table = {"made_by": "tests/oracle/make_deepspeed_keys.py", "versions": list(releases.VERSIONS),
-             "synonyms": SYNONYMS, "sections": merge([of_release(k, v) for k, v in zip(known, releases.VERSIONS)]),
-             "optimizers": merge([constructors(k, "optimizers") for k in known]),
-             "schedulers": merge([constructors(k, "schedulers") for k in known])}
+    table = make(Path(sys.argv[1]))
     with open(sys.argv[2], "w", encoding="utf-8") as file:
         write(table, file)
     return 0

@@ -68,17 +68,20 @@ def golden():
                            "world_size": row["args"].get("world_size", 1)}
 
 
+def asked(version):
+    """Everything that a release is asked."""
+    table = json.loads(KEYS.read_text(encoding="utf-8"))
+    return list(cases(table, version)) + (list(golden()) if version == releases.VERSIONS[-1] else [])
+
+
 def main() -> int:
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
-    table = json.loads(KEYS.read_text(encoding="utf-8"))
     with open(sys.argv[2], "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as out:
         for version in releases.VERSIONS:
-            asked = list(cases(table, version))
-            if version == releases.VERSIONS[-1]:
-                asked += golden()
-            for case, answer in zip(asked, releases.ask(Path(sys.argv[1]), version, asked)):
+            rows = asked(version)
+            for case, answer in zip(rows, releases.ask(Path(sys.argv[1]), version, rows)):
                 case["raises"] = answer["raises"]["type"] if "raises" in answer else None
                 out.write((json.dumps(case) + "\n").encode())
     return 0

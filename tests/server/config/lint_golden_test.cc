@@ -1,0 +1,144 @@
+// What nine releases of DeepSpeed said about configs, and what the lint says (tests/oracle).
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "server/config/json_reader.h"
+#include "server/config/lint.h"
+#include "tests/status_matchers.h"
+
+namespace zerocast {
+namespace {
+
+// The lines of a gzip file under ZC_TEST_DATA/config.
+std::vector<ConfigValue> ReadLines(const std::string& name) {
+  const char* data = std::getenv("ZC_TEST_DATA");
+  const std::string path = absl::StrCat(data == nullptr ? "" : data, "/config/", name);
+  gzFile file = gzopen(path.c_str(), "rb");
+  EXPECT_NE(file, nullptr) << path;
+  if (file == nullptr) return {};
+  std::string text;
+  char buffer[1 << 16];
+  for (int n; (n = gzread(file, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);
+  gzclose(file);
+  std::vector<ConfigValue> lines;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    auto document = ReadJson(line, "line");
+    EXPECT_THAT(document, IsOk());
+    if (document.ok()) lines.push_back(std::move(document->value));
+  }
+  return lines;
+}
+
+std::vector<LintFinding> Lint(const ConfigValue& row) {
+  LintRequest request;
+  request.deepspeed_version = *row.Find("version")->text();
+  request.resolved = row.Find("resolved") == nullptr || *row.Find("resolved")->boolean();
+  const ConfigValue* world_size = row.Find("world_size");
+  if (world_size != nullptr && world_size->integer() != nullptr) {
+    int64_t value = 0;
+    EXPECT_TRUE(world_size->integer()->ToInt64(&value));
+    request.world_size = value;
+  }
+  JsonDocument document;
+  if (const ConfigValue* text = row.Find("text")) {
+    auto read = ReadJson(*text->text(), "config");
+    EXPECT_THAT(read, IsOk());
+    document = *std::move(read);
+    request.duplicate_keys = document.duplicate_keys;
+    request.config = &document.value;
+  } else {
+    request.config = row.Find("config");
+  }
+  auto findings = LintConfig(request);
+  EXPECT_THAT(findings, IsOk());
+  return findings.ok() ? *std::move(findings) : std::vector<LintFinding>();
+}
+
+bool HasError(const std::vector<LintFinding>& findings) {
+  for (const LintFinding& finding : findings) {
+    if (finding.severity == LintSeverity::kError) return true;
+  }
+  return false;
+}
+
+std::string Describe(const std::vector<LintFinding>& findings) {
+  std::string out;
+  for (const LintFinding& finding : findings) {
+    absl::StrAppend(&out, LintSeverityName(finding.severity), " ", finding.rule, " ", finding.path,
+                    "\n");
+  }
+  return out;
+}
+
+std::string Expected(const ConfigValue& row) {
+  std::string out;
+  for (const ConfigValue& finding : *row.Find("findings")->array()) {
+    const ConfigValue::Array& parts = *finding.array();
+    absl::StrAppend(&out, *parts[2].text(), " ", *parts[1].text(), " ", *parts[0].text(), "\n");
+  }
+  return out;
+}
+
+TEST(LintGolden, EveryCaseHasItsFindings) {
+  const std::vector<ConfigValue> rows = ReadLines("lint.jsonl.gz");
+  std::map<std::string, int> by_version;
+  for (const ConfigValue& row : rows) {
+    const std::string& id = *row.Find("id")->text();
+    const std::vector<LintFinding> findings = Lint(row);
+    EXPECT_EQ(Describe(findings), Expected(row)) << id;
+    const bool raised = row.Find("deepspeed")->Find("raises") != nullptr;
+    if (row.Find("why") == nullptr) {
+      EXPECT_EQ(HasError(findings), raised) << id << ": " << WriteJson(*row.Find("deepspeed"));
+    }
+    for (const LintFinding& finding : findings) EXPECT_NE(finding.message, "") << id;
+    ++by_version[*row.Find("version")->text()];
+  }
+  std::printf("%zu cases\n", rows.size());
+  EXPECT_GE(rows.size(), 500u);
+  for (const absl::string_view version : kDeepSpeedVersions) {
+    EXPECT_GE(by_version[std::string(version)], 20) << version;
+  }
+}
+
+TEST(LintGolden, EveryRuleHasACase) {
+  std::set<std::string> rules;
+  for (const ConfigValue& row : ReadLines("lint.jsonl.gz")) {
+    for (const LintFinding& finding : Lint(row)) rules.insert(finding.rule);
+  }
+  EXPECT_EQ(absl::StrJoin(rules, " "),
+            "alignment batch-triangle conflict deprecated-key duplicate-key field-name "
+            "invalid-value leftover-auto missing-key no-effect out-of-range removed-key "
+            "string-value unknown-key wrong-type");
+}
+
+// Each key with each kind of value, and what the integration made of the golden configs.
+TEST(LintGolden, AnErrorIsFoundExactlyWhereDeepSpeedRaises) {
+  const std::vector<ConfigValue> rows = ReadLines("lint-values.jsonl.gz");
+  size_t raised = 0, differ = 0;
+  for (const ConfigValue& row : rows) {
+    const bool raises = !row.Find("raises")->is_null();
+    raised += raises ? 1 : 0;
+    const std::vector<LintFinding> findings = Lint(row);
+    if (HasError(findings) == raises) continue;
+    if (++differ <= 20) {
+      ADD_FAILURE() << *row.Find("version")->text() << " " << WriteJson(*row.Find("config"))
+                    << " raises " << WriteJson(*row.Find("raises")) << "; found:\n"
+                    << Describe(findings);
+    }
+  }
+  std::printf("%zu values, %zu raise\n", rows.size(), raised);
+  EXPECT_EQ(differ, 0u);
+  EXPECT_GE(rows.size(), 25000u);
+}
+
+}  // namespace
+}  // namespace zerocast
