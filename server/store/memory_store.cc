@@ -31,30 +31,52 @@ absl::StatusOr<std::vector<StoreEntry>> MemoryStore::List(absl::string_view pref
   return found;
 }
 
-absl::StatusOr<int64_t> MemoryStore::Commit(const std::vector<StoreWrite>& writes) {
-  ZC_RETURN_IF_ERROR(CheckWrites(writes));
+absl::StatusOr<std::vector<int64_t>> MemoryStore::CommitAll(
+    const std::vector<std::vector<StoreWrite>>& commits) {
+  ZC_RETURN_IF_ERROR(CheckCommits(commits));
   MutexLock lock(&mutex_);
+  std::vector<int64_t> revisions;
+  std::vector<Before> undo;
+  for (const std::vector<StoreWrite>& writes : commits) {
+    const int64_t revision = revision_ + static_cast<int64_t>(revisions.size()) + 1;
+    const absl::Status written = WriteLocked(writes, revision, &undo);
+    if (!written.ok()) {
+      for (auto before = undo.rbegin(); before != undo.rend(); ++before) {
+        entries_.erase(before->key);
+        if (before->entry.has_value()) entries_[before->key] = *std::move(before->entry);
+      }
+      return written;
+    }
+    revisions.push_back(revision);
+  }
+  revision_ = revisions.back();
+  return revisions;
+}
+
+absl::Status MemoryStore::WriteLocked(const std::vector<StoreWrite>& writes, int64_t revision,
+                                      std::vector<Before>* undo) {
   for (const StoreWrite& write : writes) {
-    if (!write.expected_revision.has_value()) continue;
     const auto it = entries_.find(write.key);
     const int64_t actual = it == entries_.end() ? 0 : it->second.mod_revision;
-    if (actual != *write.expected_revision) {
+    if (write.expected_revision.has_value() && actual != *write.expected_revision) {
       return ExpectationFailed(write.key, *write.expected_revision, actual);
     }
-  }
-  ++revision_;
-  for (const StoreWrite& write : writes) {
+    if (it == entries_.end()) {
+      undo->push_back({write.key, std::nullopt});
+    } else {
+      undo->push_back({write.key, it->second});
+    }
     if (!write.value.has_value()) {
       entries_.erase(write.key);
       continue;
     }
     StoreEntry& entry = entries_[write.key];
-    if (entry.create_revision == 0) entry.create_revision = revision_;
+    if (entry.create_revision == 0) entry.create_revision = revision;
     entry.key = write.key;
     entry.value = *write.value;
-    entry.mod_revision = revision_;
+    entry.mod_revision = revision;
   }
-  return revision_;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> MemoryStore::Revision() const {

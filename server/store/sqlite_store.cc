@@ -175,30 +175,37 @@ absl::StatusOr<std::vector<StoreEntry>> SqliteStore::List(absl::string_view pref
   return found;
 }
 
-absl::StatusOr<int64_t> SqliteStore::Commit(const std::vector<StoreWrite>& writes) {
-  ZC_RETURN_IF_ERROR(CheckWrites(writes));
+absl::StatusOr<std::vector<int64_t>> SqliteStore::CommitAll(
+    const std::vector<std::vector<StoreWrite>>& commits) {
+  ZC_RETURN_IF_ERROR(CheckCommits(commits));
   MutexLock lock(&mutex_);
+  // One transaction, so one wait for the disk.
   ZC_RETURN_IF_ERROR(ExecLocked("BEGIN IMMEDIATE"));
-  absl::StatusOr<int64_t> revision = WriteLocked(writes);
-  if (revision.ok()) {
+  absl::StatusOr<std::vector<int64_t>> revisions = WriteLocked(commits);
+  if (revisions.ok()) {
     const absl::Status committed = ExecLocked("COMMIT");
-    if (committed.ok()) return revision;
-    revision = committed;
+    if (committed.ok()) return revisions;
+    revisions = committed;
   }
   // SQLite may have rolled back by itself (disk full, I/O error); a second rollback is refused.
   if (sqlite3_get_autocommit(db_) == 0) {
     const absl::Status rolled_back = ExecLocked("ROLLBACK");
     if (!rolled_back.ok()) return rolled_back;
   }
-  return revision;
+  return revisions;
 }
 
-absl::StatusOr<int64_t> SqliteStore::WriteLocked(const std::vector<StoreWrite>& writes) {
+absl::StatusOr<std::vector<int64_t>> SqliteStore::WriteLocked(
+    const std::vector<std::vector<StoreWrite>>& commits) {
   ZC_ASSIGN_OR_RETURN(int64_t revision, MetaLocked("revision"));
-  ++revision;
-  for (const StoreWrite& write : writes) ZC_RETURN_IF_ERROR(WriteOneLocked(write, revision));
+  std::vector<int64_t> revisions;
+  for (const std::vector<StoreWrite>& writes : commits) {
+    ++revision;
+    for (const StoreWrite& write : writes) ZC_RETURN_IF_ERROR(WriteOneLocked(write, revision));
+    revisions.push_back(revision);
+  }
   ZC_RETURN_IF_ERROR(SetMetaLocked("revision", revision));
-  return revision;
+  return revisions;
 }
 
 absl::Status SqliteStore::WriteOneLocked(const StoreWrite& write, int64_t revision) {

@@ -25,7 +25,8 @@ class SqliteStore : public StateStore {
   absl::StatusOr<StoreEntry> Get(absl::string_view key) const override;
   absl::StatusOr<std::vector<StoreEntry>> List(absl::string_view prefix, absl::string_view after,
                                                int64_t limit) const override;
-  absl::StatusOr<int64_t> Commit(const std::vector<StoreWrite>& writes) override;
+  absl::StatusOr<std::vector<int64_t>> CommitAll(
+      const std::vector<std::vector<StoreWrite>>& commits) override;
   absl::StatusOr<int64_t> Revision() const override;
   absl::string_view kind() const override { return "sqlite"; }
 
@@ -41,8 +42,8 @@ class SqliteStore : public StateStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<StoreEntry> GetLocked(absl::string_view key) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<int64_t> WriteLocked(const std::vector<StoreWrite>& writes)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::vector<int64_t>> WriteLocked(
+      const std::vector<std::vector<StoreWrite>>& commits) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteOneLocked(const StoreWrite& write, int64_t revision)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A status for SQLite's last error, after `what`.

@@ -4,11 +4,33 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/store/memory_store.h"
 #include "server/store/sqlite_store.h"
 
 namespace zerocast {
+namespace {
+
+absl::Status CheckWrites(const std::vector<StoreWrite>& writes) {
+  if (writes.empty()) return absl::InvalidArgumentError("commit: no writes");
+  std::set<absl::string_view> keys;
+  for (const StoreWrite& write : writes) {
+    if (write.key.empty()) return absl::InvalidArgumentError("commit: a key is empty");
+    if (!keys.insert(write.key).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("commit: key '", write.key, "' is written twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> StateStore::Commit(const std::vector<StoreWrite>& writes) {
+  ZC_ASSIGN_OR_RETURN(const std::vector<int64_t> revisions, CommitAll({writes}));
+  return revisions[0];
+}
 
 absl::StatusOr<int64_t> StateStore::Put(absl::string_view key, absl::string_view value,
                                         std::optional<int64_t> expected_revision) {
@@ -28,16 +50,9 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(absl::string_view spec) {
   return InvalidFields({{"store", "must be 'memory' or 'sqlite:PATH'"}});
 }
 
-absl::Status CheckWrites(const std::vector<StoreWrite>& writes) {
-  if (writes.empty()) return absl::InvalidArgumentError("commit: no writes");
-  std::set<absl::string_view> keys;
-  for (const StoreWrite& write : writes) {
-    if (write.key.empty()) return absl::InvalidArgumentError("commit: a key is empty");
-    if (!keys.insert(write.key).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("commit: key '", write.key, "' is written twice"));
-    }
-  }
+absl::Status CheckCommits(const std::vector<std::vector<StoreWrite>>& commits) {
+  if (commits.empty()) return absl::InvalidArgumentError("commit: no commits");
+  for (const std::vector<StoreWrite>& writes : commits) ZC_RETURN_IF_ERROR(CheckWrites(writes));
   return absl::OkStatus();
 }
 

@@ -49,7 +49,14 @@ class StateStore {
   // every commit before.  Errors:
   //   ABORTED           an expectation did not hold; names the key and both revisions.
   //   INVALID_ARGUMENT  no writes, an empty key, or a key written twice.
-  virtual absl::StatusOr<int64_t> Commit(const std::vector<StoreWrite>& writes) = 0;
+  absl::StatusOr<int64_t> Commit(const std::vector<StoreWrite>& writes);
+
+  // Several commits, in their order, each with a revision of its own (the next number after the one
+  // before it), made durable at once: all of them or none.  A later one sees what an earlier one
+  // wrote.  Returns their revisions.  Errors: those of Commit, for whichever commit has them;
+  // INVALID_ARGUMENT when there are no commits.
+  virtual absl::StatusOr<std::vector<int64_t>> CommitAll(
+      const std::vector<std::vector<StoreWrite>>& commits) = 0;
 
   // The revision of the last commit; 0 before the first.
   virtual absl::StatusOr<int64_t> Revision() const = 0;
@@ -68,8 +75,8 @@ class StateStore {
 // SqliteStore.
 absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(absl::string_view spec);
 
-// For implementations: the checks of Commit's arguments, and the error of a failed expectation.
-absl::Status CheckWrites(const std::vector<StoreWrite>& writes);
+// For implementations: the checks of CommitAll's arguments, and the error of a failed expectation.
+absl::Status CheckCommits(const std::vector<std::vector<StoreWrite>>& commits);
 absl::Status ExpectationFailed(absl::string_view key, int64_t expected, int64_t actual);
 
 }  // namespace zerocast

@@ -112,8 +112,39 @@ TEST_P(StoreConformance, ACommitIsAllOrNothing) {
   EXPECT_EQ(store_->Get("a").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_P(StoreConformance, CommitsOfOneGroupHaveRevisionsOfTheirOwn) {
+  ZC_ASSERT_OK_AND_ASSIGN(const int64_t before, store_->Put("a", "1"));
+  // The second expects what the first has just written.
+  ZC_ASSERT_OK_AND_ASSIGN(const auto revisions, store_->CommitAll({{{"b", "1", 0}},
+                                                                   {{"b", "2", before + 1}},
+                                                                   {{"a", std::nullopt, before}}}));
+  EXPECT_THAT(revisions, ElementsAre(before + 1, before + 2, before + 3));
+  ZC_ASSERT_OK_AND_ASSIGN(const StoreEntry entry, store_->Get("b"));
+  EXPECT_EQ(entry.value, "2");
+  EXPECT_EQ(entry.create_revision, before + 1);
+  EXPECT_EQ(entry.mod_revision, before + 2);
+  EXPECT_EQ(store_->Get("a").status().code(), absl::StatusCode::kNotFound);
+  ZC_ASSERT_OK_AND_ASSIGN(const int64_t after, store_->Put("c", "1"));
+  EXPECT_EQ(after, before + 4);
+}
+
+TEST_P(StoreConformance, AGroupIsAllOrNothing) {
+  ASSERT_THAT(store_->Put("a", "1"), IsOk());
+  ZC_ASSERT_OK_AND_ASSIGN(const int64_t before, store_->Put("d", "1"));
+  const auto refused = store_->CommitAll({{{"a", "2", std::nullopt}, {"b", "2", 0}},
+                                          {{"a", "3", std::nullopt}, {"d", std::nullopt, {}}},
+                                          {{"c", "3", std::nullopt}, {"a", "4", before}}});
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kAborted, HasSubstr("'a' is at revision")));
+  ZC_ASSERT_OK_AND_ASSIGN(const StoreEntry entry, store_->Get("a"));
+  EXPECT_EQ(entry.value, "1");
+  EXPECT_THAT(Keys("", "", 10), ElementsAre("a", "d"));
+  ZC_ASSERT_OK_AND_ASSIGN(const int64_t after, store_->Revision());
+  EXPECT_EQ(after, before);
+}
+
 TEST_P(StoreConformance, RefusesWritesThatContradictThemselves) {
   EXPECT_EQ(store_->Commit({}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->CommitAll({}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(store_->Put("", "x").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(store_->Commit({{"a", "1", std::nullopt}, {"a", "2", std::nullopt}}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("twice")));
