@@ -9,7 +9,8 @@
 namespace zerocast {
 
 // The two forms of a status, every payload kept both ways: an absl payload is a detail of the
-// google.rpc.Status in the call's "grpc-status-details-bin".
+// google.rpc.Status in the call's "grpc-status-details-bin".  What would be more than a client
+// accepts in trailers is cut, and says so: see BoundStatus().
 //
 // FromGrpc takes what a peer sent: details that do not parse are dropped, code and message stay; a
 // code outside the table is kUnknown.
