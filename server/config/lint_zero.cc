@@ -154,10 +154,13 @@ void LintZenFlow(LintContext* context) {
   for (const absl::string_view key : {"select_interval", "update_interval"}) {
     const ConfigValue* value = zenflow->Find(key);
     if (value == nullptr) continue;
-    if (value->text() != nullptr && !value->IsText("auto")) {
-      context->Error("invalid-value", path(key), R"(as a string it must be "auto")", "\"auto\"");
+    if (value->text() != nullptr) {
+      if (!value->IsText("auto")) {
+        context->Error("invalid-value", path(key), R"(as a string it must be "auto")", "\"auto\"");
+      }
+      continue;
     }
-    const std::optional<double> number = value->text() == nullptr ? LaxInt(*value) : std::nullopt;
+    const auto number = LaxInt(*value);
     if (key == "update_interval" && context->Since("0.19.6") && number.has_value() && *number < 1) {
       context->Error("out-of-range", path(key), absl::StrCat("must be at least 1, is ", *number));
     }
