@@ -99,6 +99,11 @@ void JobFlags::AddTo(CLI::App* command) {
   command
       ->add_option("--key-mapping", key_mapping, "Renames that run first, JSON {pattern: target}")
       ->type_name("FILE");
+  command->add_option("--rules", rules, "Rule table, JSON, instead of the built-in one")
+      ->type_name("FILE");
+  command
+      ->add_option("--dialect", dialect, "Transformers release whose matching holds: 5.23.0, 5.1.0")
+      ->type_name("VERSION");
   command->add_option("--mode", mode, "Who reads: parallel, local or rank0")
       ->check(CLI::IsMember({"parallel", "local", "rank0"}))
       ->type_name("MODE")
@@ -153,6 +158,8 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
       ReadInto("--args", training_arguments, spec.mutable_training_arguments_json()));
   ZC_RETURN_IF_ERROR(ReadInto("--model-spec", model_spec, spec.mutable_model_spec_json()));
   ZC_RETURN_IF_ERROR(ReadInto("--key-mapping", key_mapping, options->mutable_key_mapping_json()));
+  ZC_RETURN_IF_ERROR(ReadInto("--rules", rules, options->mutable_rule_table_json()));
+  options->set_dialect(dialect);
   if (!model_config.empty()) {
     ZC_RETURN_IF_ERROR(ReadInto("--model-config", model_config, spec.mutable_model_config_json()));
   } else if (!ds_config.empty() && std::filesystem::exists(path + "/config.json", error)) {

@@ -18,7 +18,7 @@ struct JobFlags {
   int32_t nodes = 0;
   std::vector<std::string> node_names;
   std::string dtype, mode = "parallel", move = "scatter";
-  std::string ds_config, training_arguments, model_config, model_spec, key_mapping;
+  std::string ds_config, training_arguments, model_config, model_spec, key_mapping, rules, dialect;
   int64_t num_training_steps = -1;
   std::vector<std::string> allow_missing;
   bool ignore_mismatched = false;

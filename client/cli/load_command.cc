@@ -60,6 +60,8 @@ absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
   options.checkpoint_path = job.spec().checkpoint_path();
   options.model_spec_json = job.spec().model_spec_json();
   options.key_mapping_json = job.spec().options().key_mapping_json();
+  options.dialect = job.spec().options().dialect();
+  options.rule_table_json = job.spec().options().rule_table_json();
   options.dtype = load.report().dtype();
   options.world_size = job.spec().topology().world_size();
   options.zero_stage = job.zero_stage();

@@ -1,5 +1,6 @@
 #include "server/conversion/catalogue.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -8,6 +9,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
 #include "server/conversion/catalogue_data.h"
+#include "server/conversion/choose_rules.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/json_fields.h"
 #include "server/conversion/pattern.h"
@@ -73,6 +75,39 @@ absl::Status ReadClassRenames(absl::string_view text, Catalogue* catalogue) {
   return absl::OkStatus();
 }
 
+// "sub_models": {class: {"base": prefix, "modules": [[path, class, model type, config], ...]}} and
+// "auto_classes": {model type: class}; both may be absent.
+absl::Status ReadSubModels(const json& table, Catalogue* catalogue) {
+  const JsonFields fields(table, "rule table");
+  if (const json* models = fields.Find("sub_models"); models != nullptr) {
+    if (!models->is_object()) return JsonError("sub_models", "must be an object");
+    for (const auto& [name, model] : models->items()) {
+      const std::string path = absl::StrCat("sub_models.", name);
+      CatalogueModel& made = catalogue->sub_models[name];
+      JsonFields entry(model, path);
+      ZC_RETURN_IF_ERROR(entry.Get("base", &made.base_model_prefix).status());
+      const json* const modules = entry.Find("modules");
+      if (modules == nullptr || !modules->is_array()) return JsonError(path, "needs 'modules'");
+      for (const json& module : *modules) {
+        if (!module.is_array() || module.size() != 4 ||
+            !std::all_of(module.begin(), module.end(),
+                         [](const json& part) { return part.is_string(); })) {
+          return JsonError(path, "a module must be [path, class, model type, config]");
+        }
+        made.modules.push_back({module[0], module[1], module[2], module[3]});
+      }
+    }
+  }
+  if (const json* classes = fields.Find("auto_classes"); classes != nullptr) {
+    if (!classes->is_object()) return JsonError("auto_classes", "must be an object");
+    for (const auto& [type, name] : classes->items()) {
+      if (!name.is_string()) return JsonError(absl::StrCat("auto_classes.", type), "is no string");
+      catalogue->auto_classes[type] = name.get<std::string>();
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ProveRules(const Catalogue& catalogue) {
   for (const auto* sets : {&catalogue.sets, &catalogue.class_renames}) {
     for (const auto& [name, rules] : *sets) {
@@ -133,6 +168,7 @@ absl::StatusOr<Catalogue> ParseCatalogue(absl::string_view text) {
   }
   ZC_RETURN_IF_ERROR(ReadBindings(table, &catalogue));
   ZC_RETURN_IF_ERROR(ReadClassRenames(text, &catalogue));
+  ZC_RETURN_IF_ERROR(ReadSubModels(table, &catalogue));
   ZC_RETURN_IF_ERROR(ProveRules(catalogue));
   return catalogue;
 }
@@ -157,21 +193,7 @@ absl::StatusOr<std::vector<Rule>> CatalogueRules(absl::string_view architecture,
                                                  absl::string_view model_type,
                                                  absl::string_view dialect) {
   ZC_ASSIGN_OR_RETURN(const Catalogue* catalogue, BuiltInCatalogue(dialect));
-  std::vector<Rule> rules;
-  const auto append = [&rules](const std::vector<Rule>& more) {
-    rules.insert(rules.end(), more.begin(), more.end());
-  };
-  const auto renames = catalogue->class_renames.find(std::string(architecture));
-  if (renames != catalogue->class_renames.end()) append(renames->second);
-  const auto by_class = catalogue->by_class.find(std::string(architecture));
-  const auto by_type = catalogue->by_model_type.find(std::string(model_type));
-  if (by_class != catalogue->by_class.end()) {
-    append(catalogue->sets.at(by_class->second));
-  } else if (by_type != catalogue->by_model_type.end()) {
-    append(catalogue->sets.at(by_type->second));
-  }
-  for (const std::string& set : catalogue->always_last) append(catalogue->sets.at(set));
-  return rules;
+  return RulesOfModel(*catalogue, std::string(architecture), std::string(model_type), nullptr);
 }
 
 absl::StatusOr<Dialect> CatalogueDialect(absl::string_view dialect) {

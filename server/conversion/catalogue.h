@@ -12,6 +12,20 @@
 
 namespace zerocast {
 
+// A model within a model, as the release builds it by default.
+struct CatalogueModule {
+  std::string path;  // of the module
+  std::string architecture;
+  std::string model_type;
+  std::string config;  // the dotted path of its own config; "": that of the model around it
+};
+
+// The models within a class of models.
+struct CatalogueModel {
+  std::string base_model_prefix;
+  std::vector<CatalogueModule> modules;  // in the order of named_modules()
+};
+
 // A rule table: every rule set of one Transformers release and what it is bound to.
 struct Catalogue {
   Dialect dialect;
@@ -20,6 +34,8 @@ struct Catalogue {
   std::map<std::string, std::string> by_model_type;        // model type -> set
   std::vector<std::string> always_last;                    // sets that follow any other
   std::map<std::string, std::vector<Rule>> class_renames;  // class -> renames before its type's
+  std::map<std::string, CatalogueModel> sub_models;        // class -> the models within
+  std::map<std::string, std::string> auto_classes;         // model type -> class of that type
 };
 
 // Reads a rule table and proves it: every pattern compiles, every binding has its set.  Errors:

@@ -71,6 +71,7 @@ absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text) {
   JsonFields fields(value, "model spec");
   ModelSpec spec;
   fields.Get("architecture", &spec.architecture).Get("model_type", &spec.model_type);
+  fields.Get("dialect", &spec.dialect);
   spec.has_base_model_prefix = fields.Find("base_model_prefix") != nullptr;
   fields.Get("base_model_prefix", &spec.base_model_prefix);
   fields.Get("keys_to_ignore_on_load_missing", &spec.ignore_missing);
@@ -79,6 +80,8 @@ absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text) {
   ZC_RETURN_IF_ERROR(ReadTied(fields.Find("tied"), &spec.tied));
   if (const json* transforms = fields.Find("transforms"); transforms != nullptr) {
     ZC_ASSIGN_OR_RETURN(spec.transforms, RulesFromJson(*transforms, "transforms"));
+  } else {
+    spec.transforms_from_table = true;
   }
   if (fields.Find("params") == nullptr) return JsonError("params", "is required");
   ZC_ASSIGN_OR_RETURN(spec.params, TensorsFromJson(fields.Find("params"), "params"));
@@ -93,9 +96,12 @@ std::string ModelSpecToJson(const ModelSpec& spec) {
   if (spec.has_base_model_prefix) value["base_model_prefix"] = spec.base_model_prefix;
   value["tied"] = json::object();
   for (const auto& [alias, holder] : spec.tied) value["tied"][alias] = holder;
-  json transforms = json::array();
-  for (const Rule& rule : spec.transforms) transforms.push_back(RuleToJson(rule));
-  value["transforms"] = std::move(transforms);
+  if (!spec.dialect.empty()) value["dialect"] = spec.dialect;
+  if (!spec.transforms_from_table) {
+    json transforms = json::array();
+    for (const Rule& rule : spec.transforms) transforms.push_back(RuleToJson(rule));
+    value["transforms"] = std::move(transforms);
+  }
   value["params"] = TensorsToJson(spec.params);
   value["buffers"] = TensorsToJson(spec.buffers);
   value["keys_to_ignore_on_load_missing"] = spec.ignore_missing;

@@ -27,7 +27,12 @@ struct ModelSpec {
   std::string base_model_prefix;
   bool has_base_model_prefix = false;       // "" and absent differ
   std::map<std::string, std::string> tied;  // alias -> the name that holds the weight
-  std::vector<Rule> transforms;             // in order; already includes the legacy rules
+  // The release whose matching the transforms were made for, "5.23.0" or "5.1.0"; "" where the spec
+  // does not say.
+  std::string dialect;
+  std::vector<Rule> transforms;  // in order; already includes the legacy rules
+  // The JSON has no `transforms`: the rules come from a table, by class and model type.
+  bool transforms_from_table = false;
   std::vector<SpecTensor> params;
   std::vector<SpecTensor> buffers;          // persistent buffers only
   std::vector<std::string> ignore_missing;  // regular expressions, searched

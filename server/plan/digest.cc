@@ -100,6 +100,8 @@ void AddLayout(const Layout& layout, Hasher* hasher) {
   hasher->Number(layout.round_bytes);
   hasher->Texts(layout.allow_missing);
   hasher->Number(layout.ignore_mismatched ? 1 : 0);
+  hasher->Text(layout.dialect);
+  hasher->Text(layout.rule_table_json);
 }
 
 void AddTarget(const Target& target, Hasher* hasher) {

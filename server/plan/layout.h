@@ -38,6 +38,9 @@ struct Layout {
   int64_t round_bytes = 32 << 20;  // at most this many bytes are read by one node in one round
   std::vector<std::string> allow_missing;  // regular expressions, searched in names
   bool ignore_mismatched = false;
+  // Which rules apply (RuleChoice): "" is the model spec's dialect, or 5.23.0; the built-in table.
+  std::string dialect;
+  std::string rule_table_json;
 };
 
 }  // namespace zerocast

@@ -14,6 +14,8 @@
 #include "server/config/deepspeed_config.h"
 #include "server/config/json_reader.h"
 #include "server/config/training_arguments.h"
+#include "server/conversion/catalogue.h"
+#include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
 #include "server/jobs/placement.h"
@@ -118,6 +120,16 @@ void ReadStageTimeout(const v1::LoadOptions& options, jobs::Job* job, Violations
   }
 }
 
+void CheckRuleChoice(const Layout& layout, Violations* violations) {
+  if (!layout.dialect.empty()) {
+    AddStatus(violations, "spec.options.", "dialect", CatalogueDialect(layout.dialect).status());
+  }
+  if (!layout.rule_table_json.empty()) {
+    AddStatus(violations, "spec.options.", "rule_table_json",
+              ParseCatalogue(layout.rule_table_json).status());
+  }
+}
+
 void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
   Layout& layout = job->layout;
   const auto read_mode = ReadModeFromProto(options.read_mode());
@@ -151,6 +163,9 @@ void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* vio
         absl::StrCat("must be at most ", kMaxPatterns, " patterns, none empty"));
   }
   layout.ignore_mismatched = options.ignore_mismatched();
+  layout.dialect = options.dialect();
+  layout.rule_table_json = options.rule_table_json();
+  CheckRuleChoice(layout, violations);
   job->compute_digests = options.compute_digests();
   ReadStageTimeout(options, job, violations);
 }

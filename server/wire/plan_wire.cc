@@ -309,6 +309,8 @@ v1::Layout LayoutToProto(const Layout& layout) {
   out.set_round_bytes(layout.round_bytes);
   for (const std::string& pattern : layout.allow_missing) out.add_allow_missing(pattern);
   out.set_ignore_mismatched(layout.ignore_mismatched);
+  out.set_dialect(layout.dialect);
+  out.set_rule_table_json(layout.rule_table_json);
   return out;
 }
 
@@ -331,6 +333,8 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   out.round_bytes = layout.round_bytes();
   out.allow_missing.assign(layout.allow_missing().begin(), layout.allow_missing().end());
   out.ignore_mismatched = layout.ignore_mismatched();
+  out.dialect = layout.dialect();
+  out.rule_table_json = layout.rule_table_json();
   take(ReadModeFromProto(layout.read_mode()), &out.read_mode);
   take(MoveModeFromProto(layout.move_mode()), &out.move_mode);
   take(DTypePolicyFromProto(layout.dtype()), &out.dtype);
