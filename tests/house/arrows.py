@@ -42,11 +42,13 @@ MAY_INCLUDE = {
 ALSO = [
     (r"client/cli/embedded\w*\.(h|cc)", {"server/rpc", "server/jobs", "server/store",
                                          "server/config"}),
-    # The numbers of the dtypes are facts of the formats, and what a tensor is called is not where it
-    # goes: neither is code to verify.
+    # The numbers of the dtypes are facts of the formats; what a tensor is called and which rules it
+    # is under is not where its elements go: neither is code to verify.
     (r"client/verify/.*", {"kernels/copy/dtype.h", "server/conversion/rule.h",
                            "server/conversion/model_spec.h", "server/conversion/pattern.h",
-                           "server/conversion/rename.h", "server/conversion/convert.h"}),
+                           "server/conversion/rename.h", "server/conversion/convert.h",
+                           "server/conversion/choose_rules.h",
+                           "server/conversion/quantization.h"}),
 ]
 
 # The only files that see generated messages or gRPC.
