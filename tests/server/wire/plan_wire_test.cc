@@ -81,7 +81,7 @@ TEST(Manifest, RefusesShapesThatOverflow) {
 
 TEST(Manifest, RefusesUnknownDtypesFilesAndEmptyNames) {
   v1::Manifest manifest = Small();
-  manifest.mutable_tensors(0)->set_dtype(static_cast<v1::Dtype>(16));
+  manifest.mutable_tensors(0)->set_dtype(static_cast<v1::Dtype>(v1::Dtype_MAX + 1));
   manifest.mutable_tensors(1)->set_file(2);
   manifest.mutable_tensors(2)->set_name("");
   const auto result = ManifestFromProto(manifest);
