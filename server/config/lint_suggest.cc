@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -13,23 +14,38 @@ namespace {
 
 constexpr size_t kLongestName = 128;  // no key of DeepSpeed is half as long
 
-// Edits (insert, delete, replace, swap of neighbours) that make b of a.
-size_t EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<std::vector<size_t>> cost(a.size() + 1, std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) {
-    for (size_t j = 0; j <= b.size(); ++j) {
-      if (i == 0 || j == 0) {
-        cost[i][j] = i + j;
-        continue;
-      }
-      cost[i][j] = std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1,
-                             cost[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+// Edits (insert, delete, replace, swap of neighbours) that make b of a; `most` + 1 where it takes
+// more.  Both at most kLongestName long.  Only the diagonal that `most` edits can reach is filled.
+size_t EditDistance(absl::string_view a, absl::string_view b, size_t most) {
+  using Row = std::array<size_t, kLongestName + 1>;
+  Row rows[3];
+  Row* before = &rows[0];
+  Row* last = &rows[1];
+  Row* row = &rows[2];
+  for (size_t j = 0; j <= b.size(); ++j) (*last)[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    const size_t first = i > most ? i - most : 1;
+    const size_t end = std::min(b.size(), i + most);
+    row->fill(most + 1);
+    (*row)[0] = i;
+    size_t least = i;
+    for (size_t j = first; j <= end; ++j) {
+      size_t cost = std::min(
+          {(*last)[j] + 1, (*row)[j - 1] + 1, (*last)[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        cost[i][j] = std::min(cost[i][j], cost[i - 2][j - 2] + 1);
+        cost = std::min(cost, (*before)[j - 2] + 1);
       }
+      (*row)[j] = cost;
+      least = std::min(least, cost);
     }
+    // A swap reaches back two rows, so that one bad row alone does not end the search.
+    if (least > most + 1) return most + 1;
+    Row* const oldest = before;
+    before = last;
+    last = row;
+    row = oldest;
   }
-  return cost[a.size()][b.size()];
+  return std::min((*last)[b.size()], most + 1);
 }
 
 // Without case, '-' for '_': what a typo rarely gets wrong on purpose.
@@ -91,7 +107,9 @@ std::string NearestName(absl::string_view name, const std::vector<std::string>& 
   for (const std::string& candidate : names) {
     const size_t length = candidate.size();
     if (length > folded.size() + most || folded.size() > length + most) continue;
-    const size_t cost = EditDistance(folded, Folded(candidate));
+    if (length > kLongestName) continue;
+    if (best_cost == 0) break;
+    const size_t cost = EditDistance(folded, Folded(candidate), best_cost - 1);
     if (cost < best_cost) {
       best = candidate;
       best_cost = cost;

@@ -8,7 +8,7 @@ from pathlib import Path
 
 VERSIONS = tuple(f"0.19.{patch}" for patch in range(9))
 PROBE = Path(__file__).resolve().with_name("deepspeed_probe.py")
-INSTALL_SECONDS = 300
+INSTALL_SECONDS = 900
 PROBE_SECONDS = 900
 # No kernels are built, and none is needed.
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "PYTHONDONTWRITEBYTECODE": "1"}
