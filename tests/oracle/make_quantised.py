@@ -19,6 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.quantizers.auto import AutoHfQuantizer
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "quantised"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -120,10 +121,14 @@ def write(name, made):
     (folder / "config.json").write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
     with torch.device("meta"):
         bare = cls(config)
+    quantizer = AutoHfQuantizer.from_config({**quantization, "dequantize": True}, pre_quantized=True)
+    own = [describe(t) for t in get_model_conversion_mapping(bare, hf_quantizer=quantizer)]
     dtypes = {}
     for dtype in DTYPES:
         model, info = load(cls, folder, dtype)
-        dtypes[dtype] = {key: sha256(value) for key, value in model.named_parameters()}
+        # Not those that the library keeps in float32 whatever is asked for: ZeRO-3 does not.
+        dtypes[dtype] = {key: sha256(value) for key, value in model.named_parameters()
+                         if value.dtype == getattr(torch, dtype)}
         if dtype != "bfloat16":
             continue
         info = {key: sorted(map(str, value)) for key, value in info.items()}
@@ -132,13 +137,12 @@ def write(name, made):
         persistent = set(model.state_dict())
         buffers = [{"name": key, "shape": list(value.shape), "dtype": str(value.dtype)[6:],
                     "sha256": sha256(value)} for key, value in model.named_buffers() if key in persistent]
-        own = [describe(t) for t in get_model_conversion_mapping(model, hf_quantizer=model.hf_quantizer)]
     expected = {
         "model_type": config.model_type, "architecture": cls.__name__,
         "base_model_prefix": cls.base_model_prefix, "tied": {},
         "transforms": [describe(t) for t in get_model_conversion_mapping(bare)], "quantizer_transforms": own,
         "params": params, "buffers": buffers, "dtypes": dtypes, "loading_info": info}
-    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, default=sorted) + "\n")
     print(name, len(params), "parameters;", info)
 
 

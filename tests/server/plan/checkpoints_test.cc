@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/copy/copy.h"
+#include "kernels/copy/decode_box.h"
 #include "nlohmann/json.hpp"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -76,8 +77,14 @@ std::vector<std::string> RunLoad(const Plan& plan, const Schedule& schedule,
     const Target& target = plan.targets[piece.target];
     Box box = piece.box;
     box.target_offset -= piece.target_base;
-    CopyBox(box, file.data() + source.file_begin, source.tensor.dtype,
-            arenas[piece.rank].data() + target.arena_offset, target.dtype);
+    char* const place = arenas[piece.rank].data() + target.arena_offset;
+    const char* const data = file.data() + source.file_begin;
+    if (const SourceDecoder* const decoder = FindDecoder(plan.decoders, piece.source)) {
+      const char* const scales = file.data() + plan.manifest->tensors[decoder->scale].file_begin;
+      DecodeBox(box, decoder->decoder, {data, 0, scales, 0}, place, target.dtype);
+    } else {
+      CopyBox(box, data, source.tensor.dtype, place, target.dtype);
+    }
   }
   return arenas;
 }
@@ -120,6 +127,55 @@ int CompareBytes(const Plan& plan, const json& expected, const std::vector<std::
     }
   }
   return equal;
+}
+
+// Loads a quantised checkpoint in every read mode and compares all parameters with the digests of
+// `dtype`.
+void LoadQuantised(const Stored& stored, const ModelSpec* spec, DTypePolicy policy,
+                   const json& digests) {
+  for (const ReadMode mode : {ReadMode::kParallel, ReadMode::kLocal, ReadMode::kRank0}) {
+    Layout layout = MakeLayout(4, mode);
+    layout.dtype = policy;
+    layout.round_bytes = 3000;
+    layout.allow_missing = {};
+    layout.ignore_mismatched = false;
+    ZC_ASSERT_OK_AND_ASSIGN(const Plan plan,
+                            CompilePlan(stored.manifest, spec, {}, layout, nullptr));
+    EXPECT_THAT(plan.report.unexpected, ::testing::IsEmpty());
+    EXPECT_THAT(plan.decoders, ::testing::Not(::testing::IsEmpty()));
+    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+    const std::vector<std::string> arenas = RunLoad(plan, schedule, stored.bytes);
+    size_t equal = 0;
+    for (const Target& target : plan.targets) {
+      if (!digests.contains(target.name)) continue;  // a buffer
+      EXPECT_EQ(Sha256Hex(Gather(plan, target, arenas)), digests[target.name]) << target.name;
+      ++equal;
+    }
+    EXPECT_EQ(equal, digests.size());
+  }
+}
+
+TEST(PlanCheckpointsTest, QuantisedOnesAreDecodedAsTheLibraryDecodes) {
+  const std::string data = GoldenFolder("ZC_GOLDEN_QUANTISED", "quantised");
+  for (const std::string name : {"deepseek_v3-fp8", "deepseek_v3-mxfp8", "gpt_oss-mxfp4"}) {
+    SCOPED_TRACE(name);
+    json expected = json::parse(ReadWholeFile(data + "/" + name + "/expected.json"));
+    const Stored stored = ReadStored(data + "/" + name);
+    ZC_ASSERT_OK_AND_ASSIGN(const ModelSpec spec, ParseModelSpec(expected.dump()));
+    // The rules that the library's own quantizer made of the model's.
+    expected["transforms"] = expected["quantizer_transforms"];
+    ZC_ASSERT_OK_AND_ASSIGN(const ModelSpec rewritten, ParseModelSpec(expected.dump()));
+    const std::pair<DTypePolicy, const char*> policies[] = {{DTypePolicy::kBFloat16, "bfloat16"},
+                                                            {DTypePolicy::kFloat16, "float16"},
+                                                            {DTypePolicy::kFloat32, "float32"}};
+    for (const auto& [policy, dtype] : policies) {
+      const json& digests = expected["dtypes"][dtype];
+      LoadQuantised(stored, &spec, policy, digests);
+      LoadQuantised(stored, &rewritten, policy, digests);
+      LoadQuantised(stored, nullptr, policy, digests);
+    }
+    LoadQuantised(stored, &spec, DTypePolicy::kSpec, expected["dtypes"]["bfloat16"]);
+  }
 }
 
 TEST(PlanCheckpointsTest, LoadAsTheLibraryLoads) {
