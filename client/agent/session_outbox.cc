@@ -13,6 +13,8 @@ namespace {
 
 // While there is no stream: hand-overs beyond this are not reported.
 constexpr size_t kMaxKept = 16384;
+// A connection that died without a word is noticed by its keepalive, which takes 30 s.
+constexpr absl::Duration kMayBeLost = absl::Seconds(60);
 
 }  // namespace
 
@@ -71,6 +73,13 @@ void SessionOutbox::Close() {
                                 return !message.has_hand_over_report();
                               }),
                queue_.end());
+  // Before the others, in their order.
+  while (!taken_.empty()) {
+    if (clock_->Steady() - taken_.back().first < kMayBeLost) {
+      queue_.push_front(std::move(taken_.back().second));
+    }
+    taken_.pop_back();
+  }
   changed_.SignalAll();
 }
 
@@ -84,6 +93,11 @@ SessionOutbox::Taken SessionOutbox::Next(absl::Duration timeout, v1::SessionRequ
   if (!queue_.empty()) {
     *message = std::move(queue_.front());
     queue_.pop_front();
+    while (!taken_.empty() &&
+           (clock_->Steady() - taken_.front().first >= kMayBeLost || taken_.size() >= kMaxKept)) {
+      taken_.pop_front();
+    }
+    if (message->has_hand_over_report()) taken_.emplace_back(clock_->Steady(), *message);
     return Taken::kMessage;
   }
   if (progress_.empty()) return Taken::kIdle;

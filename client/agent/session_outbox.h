@@ -4,11 +4,13 @@
 #include <deque>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "client/agent/messages.h"
 #include "kernels/base/mutex.h"
+#include "server/base/clock.h"
 #include "zerocast/v1/agent.pb.h"
 
 namespace zerocast {
@@ -16,10 +18,14 @@ namespace zerocast {
 // What waits to be sent to the server.  Thread-safe; nothing blocks but Next.
 //
 // Of progress only the latest of each load is kept.  While there is no stream only hand-overs are
-// kept: a load in work does not survive its stream, a finished one does.
+// kept: a load in work does not survive its stream, a finished one does.  A hand-over that the
+// stream has taken is kept on, too, for as long as a dead connection may stay unnoticed; if the
+// stream ends before that it is said again on the next one, which does no harm: the server counts
+// it once.
 class SessionOutbox : public AgentEvents {
  public:
-  explicit SessionOutbox(std::string socket_path) : socket_path_(std::move(socket_path)) {}
+  explicit SessionOutbox(std::string socket_path, const Clock* clock = Clock::Real())
+      : socket_path_(std::move(socket_path)), clock_(clock) {}
 
   void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) override;
   void PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) override;
@@ -34,7 +40,7 @@ class SessionOutbox : public AgentEvents {
   void Close();
 
   // The next message into `message`.  kIdle when none came within `timeout`, kClosed when there is
-  // no stream.
+  // no stream.  Whether it is written or not: what must not get lost is said again after Close.
   enum class Taken { kMessage, kIdle, kClosed };
   Taken Next(absl::Duration timeout, v1::SessionRequest* message);
 
@@ -42,10 +48,13 @@ class SessionOutbox : public AgentEvents {
   void Push(v1::SessionRequest message, bool survives);
 
   const std::string socket_path_;
+  const Clock* const clock_;
   Mutex mutex_;
   CondVar changed_;
   bool open_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<v1::SessionRequest> queue_ ABSL_GUARDED_BY(mutex_);
+  // Hand-overs that this stream may not have delivered, and when they were taken.
+  std::deque<std::pair<absl::Duration, v1::SessionRequest>> taken_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, v1::SessionRequest> progress_ ABSL_GUARDED_BY(mutex_);  // by load
 };
 
