@@ -23,7 +23,11 @@ void Append(const ConfigValue& value, std::string* out) {
   }
   const ConfigValue::Object* members = value.object();
   if (members == nullptr) {
-    out->append(WriteJson(value));
+    if (value.text() != nullptr) {
+      AppendJsonString(*value.text(), out);
+    } else {
+      out->append(WriteJson(value));
+    }
     return;
   }
   // The bytes of UTF-8 sort as Python's code points do.
@@ -35,7 +39,7 @@ void Append(const ConfigValue& value, std::string* out) {
   out->push_back('{');
   for (size_t i = 0; i < sorted.size(); ++i) {
     if (i > 0) out->push_back(',');
-    out->append(WriteJson(ConfigValue(sorted[i]->key)));
+    AppendJsonString(sorted[i]->key, out);
     out->push_back(':');
     Append(sorted[i]->value, out);
   }

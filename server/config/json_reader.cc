@@ -1,12 +1,15 @@
 #include "server/config/json_reader.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -22,6 +25,7 @@ using nlohmann::json;
 
 constexpr absl::string_view kSyntaxUrl = "zerocast.dev/config/json-syntax";
 constexpr size_t kMaxIntegerDigits = 4300;  // sys.int_info.default_max_str_digits
+constexpr size_t kMaxDuplicateBytes = size_t{64} << 10;
 // An integer of fewer digits fits a double, and so nlohmann's lexer.
 constexpr size_t kFewDigits = 300;
 
@@ -67,7 +71,7 @@ bool IsJsonNumber(absl::string_view token, bool* integer) {
 
 // Text that nlohmann accepts, and what its placeholders stand for.
 struct PlainJson {
-  std::string text;
+  std::string text;                       // empty: the text as it came
   std::map<size_t, ConfigValue> numbers;  // by ordinal among the document's numbers
 };
 
@@ -77,7 +81,6 @@ class Plainer {
   Plainer(absl::string_view text, absl::string_view field) : text_(text), field_(field) {}
 
   absl::StatusOr<PlainJson> Run() {
-    plain_.text.reserve(text_.size());
     while (at_ < text_.size()) {
       const char c = text_[at_];
       if (c == '"') {
@@ -91,21 +94,25 @@ class Plainer {
         // nlohmann takes a NUL for the end of the text.
         return RefuseSyntax(field_, "", absl::StrCat("NUL at byte ", at_));
       } else {
-        Copy(1);
+        ++at_;
       }
     }
+    if (!plain_.numbers.empty()) Flush();
     return std::move(plain_);
   }
 
  private:
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-  void Copy(size_t n) {
-    plain_.text.append(text_.data() + at_, n);
-    at_ += n;
+  // Copies what came since the last replacement; where there is none nothing is copied at all.
+  void Flush() {
+    plain_.text.append(text_.data() + copied_, at_ - copied_);
+    copied_ = at_;
   }
 
   void Replace(size_t n, ConfigValue value) {
+    Flush();
+    copied_ += n;
     // The spaces keep "1NaN" from becoming a number.
     plain_.text.append(" 0 ");
     plain_.numbers.emplace(next_number_++, std::move(value));
@@ -118,13 +125,12 @@ class Plainer {
     return true;
   }
 
-  // A string is copied as it is; nlohmann checks it.  The one thing to find is half a surrogate
-  // pair.
+  // A string stays as it is; nlohmann checks it.  The one thing to find is half a surrogate pair.
   absl::Status String() {
-    Copy(1);
+    ++at_;
     while (at_ < text_.size() && text_[at_] != '"') {
       if (text_[at_] != '\\') {
-        Copy(1);
+        ++at_;
         continue;
       }
       const int first = EscapedUnit(at_);
@@ -132,11 +138,11 @@ class Plainer {
       if (first >= 0xD800 && first <= 0xDBFF) {
         const int second = EscapedUnit(at_ + 6);
         if (second < 0xDC00 || second > 0xDFFF) return HalfPair();
-        Copy(6);
+        at_ += 6;
       }
-      Copy(std::min<size_t>(2, text_.size() - at_));
+      at_ += std::min<size_t>(2, text_.size() - at_);
     }
-    if (at_ < text_.size()) Copy(1);
+    if (at_ < text_.size()) ++at_;
     return absl::OkStatus();
   }
 
@@ -164,7 +170,7 @@ class Plainer {
     const absl::string_view token = text_.substr(at_, n);
     bool integer = false;
     if (!IsJsonNumber(token, &integer)) {
-      Copy(n);  // nlohmann says what is wrong with it
+      at_ += n;  // nlohmann says what is wrong with it
       return absl::OkStatus();
     }
     if (integer && n > kFewDigits) {
@@ -175,18 +181,22 @@ class Plainer {
       return absl::OkStatus();
     }
     double value = 0;
-    if (!integer && absl::SimpleAtod(token, &value) && std::isinf(value)) {
+    // Only an exponent or very many digits lead beyond a double.
+    const bool large =
+        n > kFewDigits || absl::StrContains(token, 'e') || absl::StrContains(token, 'E');
+    if (!integer && large && absl::SimpleAtod(token, &value) && std::isinf(value)) {
       Replace(n, ConfigValue(value));
       return absl::OkStatus();
     }
     ++next_number_;
-    Copy(n);
+    at_ += n;
     return absl::OkStatus();
   }
 
   const absl::string_view text_;
   const absl::string_view field_;
   size_t at_ = 0;
+  size_t copied_ = 0;  // of the text, where anything is replaced
   size_t next_number_ = 0;
   PlainJson plain_;
 };
@@ -287,8 +297,35 @@ class Builder : public nlohmann::json_sax<json> {
     return Add(std::move(value));
   }
 
+  void NoteDuplicate(const std::string& key) {
+    // Long keys above many duplicates would take more memory than the text, and much time.
+    if (duplicate_bytes_ > kMaxDuplicateBytes) return;
+    open_.back().key = key;
+    std::string path = Path();
+    duplicate_bytes_ += path.size();
+    if (duplicate_bytes_ <= kMaxDuplicateBytes) document_.duplicate_keys.push_back(std::move(path));
+  }
+
+  static bool HasDuplicates(const ConfigValue::Object& members) {
+    constexpr size_t kFew = 16;  // fewer are compared faster than hashed
+    if (members.size() > kFew) {
+      absl::flat_hash_set<absl::string_view> keys;
+      keys.reserve(members.size());
+      return !std::all_of(members.begin(), members.end(), [&keys](const ConfigMember& member) {
+        return keys.insert(member.key).second;
+      });
+    }
+    for (size_t i = 1; i < members.size(); ++i) {
+      for (size_t j = 0; j < i; ++j) {
+        if (members[i].key == members[j].key) return true;
+      }
+    }
+    return false;
+  }
+
   // Python's dict: of equal keys the first gives the place, the last the value.
   void KeepLast(ConfigValue::Object* members) {
+    if (!HasDuplicates(*members)) return;
     absl::flat_hash_map<absl::string_view, size_t> place;
     ConfigValue::Object kept;
     kept.reserve(members->size());
@@ -298,8 +335,7 @@ class Builder : public nlohmann::json_sax<json> {
         kept.push_back(std::move(member));
         place.emplace(kept.back().key, kept.size() - 1);  // kept never reallocates
       } else {
-        open_.back().key = member.key;
-        document_.duplicate_keys.push_back(Path());
+        NoteDuplicate(member.key);
         kept[found->second].value = std::move(member.value);
       }
     }
@@ -310,6 +346,7 @@ class Builder : public nlohmann::json_sax<json> {
   const absl::string_view field_;
   const int max_depth_;
   size_t next_number_ = 0;
+  size_t duplicate_bytes_ = 0;
   std::vector<OpenValue> open_;
   JsonDocument document_;
   absl::Status status_;
@@ -329,7 +366,7 @@ void WriteTo(const ConfigValue& value, std::string* out) {
       out->append(std::isnan(*real) ? "NaN" : *real > 0 ? "Infinity" : "-Infinity");
     }
   } else if (const std::string* text = value.text()) {
-    out->append(json(*text).dump(-1, ' ', false, json::error_handler_t::replace));
+    AppendJsonString(*text, out);
   } else if (const ConfigValue::Array* array = value.array()) {
     out->push_back('[');
     for (size_t i = 0; i < array->size(); ++i) {
@@ -342,7 +379,7 @@ void WriteTo(const ConfigValue& value, std::string* out) {
     out->push_back('{');
     for (size_t i = 0; i < members.size(); ++i) {
       if (i > 0) out->append(", ");
-      out->append(json(members[i].key).dump(-1, ' ', false, json::error_handler_t::replace));
+      AppendJsonString(members[i].key, out);
       out->append(": ");
       WriteTo(members[i].value, out);
     }
@@ -365,12 +402,25 @@ absl::StatusOr<JsonDocument> ReadJson(absl::string_view text, absl::string_view 
   }
   ZC_ASSIGN_OR_RETURN(PlainJson plain, Plainer(text, field).Run());
   Builder builder(std::move(plain.numbers), field, limits.max_depth);
-  if (!json::sax_parse(plain.text, &builder)) return builder.status();
+  const absl::string_view accepted = plain.text.empty() ? text : plain.text;
+  if (!json::sax_parse(accepted.begin(), accepted.end(), &builder)) return builder.status();
   return builder.Take();
 }
 
 bool IsJsonSyntaxError(const absl::Status& status) {
   return status.GetPayload(kSyntaxUrl).has_value();
+}
+
+void AppendJsonString(absl::string_view text, std::string* out) {
+  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return static_cast<uint8_t>(c) >= 0x20 && static_cast<uint8_t>(c) < 0x7F && c != '"' &&
+           c != '\\';
+  });
+  if (plain) {
+    absl::StrAppend(out, "\"", text, "\"");
+  } else {
+    out->append(json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace));
+  }
 }
 
 std::string WriteJson(const ConfigValue& value) {

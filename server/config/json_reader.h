@@ -18,7 +18,8 @@ struct JsonLimits {
 
 struct JsonDocument {
   ConfigValue value;
-  // Paths of keys that their object names more than once.
+  // Paths of keys that their object names more than once; those that come first where all of them
+  // would take more than 64 KiB.
   std::vector<std::string> duplicate_keys;
 };
 
@@ -35,6 +36,8 @@ bool IsJsonSyntaxError(const absl::Status& status);
 // JSON text as Python's json.dumps(value, ensure_ascii=False) writes it: NaN and Infinity stay,
 // 1.0 stays a float.  ReadJson(WriteJson(v)) == v.
 std::string WriteJson(const ConfigValue& value);
+// The same of one string, in its quotes.
+void AppendJsonString(absl::string_view text, std::string* out);
 
 bool IsValidUtf8(absl::string_view text);
 

@@ -132,6 +132,10 @@ std::string StringRepr(absl::string_view text) {
 bool IsValidUtf8(absl::string_view text) {
   uint32_t code;
   while (!text.empty()) {
+    if (static_cast<uint8_t>(text[0]) < 0x80) {
+      text.remove_prefix(1);
+      continue;
+    }
     const size_t size = DecodeUtf8(text, &code);
     if (size == 0) return false;
     text.remove_prefix(size);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "server/base/errors.h"
 #include "server/config/config_source.h"
 #include "server/config/python_error.h"
@@ -120,6 +121,14 @@ TEST(JsonReader, LimitsDepth) {
     EXPECT_THAT(document, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("200 levels")));
     EXPECT_FALSE(IsJsonSyntaxError(document.status()));
   }
+}
+
+TEST(JsonReader, ListsDuplicateKeysUpToSomeBytes) {
+  const std::string key(40'000, 'k');
+  const auto document =
+      ReadJson(absl::StrCat("{\"", key, "\": {\"a\": 1, \"a\": 2, \"b\": 1, \"b\": 2}}"), "test");
+  ASSERT_THAT(document, IsOk());
+  EXPECT_THAT(document->duplicate_keys, ::testing::ElementsAre(key + ".a"));
 }
 
 TEST(JsonReader, LimitsSize) {
