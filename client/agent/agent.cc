@@ -2,16 +2,23 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/agent/arena.h"
+#include "client/agent/file_work.h"
 #include "client/agent/handover.h"
 #include "client/agent/load_table.h"
 #include "client/agent/path_policy.h"
 #include "client/agent/session.h"
+#include "client/agent/threads.h"
+#include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
@@ -19,12 +26,19 @@ namespace {
 
 // Long enough for a worker to see the cancellation, short enough for a service manager's patience.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
+constexpr absl::Duration kMaxJanitorInterval = absl::Seconds(15);
 
 absl::Status CheckOptions(const AgentOptions& options) {
   std::vector<FieldViolation> violations;
   if (options.node_name.empty()) violations.push_back({"node", "must not be empty"});
   if (options.channel == nullptr && options.server_address.empty()) {
     violations.push_back({"server", "must not be empty"});
+  }
+  if (options.unclaimed_ttl <= absl::ZeroDuration()) {
+    violations.push_back({"unclaimed_ttl", "must be more than nothing"});
+  }
+  if (options.file_timeout <= absl::ZeroDuration()) {
+    violations.push_back({"file_timeout", "must be more than nothing"});
   }
   if (options.max_loads < 1) violations.push_back({"max_loads", "must be at least 1"});
   if (options.communicators == nullptr && options.bulk_host.empty()) {
@@ -38,14 +52,54 @@ uint64_t RandomIncarnation() {
   return uint64_t{random()} << 32 | random();
 }
 
+// Frees, again and again, the shards that nobody takes.
+class Janitor {
+ public:
+  ~Janitor() { Stop(); }
+
+  absl::Status Start(LoadTable* table, absl::Duration ttl) {
+    if (ttl == absl::InfiniteDuration()) return absl::OkStatus();
+    ZC_ASSIGN_OR_RETURN(thread_, StartThread([this, table, ttl] { Run(table, ttl); }));
+    return absl::OkStatus();
+  }
+  void Stop() {
+    {
+      MutexLock lock(&mutex_);
+      stopped_ = true;
+      changed_.SignalAll();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  void Run(LoadTable* table, absl::Duration ttl) {
+    const absl::Duration interval = std::min(ttl / 4, kMaxJanitorInterval);
+    while (true) {
+      const Deadline next(interval);
+      {
+        MutexLock lock(&mutex_);
+        while (!stopped_ && !next.Passed()) changed_.WaitWithTimeout(&mutex_, next.Remaining());
+        if (stopped_) return;
+      }
+      table->ExpireUnclaimed(ttl);
+    }
+  }
+
+  std::thread thread_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
 }  // namespace
 
 struct Agent::Rep {
   std::shared_ptr<LoadEnvironment> environment;
   std::atomic<int64_t> handed_over_shared{0};
   std::atomic<int64_t> handed_over_private{0};
-  // In this order: the session and the socket use the table.
+  // In this order: the others use the table.
   std::unique_ptr<LoadTable> table;
+  Janitor janitor;
   std::unique_ptr<Session> session;
   std::unique_ptr<HandOverServer> hand_over;
 
@@ -64,7 +118,13 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   LoadEnvironment& environment = *rep->environment;
   environment.node_name = options.node_name;
   environment.bulk_host = options.bulk_host;
-  ZC_ASSIGN_OR_RETURN(environment.roots, ResolveRoots(options.roots));
+  environment.file_timeout = options.file_timeout;
+  ZC_ASSIGN_OR_RETURN(environment.roots,
+                      environment.file_work->Call<std::vector<std::string>>(
+                          absl::StrJoin(options.roots, ", "), options.file_timeout, nullptr,
+                          [roots = options.roots](const FileObserver& about_to) {
+                            return ResolveRoots(roots, about_to);
+                          }));
   environment.communicators =
       options.communicators != nullptr ? options.communicators : GlooCommunicators();
   environment.reader = options.reader;
@@ -88,12 +148,17 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
       return self->table->Offer(load, rank, token, mode);
     };
     hand_over.settle = [self](const ShardOffer& offer, bool acknowledged) {
-      self->table->Settle(offer, acknowledged);
-      if (!acknowledged) return;
-      ++(offer.mode == AttachMode::kShared ? self->handed_over_shared : self->handed_over_private);
+      const absl::Status settled = self->table->Settle(offer, acknowledged);
+      if (acknowledged && settled.ok()) {
+        ++(offer.mode == AttachMode::kShared ? self->handed_over_shared
+                                             : self->handed_over_private);
+      }
+      return settled;
     };
     ZC_ASSIGN_OR_RETURN(rep->hand_over, HandOverServer::Start(std::move(hand_over)));
   }
+
+  ZC_RETURN_IF_ERROR(rep->janitor.Start(rep->table.get(), options.unclaimed_ttl));
 
   SessionOptions session;
   session.server_address = options.server_address;
@@ -120,6 +185,7 @@ void Agent::Stop() {
   if (std::exchange(rep_->stopped, true)) return;
   rep_->hand_over.reset();
   rep_->session->Stop();
+  rep_->janitor.Stop();
   rep_->table->Shutdown(kShutdownTimeout);
 }
 
@@ -133,8 +199,10 @@ AgentStats Agent::stats() const {
   stats.loads_ready = counts.ready;
   stats.loads_failed = counts.failed;
   stats.loads_cancelled = counts.cancelled;
+  stats.loads_expired = counts.expired;
   stats.loads_held = counts.held;
   stats.arena_bytes = Arena::TotalBytes();
+  stats.stuck_file_calls = rep_->environment->file_work->num_stuck();
   stats.handed_over_shared = rep_->handed_over_shared;
   stats.handed_over_private = rep_->handed_over_private;
   return stats;

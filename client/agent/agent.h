@@ -39,6 +39,12 @@ struct AgentOptions {
   std::vector<std::string> roots;
   // At most this many loads at a time, held shards included.
   int max_loads = 64;
+  // Shards that no process has taken this long after their load was ready are freed.  Infinite:
+  // they stay until their load is cancelled.
+  absl::Duration unclaimed_ttl = absl::Hours(1);
+  // The longest that one call to a file system may last at the start and for inspections; for the
+  // files of a load its own timeout holds.
+  absl::Duration file_timeout = absl::Seconds(60);
 
   // How the nodes of a load are connected; null: Gloo on bulk_host.
   CommunicatorFactory communicators;
@@ -56,8 +62,10 @@ struct AgentStats {
   int64_t loads_ready = 0;
   int64_t loads_failed = 0;
   int64_t loads_cancelled = 0;
-  int64_t loads_held = 0;   // gauge: loads in work, or with shards not handed over
-  int64_t arena_bytes = 0;  // gauge
+  int64_t loads_expired = 0;     // of which shards were freed because no process took them
+  int64_t loads_held = 0;        // gauge: loads in work, or with shards not handed over
+  int64_t arena_bytes = 0;       // gauge
+  int64_t stuck_file_calls = 0;  // gauge: threads left behind in file systems that do not answer
   int64_t handed_over_shared = 0;
   int64_t handed_over_private = 0;
 };
@@ -68,6 +76,7 @@ class Agent {
   //   INVALID_ARGUMENT     an option is wrong; all of them at once.
   //   ALREADY_EXISTS       another agent listens on socket_path.
   //   NOT_FOUND, PERMISSION_DENIED  the folder of socket_path, or a root.
+  //   DEADLINE_EXCEEDED    the file system of a root does not answer within file_timeout.
   static absl::StatusOr<std::unique_ptr<Agent>> Start(AgentOptions options);
 
   // Stop().

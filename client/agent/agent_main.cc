@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "client/agent/agent.h"
 #include "client/agent/agent_metrics.h"
 #include "client/agent/log.h"
@@ -29,6 +30,21 @@ namespace {
 
 constexpr char kLiveness[] = "liveness";
 constexpr char kReadiness[] = "readiness";
+
+const CLI::Validator kDuration(
+    [](const std::string& text) -> std::string {
+      absl::Duration duration;
+      if (absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()) return "";
+      return "must be a duration such as 90s, 30m or 1h, or inf";
+    },
+    "DURATION");
+
+absl::Duration ToDuration(const std::string& text) {
+  absl::Duration duration;
+  absl::ParseDuration(text, &duration);  // kDuration has seen it
+  return duration;
+}
+
 constexpr timespec kReadinessPoll = {0, 200'000'000};
 
 struct Flags {
@@ -37,6 +53,8 @@ struct Flags {
   std::string health_listen;
   std::string metrics_listen;
   std::string log_level = "info";
+  std::string unclaimed_ttl = "1h";
+  std::string file_timeout = "60s";
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
@@ -68,6 +86,17 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->type_name("DIR");
   app->add_option("--max-loads", flags->agent.max_loads, "Loads at a time, held shards included")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app->add_option(
+         "--unclaimed-ttl", flags->unclaimed_ttl,
+         "Shards that no process has taken this long after their load was ready are freed; "
+         "inf: they stay until their load is cancelled")
+      ->check(kDuration)
+      ->capture_default_str();
+  app->add_option("--file-timeout", flags->file_timeout,
+                  "The longest that one call to a file system may last when a checkpoint is "
+                  "inspected; a load brings its own timeout")
+      ->check(kDuration)
       ->capture_default_str();
   app->add_option("--health-listen", flags->health_listen,
                   "Address of the gRPC health service; names \"\", liveness, readiness")
@@ -132,6 +161,8 @@ absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
 
 absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
+  flags.agent.unclaimed_ttl = ToDuration(flags.unclaimed_ttl);
+  flags.agent.file_timeout = ToDuration(flags.file_timeout);
   grpc::CallbackGenericService nothing_else;
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health,
                       StartHealth(flags.health_listen, &nothing_else));

@@ -11,10 +11,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/agent/handover_lobby.h"
 #include "client/agent/handover_protocol.h"
 #include "client/agent/log.h"
 #include "client/agent/threads.h"
@@ -100,35 +102,45 @@ struct HandOverServer::State {
 
   Mutex mutex;
   CondVar changed;
-  int num_connections ABSL_GUARDED_BY(mutex) = 0;
+  int num_connections ABSL_GUARDED_BY(mutex) = 0;  // that are served
+  std::map<uid_t, int> connections_by_uid ABSL_GUARDED_BY(mutex);
 
   void Accept(const std::shared_ptr<State>& self);
-  void AcceptOne(const std::shared_ptr<State>& self);
+  void AcceptOne(HandOverLobby* lobby);
+  // Gives the guest a thread, or refuses it.
+  void Admit(const std::shared_ptr<State>& self, HandOverLobby::Guest guest, HandOverLobby* lobby);
+  absl::Status CountIn(uid_t uid);
+  void CountOut(uid_t uid);
   void Serve(int socket);
-  absl::Status CheckPeer(int socket) const;
+  absl::StatusOr<uid_t> CheckPeer(int socket) const;
   // Sends what the shard holds, and waits for the acknowledgement.
   absl::Status Announce(int socket, const ShardOffer& offer);
   absl::Status Attach(int socket);
-  void Done();
 };
 
 void HandOverServer::State::Accept(const std::shared_ptr<State>& self) {
+  HandOverLobby lobby({options.request_timeout, options.max_waiting});
+  std::vector<pollfd> fds;
   while (true) {
-    pollfd fds[2] = {{listener.get(), POLLIN, 0}, {wake.get(), POLLIN, 0}};
-    // Without a timeout: it ends by `wake`.
-    if (::poll(fds, 2, -1) < 0 && errno != EINTR) {
+    fds = {{wake.get(), POLLIN, 0}, {listener.get(), POLLIN, 0}};
+    lobby.AddTo(&fds);
+    // Without anybody in the lobby without a timeout: it ends by `wake`.
+    if (::poll(fds.data(), fds.size(), lobby.TimeoutMillis()) < 0) {
+      if (errno == EINTR) continue;
       spdlog::error("hand-over: poll: {}", std::strerror(errno));
       return;
     }
-    if (fds[1].revents != 0) return;
-    if (fds[0].revents != 0) AcceptOne(self);
+    if (fds[0].revents != 0) return;
+    for (HandOverLobby::Guest& guest : lobby.Leave(fds.data() + 2)) {
+      Admit(self, std::move(guest), &lobby);
+    }
+    if (fds[1].revents != 0) AcceptOne(&lobby);
   }
 }
 
-void HandOverServer::State::AcceptOne(const std::shared_ptr<State>& self) {
-  auto socket = std::make_shared<UniqueFd>(
-      ::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket->valid()) {
+void HandOverServer::State::AcceptOne(HandOverLobby* lobby) {
+  UniqueFd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket.valid()) {
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
       spdlog::error("hand-over: accept: {}", std::strerror(errno));
       pollfd until_stop = {wake.get(), POLLIN, 0};
@@ -136,48 +148,68 @@ void HandOverServer::State::AcceptOne(const std::shared_ptr<State>& self) {
     }
     return;
   }
-  {
-    MutexLock lock(&mutex);
-    if (num_connections >= options.max_connections) {
-      spdlog::warn("hand-over: a connection was dropped: {} are open", num_connections);
-      return;
-    }
-    ++num_connections;
-  }
-  absl::StatusOr<std::thread> thread = StartThread([self, socket]() mutable {
-    self->Serve(socket->get());
-    socket.reset();
-    self->Done();
-  });
-  if (!thread.ok()) {
-    spdlog::error("hand-over: {}", ForLog(thread.status()));
-    Done();
-    return;
-  }
-  thread->detach();
+  const absl::StatusOr<uid_t> uid = CheckPeer(socket.get());
+  if (uid.ok()) return lobby->Receive({std::move(socket), *uid});
+  spdlog::warn("hand-over: {}", ForLog(uid.status()));
+  lobby->Refuse(std::move(socket), uid.status());
 }
 
-void HandOverServer::State::Done() {
+void HandOverServer::State::Admit(const std::shared_ptr<State>& self, HandOverLobby::Guest guest,
+                                  HandOverLobby* lobby) {
+  const absl::Status counted = CountIn(guest.uid);
+  if (!counted.ok()) {
+    spdlog::warn("hand-over: {}", ForLog(counted));
+    return lobby->Refuse(std::move(guest.socket), counted);
+  }
+  auto socket = std::make_shared<UniqueFd>(std::move(guest.socket));
+  absl::StatusOr<std::thread> thread = StartThread([self, socket, uid = guest.uid]() mutable {
+    self->Serve(socket->get());
+    // First, so that a client that sees the end of its connection may come again at once.
+    self->CountOut(uid);
+    socket.reset();
+  });
+  if (thread.ok()) return thread->detach();
+  spdlog::error("hand-over: {}", ForLog(thread.status()));
+  CountOut(guest.uid);
+  lobby->Refuse(std::move(*socket), Annotate(thread.status(), "attach"));
+}
+
+absl::Status HandOverServer::State::CountIn(uid_t uid) {
+  MutexLock lock(&mutex);
+  const auto found = connections_by_uid.find(uid);
+  const int of_user = found == connections_by_uid.end() ? 0 : found->second;
+  if (num_connections >= options.max_connections ||
+      of_user >= std::max(1, options.max_connections / 2)) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                          "attach: ", num_connections, " processes are being served, ", of_user,
+                          " of them of user ", uid, "; try again in a moment")),
+                      "RESOURCE_EXHAUSTED");
+  }
+  ++num_connections;
+  ++connections_by_uid[uid];
+  return absl::OkStatus();
+}
+
+void HandOverServer::State::CountOut(uid_t uid) {
   MutexLock lock(&mutex);
   --num_connections;
+  if (--connections_by_uid[uid] == 0) connections_by_uid.erase(uid);
   changed.SignalAll();
 }
 
 void HandOverServer::State::Serve(int socket) {
-  absl::Status status = CheckPeer(socket);
-  if (status.ok()) status = Attach(socket);
+  const absl::Status status = Attach(socket);
   if (status.ok()) return;
   spdlog::warn("hand-over: {}", ForLog(status));
   // The client may be gone, or not listen: then there is nobody to tell.
   WriteFrame(socket, wake.get(), ErrorAnswer(status), -1, options.frame_timeout).IgnoreError();
-  // A client that is refused before it has asked must still be able to ask, or it would meet a
-  // broken connection instead of the answer.
+  // What it still says is read, or it would meet a broken connection instead of the answer.
   ::shutdown(socket, SHUT_WR);
   ReadFrame(socket, wake.get(), kMaxRequestBytes, std::min(options.frame_timeout, kLinger))
       .IgnoreError();
 }
 
-absl::Status HandOverServer::State::CheckPeer(int socket) const {
+absl::StatusOr<uid_t> HandOverServer::State::CheckPeer(int socket) const {
   ucred peer = {};
   socklen_t length = sizeof(peer);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
@@ -186,7 +218,7 @@ absl::Status HandOverServer::State::CheckPeer(int socket) const {
   const auto& allowed = options.allowed_uids;
   if (peer.uid == 0 || peer.uid == ::geteuid() ||
       std::find(allowed.begin(), allowed.end(), peer.uid) != allowed.end()) {
-    return absl::OkStatus();
+    return peer.uid;
   }
   return WithReason(absl::PermissionDeniedError(absl::StrCat(
                         "attach: user ", peer.uid, " (process ", peer.pid,
@@ -205,15 +237,16 @@ absl::Status HandOverServer::State::Announce(int socket, const ShardOffer& offer
 
 absl::Status HandOverServer::State::Attach(int socket) {
   ZC_ASSIGN_OR_RETURN(const std::string text,
-                      ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
+                      ReadFrame(socket, wake.get(), kMaxRequestBytes, options.request_timeout));
   ZC_ASSIGN_OR_RETURN(const AttachRequest request, ParseAttachRequest(text));
   ZC_ASSIGN_OR_RETURN(const ShardOffer offer,
                       options.offer(request.load, request.rank, request.token, request.mode));
   const absl::Status acknowledged = Announce(socket, offer);
   // The books come before the descriptor: who has it may write to the arena and keep it without a
   // word, so from then on this agent must not count a shared shard as its own.
-  options.settle(offer, acknowledged.ok());
+  const absl::Status settled = options.settle(offer, acknowledged.ok());
   ZC_RETURN_IF_ERROR(acknowledged);
+  ZC_RETURN_IF_ERROR(settled);
   const absl::Status given =
       WriteFrame(socket, wake.get(), OkAnswer(), offer.fd.get(), options.frame_timeout);
   if (!given.ok()) {

@@ -21,20 +21,25 @@ struct HandOverOptions {
   mode_t mode = 0660;
   // Users that may attach besides this process's own and root.
   std::vector<uid_t> allowed_uids;
-  // For each frame of a client.
+  // Until a connection must have asked for something; for each later frame of it.
+  absl::Duration request_timeout = absl::Seconds(5);
   absl::Duration frame_timeout = absl::Seconds(10);
+  // Connections that have asked and are served, and those that have not asked yet; of one user at
+  // most half of each.  Beyond that a connection is answered with RESOURCE_EXHAUSTED.
   int max_connections = 128;
+  int max_waiting = 512;
 
   // As LoadTable::Offer and Settle; called on the connections' threads.
   std::function<absl::StatusOr<ShardOffer>(const std::string& load, int32_t rank,
                                            const std::string& token, AttachMode mode)>
       offer;
-  // Called before the descriptor is sent.
-  std::function<void(const ShardOffer& offer, bool acknowledged)> settle;
+  // Called before the descriptor is sent; an error is sent instead of it.
+  std::function<absl::Status(const ShardOffer& offer, bool acknowledged)> settle;
 };
 
 // The unix socket where training processes take their shards over; README.md has the protocol.  One
-// thread accepts, one more serves each connection, so that a slow client keeps nobody waiting.
+// thread accepts, one more serves each connection once it speaks, so that a slow client keeps
+// nobody waiting.
 class HandOverServer {
  public:
   // A socket that nobody listens on is replaced.  Errors: ALREADY_EXISTS (another process listens),

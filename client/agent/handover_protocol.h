@@ -33,7 +33,8 @@ std::string AttachAnswer(const ShardOffer& offer);
 std::string OkAnswer();
 std::string ErrorAnswer(const absl::Status& status);
 
-// Both end by the deadline, or at once when `wake_fd` becomes readable (CANCELLED).  Errors:
+// Both end by the deadline, or at once when `wake_fd`, unless it is -1, becomes readable
+// (CANCELLED).  Errors:
 // DEADLINE_EXCEEDED, UNAVAILABLE (the peer is gone), INVALID_ARGUMENT (a frame beyond `max_bytes`).
 absl::StatusOr<std::string> ReadFrame(int socket, int wake_fd, uint32_t max_bytes,
                                       absl::Duration timeout);

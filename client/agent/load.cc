@@ -280,6 +280,7 @@ absl::Status Load::Finish(NodeResult* result) {
   MutexLock lock(&mutex_);
   if (cancelled_) return absl::CancelledError("finish: the load was cancelled");
   shards_ = std::move(book);
+  ready_at_ = environment_->clock->Steady();
   return absl::OkStatus();
 }
 
@@ -303,6 +304,7 @@ void Load::Cancel(const std::string& why) {
     if (communicator_ != nullptr) communicator_->Abort(why);
     freed = std::move(shards_);
     shards_ = nullptr;
+    ready_at_ = absl::InfiniteDuration();
     cancel_changed_.SignalAll();
   }
 }
@@ -324,6 +326,11 @@ void Load::AddRendezvous(const std::string& name, const std::string& value) {
 std::shared_ptr<ShardBook> Load::shards() const {
   MutexLock lock(&mutex_);
   return shards_;
+}
+
+absl::Duration Load::ready_at() const {
+  MutexLock lock(&mutex_);
+  return ready_at_;
 }
 
 }  // namespace zerocast

@@ -83,6 +83,8 @@ class Load {
 
   // The finished shards; null before Run has succeeded and after Cancel.
   std::shared_ptr<ShardBook> shards() const;
+  // When they were finished, on the steady clock; infinite where shards() is null.
+  absl::Duration ready_at() const;
 
  private:
   absl::Status RunStages(NodeResult* result);
@@ -112,6 +114,7 @@ class Load {
   CondVar cancel_changed_;
   std::unique_ptr<Communicator> communicator_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardBook> shards_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration ready_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
 };
 
 }  // namespace zerocast

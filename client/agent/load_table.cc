@@ -19,7 +19,7 @@ namespace {
 
 // Epochs are remembered for this many loads, the latest ones.
 constexpr size_t kMaxEpochs = 65536;
-// As are the loads whose shards were all handed over, to answer who comes again.
+// As are the loads whose shards have all left, to answer who comes again.
 constexpr size_t kMaxGone = 4096;
 
 bool PeerFailed(const absl::Status& status) {
@@ -44,15 +44,21 @@ struct LoadTable::State {
   bool stopped ABSL_GUARDED_BY(mutex) = false;
   int num_threads ABSL_GUARDED_BY(mutex) = 0;
   std::map<std::string, std::shared_ptr<Load>> loads ABSL_GUARDED_BY(mutex);
-  std::map<std::string, int64_t> epochs ABSL_GUARDED_BY(mutex);    // the greatest seen
-  std::map<int64_t, std::string> by_epoch ABSL_GUARDED_BY(mutex);  // to forget the oldest
-  std::set<std::string> gone ABSL_GUARDED_BY(mutex);
+  std::map<std::string, int64_t> epochs ABSL_GUARDED_BY(mutex);  // the greatest seen
+  // The same, to forget the oldest; two loads may have one epoch.
+  std::set<std::pair<int64_t, std::string>> by_epoch ABSL_GUARDED_BY(mutex);
+  std::map<std::string, std::string> gone ABSL_GUARDED_BY(mutex);  // why, by load
   std::deque<std::string> gone_order ABSL_GUARDED_BY(mutex);
   LoadCounts counts ABSL_GUARDED_BY(mutex);
 
-  void HandedOverLocked(const std::string& load) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    loads.erase(load);
-    if (gone.insert(load).second) gone_order.push_back(load);
+  // Takes the load off the books when no shard of it is left.
+  void ForgetEmptyLocked(const std::shared_ptr<Load>& load, const ShardBook& shards,
+                         const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const std::string& name = load->key().load;
+    const auto found = loads.find(name);
+    if (found == loads.end() || found->second != load || !shards.empty()) return;
+    loads.erase(found);
+    if (gone.insert_or_assign(name, why).second) gone_order.push_back(name);
     if (gone_order.size() <= kMaxGone) return;
     gone.erase(gone_order.front());
     gone_order.pop_front();
@@ -69,9 +75,9 @@ absl::Status LoadTable::State::FenceLocked(const LoadKey& key, std::shared_ptr<L
                           ", this agent has seen ", seen, "; it belongs to an older attempt")),
                       "STALE_EPOCH");
   }
-  by_epoch.erase(seen);
+  by_epoch.erase({seen, key.load});
   seen = key.epoch;
-  by_epoch[key.epoch] = key.load;
+  by_epoch.insert({key.epoch, key.load});
   const auto found = loads.find(key.load);
   if (found != loads.end() && found->second->key().epoch < key.epoch) {
     *superseded = std::move(found->second);
@@ -218,10 +224,11 @@ void LoadTable::Start(const LoadKey& key) {
 void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load) {
   const NodeResult result = load->Run();
   const LoadKey& key = load->key();
-  if (!result.status.ok()) Remove(state.get(), load);
+  // On the books until then: a cancel must find it.
   const bool cancelled =
       load->cancelled() ||
       (PeerFailed(result.status) && load->WaitForCancel(state->environment->root_cause_grace));
+  if (!result.status.ok()) Remove(state.get(), load);
   {
     MutexLock lock(&state->mutex);
     ++(cancelled            ? state->counts.cancelled
@@ -282,18 +289,18 @@ std::vector<LoadKey> LoadTable::Held() const {
 absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t rank,
                                             const std::string& token, AttachMode mode) {
   std::shared_ptr<Load> found;
-  bool gone;
+  std::string why_gone;
   {
     MutexLock lock(&state_->mutex);
     const auto entry = state_->loads.find(load);
     if (entry != state_->loads.end()) found = entry->second;
-    gone = state_->gone.count(load) != 0;
+    const auto gone = state_->gone.find(load);
+    if (gone != state_->gone.end()) why_gone = gone->second;
   }
-  if (found == nullptr && gone) {
-    return WithReason(
-        absl::FailedPreconditionError(absl::StrCat("attach to rank ", rank, " of ", load,
-                                                   ": all its shards here were handed over")),
-        "WRONG_STATE");
+  if (found == nullptr && !why_gone.empty()) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("attach to rank ", rank, " of ", load, ": ", why_gone)),
+                      "WRONG_STATE");
   }
   if (found == nullptr) {
     return WithReason(
@@ -311,7 +318,7 @@ absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t ran
   return shards->Offer(rank, token, mode);
 }
 
-void LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
+absl::Status LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
   std::shared_ptr<Load> load;
   {
     MutexLock lock(&state_->mutex);
@@ -319,17 +326,46 @@ void LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
     if (entry != state_->loads.end()) load = entry->second;
   }
   const std::shared_ptr<ShardBook> shards = load != nullptr ? load->shards() : nullptr;
-  if (shards == nullptr || shards->index() != offer.index) return;  // cancelled meanwhile
-  shards->Settle(offer.rank, offer.mode, acknowledged);
-  if (!acknowledged) return;
-  if (shards->empty()) {
+  if (shards == nullptr || shards->index() != offer.index) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("attach to rank ", offer.rank, " of ", offer.index->load,
+                                       ": the load was cancelled while it was handed over")),
+                      "WRONG_STATE");
+  }
+  ZC_RETURN_IF_ERROR(shards->Settle(offer.rank, offer.mode, acknowledged));
+  if (!acknowledged) return absl::OkStatus();
+  {
     MutexLock lock(&state_->mutex);
-    const auto entry = state_->loads.find(offer.index->load);
-    if (entry != state_->loads.end() && entry->second == load) {
-      state_->HandedOverLocked(offer.index->load);
-    }
+    state_->ForgetEmptyLocked(load, *shards, "all its shards here were handed over");
   }
   state_->environment->events->HandedOver(load->key(), offer.rank, offer.mode);
+  return absl::OkStatus();
+}
+
+void LoadTable::ExpireUnclaimed(absl::Duration ttl) {
+  const absl::Duration now = state_->environment->clock->Steady();
+  std::vector<std::shared_ptr<Load>> old;
+  {
+    MutexLock lock(&state_->mutex);
+    for (const auto& [name, load] : state_->loads) {
+      if (now - load->ready_at() >= ttl) old.push_back(load);
+    }
+  }
+  for (const std::shared_ptr<Load>& load : old) {
+    const std::shared_ptr<ShardBook> shards = load->shards();
+    if (shards == nullptr) continue;  // cancelled meanwhile
+    const std::string why =
+        absl::StrCat("no process took it within ", absl::FormatDuration(ttl),
+                     " of its load's being ready, so it was freed; load it again, or start the "
+                     "agent with a longer --unclaimed-ttl");
+    const int num_shards = shards->Expire(why);
+    if (num_shards == 0) continue;
+    spdlog::warn("{} epoch {}: {} of its shards were freed: no process took them within {}",
+                 load->key().load, load->key().epoch, num_shards, absl::FormatDuration(ttl));
+    MutexLock lock(&state_->mutex);
+    ++state_->counts.expired;
+    state_->ForgetEmptyLocked(load, *shards, why);
+  }
 }
 
 void LoadTable::Shutdown(absl::Duration timeout) {
@@ -344,8 +380,7 @@ void LoadTable::Shutdown(absl::Duration timeout) {
     state_->idle.WaitWithTimeout(&state_->mutex, deadline.Remaining());
   }
   if (state_->num_threads > 0) {
-    spdlog::error("stop: {} threads still wait for a file system and are left behind",
-                  state_->num_threads);
+    spdlog::error("stop: {} threads do not end and are left behind", state_->num_threads);
   }
 }
 

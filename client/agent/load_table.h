@@ -22,7 +22,8 @@ struct LoadCounts {
   int64_t ready = 0;
   int64_t failed = 0;
   int64_t cancelled = 0;
-  int64_t held = 0;  // gauge
+  int64_t expired = 0;  // loads of which shards were freed because nobody took them
+  int64_t held = 0;     // gauge
 };
 
 // All loads of an agent: commands in, events out.  No call blocks: the work is done on threads of
@@ -52,11 +53,17 @@ class LoadTable {
   // Loads in work, or with shards here.
   std::vector<LoadKey> Held() const;
 
+  // Frees the shards that no process has taken within `ttl` of their load's being ready.  A load
+  // that has none left is not held any more; who asks for it is told why.
+  void ExpireUnclaimed(absl::Duration ttl);
+
   // For the hand-over: the shard of a rank, as ShardBook::Offer.  NOT_FOUND when the load is not
-  // here, FAILED_PRECONDITION while it is in work.  Every offer must be settled.
+  // here, FAILED_PRECONDITION while it is in work, or when it left.  Every offer must be settled.
   absl::StatusOr<ShardOffer> Offer(const std::string& load, int32_t rank, const std::string& token,
                                    AttachMode mode);
-  void Settle(const ShardOffer& offer, bool acknowledged);
+  // As ShardBook::Settle; FAILED_PRECONDITION when the load was cancelled meanwhile: then nothing
+  // may be given.
+  absl::Status Settle(const ShardOffer& offer, bool acknowledged);
 
   // Cancels everything and waits, at most `timeout`, for the threads.  Later commands are dropped.
   void Shutdown(absl::Duration timeout);

@@ -84,20 +84,25 @@ absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view toke
   if (slot.state == State::kGone) {
     return WrongState(index_->load, rank, "it was handed over to another process");
   }
-  if (slot.state == State::kOffered) {
+  if (slot.state == State::kExpired) return WrongState(index_->load, rank, why_expired_);
+  if (slot.state == State::kOffered ||
+      (mode == AttachMode::kShared && slot.state == State::kHeld && slot.private_offers > 0)) {
     return WrongState(index_->load, rank, "it is being handed over to another process");
   }
   if (mode == AttachMode::kShared && slot.state == State::kPrivate) {
     return WrongState(index_->load, rank,
                       "other processes hold it privately; attach with mode private");
   }
-  if (mode == AttachMode::kPrivate) ZC_RETURN_IF_ERROR(slot.arena.SealForSharing());
   ShardOffer offer;
   offer.fd = UniqueFd(::fcntl(slot.arena.fd(), F_DUPFD_CLOEXEC, 0));
   if (!offer.fd.valid()) {
     return ErrnoStatus(errno, absl::StrCat("attach to rank ", rank, " of ", index_->load));
   }
-  slot.state = mode == AttachMode::kShared ? State::kOffered : State::kPrivate;
+  if (mode == AttachMode::kShared) {
+    slot.state = State::kOffered;
+  } else {
+    ++slot.private_offers;
+  }
   offer.index = index_;
   offer.rank = rank;
   offer.mode = mode;
@@ -105,23 +110,40 @@ absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view toke
   return offer;
 }
 
-void ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged) {
-  if (mode == AttachMode::kPrivate) return;  // it stays, sealed
-  Arena freed;                               // unmapped after the lock is released
+absl::Status ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged) {
+  Arena freed;  // unmapped after the lock is released
   MutexLock lock(&mutex_);
   Slot& slot = slots_[static_cast<size_t>(rank - first_rank_)];
-  if (acknowledged) {
+  if (mode == AttachMode::kPrivate) {
+    --slot.private_offers;
+    if (!acknowledged) return absl::OkStatus();
+    ZC_RETURN_IF_ERROR(slot.arena.SealForSharing());
+    slot.state = State::kPrivate;
+  } else if (acknowledged) {
     slot.state = State::kGone;
     freed = std::move(slot.arena);
   } else {
     slot.state = State::kHeld;
   }
+  return absl::OkStatus();
+}
+
+int ShardBook::Expire(const std::string& why) {
+  std::vector<Arena> freed;  // unmapped after the lock is released
+  MutexLock lock(&mutex_);
+  for (Slot& slot : slots_) {
+    if (slot.state != State::kHeld || slot.private_offers > 0) continue;
+    slot.state = State::kExpired;
+    freed.push_back(std::move(slot.arena));
+  }
+  if (!freed.empty()) why_expired_ = why;
+  return static_cast<int>(freed.size());
 }
 
 bool ShardBook::empty() const {
   MutexLock lock(&mutex_);
   for (const Slot& slot : slots_) {
-    if (slot.state != State::kGone) return false;
+    if (slot.state != State::kGone && slot.state != State::kExpired) return false;
   }
   return true;
 }

@@ -61,26 +61,35 @@ class ShardBook {
   // Errors:
   //   PERMISSION_DENIED    another token.
   //   NOT_FOUND            no such rank on this node; reason NOT_FOUND.
-  //   FAILED_PRECONDITION  it was handed over (shared), is being handed over, or a shared one is
-  //                        wanted of what others hold privately; reason WRONG_STATE.
+  //   FAILED_PRECONDITION  it was handed over (shared), is being handed over, was freed by Expire,
+  //                        or a shared one is wanted of what others hold privately; reason
+  //                        WRONG_STATE.
   absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode);
 
   // The end of an offer: the process has acknowledged it, or not.  An acknowledged shared shard
   // leaves the book for good, whether its descriptor then reaches the process or not: the book's
-  // mapping and descriptor are closed here.  Without an acknowledgement it is held as before.
-  void Settle(int32_t rank, AttachMode mode, bool acknowledged);
+  // mapping and descriptor are closed here.  An acknowledged private one is sealed here, before
+  // anybody can have its descriptor.  Without an acknowledgement it is held as before.  Errors:
+  //   UNIMPLEMENTED  the kernel cannot seal a private one; it must not be given, and is held as
+  //                  before; reason UNSUPPORTED.
+  absl::Status Settle(int32_t rank, AttachMode mode, bool acknowledged);
+
+  // Frees every shard that no process has taken and none is being offered; who asks for one later
+  // is told `why`.  Returns how many it has freed.
+  int Expire(const std::string& why);
 
   const std::shared_ptr<const ShardIndex>& index() const { return index_; }
-  // True when every shard has left.
+  // True when every shard has left, or was freed.
   bool empty() const;
   int64_t arena_bytes() const;
 
  private:
-  enum class State { kHeld, kOffered, kPrivate, kGone };
+  enum class State { kHeld, kOffered, kPrivate, kGone, kExpired };
   struct Slot {
     Arena arena;
     int64_t num_bytes = 0;
     State state = State::kHeld;
+    int private_offers = 0;  // not settled yet
   };
 
   const std::shared_ptr<const ShardIndex> index_;
@@ -88,6 +97,7 @@ class ShardBook {
   const int32_t first_rank_;
   mutable Mutex mutex_;
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
+  std::string why_expired_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace zerocast

@@ -152,6 +152,8 @@ TEST_F(AgentMainTest, IsAliveButNotReadyWithoutAServerAndStopsBySignal) {
   EXPECT_THAT(metrics, HasSubstr("\nzerocast_agent_registered 0"));
   EXPECT_THAT(metrics,
               HasSubstr("zerocast_agent_hand_overs_total{mode=\"shared\",way=\"memfd\"} 0"));
+  EXPECT_THAT(metrics, HasSubstr("\nzerocast_agent_stuck_file_calls 0"));
+  EXPECT_THAT(metrics, HasSubstr("\nzerocast_agent_loads_expired_total 0"));
   EXPECT_TRUE(std::filesystem::exists(dir_.File("agent.sock")));
   EXPECT_EQ(agent.Stop(SIGTERM), 0) << agent.Log();
   EXPECT_FALSE(std::filesystem::exists(dir_.File("agent.sock")));
@@ -176,6 +178,15 @@ TEST_F(AgentMainTest, WrongFlagsAreUsageErrors) {
   Process agent(arguments, dir_.File("log"));
   EXPECT_EQ(agent.Stop(0), 2);
   EXPECT_THAT(agent.Log(), HasSubstr("socket-mode"));
+  for (const std::string flag : {"--unclaimed-ttl", "--file-timeout"}) {
+    for (const std::string value : {"soon", "0s", "-1h"}) {
+      std::vector<std::string> with_flag = Arguments();
+      with_flag.push_back(absl::StrCat(flag, "=", value));
+      Process wrong(with_flag, dir_.File("log"));
+      EXPECT_EQ(wrong.Stop(0), 2);
+      EXPECT_THAT(wrong.Log(), HasSubstr(flag));
+    }
+  }
 }
 
 TEST_F(AgentMainTest, ATakenPortIsNamed) {

@@ -24,24 +24,29 @@ struct Shape {
 
 using Parameters = std::tuple<Shape, ReadMode, MoveMode, DTypePolicy, int64_t>;
 
+// Loads `layout` on a cluster: every partition must hold exactly its bytes.
+void ExpectEveryPartition(const Layout& layout) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  const auto plan = MakePlan(dir.path(), layout);
+  ClusterOptions options;
+  options.plan = plan;
+  options.folder = dir.path();
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+}
+
 class ExecutorMatrixTest : public ::testing::TestWithParam<Parameters> {};
 
 TEST_P(ExecutorMatrixTest, EveryPartitionHoldsExactlyItsBytes) {
   const auto& [shape, read_mode, move_mode, dtype, round_bytes] = GetParam();
-  const TempDir dir;
-  WriteCheckpoint(dir.path(), TestSeed());
   Layout layout = MakeLayout(shape.nodes, shape.ranks);
   layout.read_mode = read_mode;
   layout.move_mode = move_mode;
   layout.dtype = dtype;
   layout.round_bytes = round_bytes;
-  ClusterOptions options;
-  options.plan = MakePlan(dir.path(), layout);
-  options.folder = dir.path();
-  const ClusterRun run = RunCluster(std::move(options));
-  EXPECT_THAT(run.statuses, Each(IsOk()));
-  const auto plan = MakePlan(dir.path(), layout);
-  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+  ExpectEveryPartition(layout);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -52,31 +57,13 @@ INSTANTIATE_TEST_SUITE_P(
             Values(DTypePolicy::kStored, DTypePolicy::kFloat32), Values(200, 32 << 20)));
 
 TEST(Executor, WholeTargetsOfStageZeroComeToEveryRank) {
-  const TempDir dir;
-  WriteCheckpoint(dir.path(), TestSeed());
   Layout layout = MakeLayout(2, 2);
   layout.zero_stage = 0;
   layout.round_bytes = 300;
-  const auto plan = MakePlan(dir.path(), layout);
-  ClusterOptions options;
-  options.plan = plan;
-  options.folder = dir.path();
-  const ClusterRun run = RunCluster(std::move(options));
-  EXPECT_THAT(run.statuses, Each(IsOk()));
-  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+  ExpectEveryPartition(layout);
 }
 
-TEST(Executor, MoreRanksThanElementsLeavesTheRestZero) {
-  const TempDir dir;
-  WriteCheckpoint(dir.path(), TestSeed());
-  const auto plan = MakePlan(dir.path(), MakeLayout(2, 20));
-  ClusterOptions options;
-  options.plan = plan;
-  options.folder = dir.path();
-  const ClusterRun run = RunCluster(std::move(options));
-  EXPECT_THAT(run.statuses, Each(IsOk()));
-  EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
-}
+TEST(Executor, MoreRanksThanElementsLeavesTheRestZero) { ExpectEveryPartition(MakeLayout(2, 20)); }
 
 TEST(Executor, ParallelModeReadsEveryByteOnceInTheCluster) {
   const TempDir dir;

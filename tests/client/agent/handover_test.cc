@@ -10,11 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
-#include "kernels/base/mutex.h"
 #include "server/base/errors.h"
-#include "tests/client/agent/attach_client.h"
-#include "tests/status_matchers.h"
-#include "tests/temp_dir.h"
+#include "tests/client/agent/handover_fixture.h"
 
 namespace zerocast {
 namespace {
@@ -22,86 +19,6 @@ namespace {
 using nlohmann::json;
 using ::testing::_;
 using ::testing::HasSubstr;
-
-constexpr int64_t kBytes = 8192;
-constexpr char kLoad[] = "loads/abc";
-constexpr char kToken[] = "secret";
-
-std::string CodeOf(const json& answer) {
-  return answer.is_object() && answer.value("ok", true) == false
-             ? answer["error"]["code"].get<std::string>()
-             : answer.dump();
-}
-
-class HandOverTest : public ::testing::Test {
- protected:
-  HandOverTest() {
-    ShardIndex index;
-    index.load = kLoad;
-    index.world_size = 2;
-    index.plan_digest = "d1";
-    ShardIndex::Entry entry;
-    entry.name = "model.norm.weight";
-    entry.shape = {3, 5};
-    entry.dtype = DType::kBFloat16;
-    entry.offset = 64;
-    entry.elements = 8;
-    entry.num_elements = 15;
-    entry.partitioned = true;
-    entry.is_filled = true;
-    entry.aliases = {"other.name"};
-    ShardIndex::Entry unfilled = entry;
-    unfilled.name = "lm_head.weight";
-    unfilled.offset = 128;
-    unfilled.is_filled = false;
-    index.targets = {entry, unfilled};
-    std::vector<Arena> arenas;
-    for (int rank = 0; rank < 2; ++rank) {
-      arenas.push_back(*Arena::Create("test", kBytes));
-      std::memset(arenas.back().data(), 'a' + rank, kBytes);
-      EXPECT_THAT(arenas.back().Seal(), IsOk());
-      data_.push_back(arenas.back().data());
-    }
-    book_ = std::make_unique<ShardBook>(index, kToken, 0, std::move(arenas));
-  }
-
-  HandOverOptions Options() {
-    HandOverOptions options;
-    options.socket_path = dir_.File("agent.sock");
-    options.frame_timeout = absl::Seconds(5);
-    options.offer = [this](const std::string& load, int32_t rank, const std::string& token,
-                           AttachMode mode) -> absl::StatusOr<ShardOffer> {
-      if (load != kLoad) return absl::NotFoundError("no such load");
-      return book_->Offer(rank, token, mode);
-    };
-    options.settle = [this](const ShardOffer& offer, bool acknowledged) {
-      book_->Settle(offer.rank, offer.mode, acknowledged);
-      MutexLock lock(&mutex_);
-      ++num_settled_;
-      changed_.SignalAll();
-    };
-    return options;
-  }
-  void Start(HandOverOptions options) {
-    path_ = options.socket_path;
-    ZC_ASSERT_OK_AND_ASSIGN(server_, HandOverServer::Start(std::move(options)));
-  }
-  void WaitForSettled(int count) {
-    MutexLock lock(&mutex_);
-    while (num_settled_ < count) {
-      ASSERT_FALSE(changed_.WaitWithTimeout(&mutex_, absl::Seconds(10)));
-    }
-  }
-
-  const TempDir dir_;
-  std::vector<char*> data_;
-  std::unique_ptr<ShardBook> book_;
-  std::string path_;
-  Mutex mutex_;
-  CondVar changed_;
-  int num_settled_ = 0;
-  std::unique_ptr<HandOverServer> server_;
-};
 
 TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
   Start(Options());
@@ -198,7 +115,7 @@ TEST_F(HandOverTest, AClientThatDiesAfterItsAcknowledgementTakesTheShardAlong) {
       MutexLock lock(&mutex_);
       while (!dead) changed_.WaitWithTimeout(&mutex_, absl::Seconds(10));
     }
-    settle(offer, acknowledged);
+    return settle(offer, acknowledged);
   };
   Start(std::move(options));
   const int64_t before = Arena::TotalBytes();
@@ -224,8 +141,9 @@ TEST_F(HandOverTest, TheDescriptorComesAfterTheBooksHaveChanged) {
   bool held_in_settle = true;
   options.settle = [this, &held_in_settle, settle = options.settle](const ShardOffer& offer,
                                                                     bool acknowledged) {
-    settle(offer, acknowledged);
+    const absl::Status settled = settle(offer, acknowledged);
     held_in_settle = book_->Offer(0, kToken, AttachMode::kPrivate).ok();
+    return settled;
   };
   Start(std::move(options));
   AttachClient client(path_);
@@ -320,31 +238,87 @@ TEST_F(HandOverTest, AGarbledAcknowledgementIsNone) {
   EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")["ok"], true);
 }
 
-TEST_F(HandOverTest, SilentClientsBlockNobodyAndAreDropped) {
-  HandOverOptions options = Options();
-  options.frame_timeout = absl::Milliseconds(200);
-  Start(std::move(options));
-  std::vector<std::unique_ptr<AttachClient>> silent;
-  for (int k = 0; k < 10; ++k) {
-    silent.push_back(std::make_unique<AttachClient>(path_));
-    silent.back()->SendRaw("\x10");
+TEST_F(HandOverTest, AnUnacknowledgedPrivateOfferLeavesTheShardAsItWas) {
+  Start(Options());
+  {
+    AttachClient client(path_);
+    EXPECT_EQ(client.Attach(kLoad, 0, kToken, "private")["ok"], true);
+    const json meanwhile = AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
+    EXPECT_EQ(CodeOf(meanwhile), "FAILED_PRECONDITION");
+    EXPECT_THAT(meanwhile["error"]["message"].get<std::string>(),
+                HasSubstr("is being handed over"));
   }
-  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "private")["ok"], true);
-  EXPECT_EQ(CodeOf(silent[0]->Receive()), "DEADLINE_EXCEEDED");
+  WaitForSettled(1);
+  AttachClient client(path_);
+  EXPECT_EQ(client.Attach(kLoad, 0, kToken, "shared")["ok"], true);
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
+  // Not sealed: the new owner may write.
+  EXPECT_EQ(::pwrite(client.fd(), "z", 1, 0), 1);
 }
 
-TEST_F(HandOverTest, BeyondItsConnectionsItDropsNewOnesAndServesAgainLater) {
+TEST_F(HandOverTest, AnUnacknowledgedSharedOfferLeavesTheShardAsItWas) {
+  Start(Options());
+  AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
+  WaitForSettled(1);
+  AttachClient client(path_);
+  EXPECT_EQ(client.Attach(kLoad, 0, kToken, "private")["ok"], true);
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
+  EXPECT_LT(::pwrite(client.fd(), "z", 1, 0), 0);  // sealed
+}
+
+TEST_F(HandOverTest, AnAcknowledgedPrivateShardIsNotGivenAsShared) {
+  Start(Options());
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "private");
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
+  const json refused = AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
+  EXPECT_EQ(CodeOf(refused), "FAILED_PRECONDITION");
+  EXPECT_THAT(refused["error"]["message"].get<std::string>(), HasSubstr("hold it privately"));
+}
+
+TEST_F(HandOverTest, WhatCannotBeSettledIsNotGiven) {
   HandOverOptions options = Options();
-  options.max_connections = 1;
+  options.settle = [](const ShardOffer&, bool) { return absl::UnimplementedError("no seals"); };
   Start(std::move(options));
-  {
-    AttachClient first(path_);
-    first.Attach(kLoad, 0, kToken, "shared");  // holds its connection until the ack
-    AttachClient second(path_);
-    EXPECT_TRUE(second.Attach(kLoad, 1, kToken, "private").is_discarded());
-    first.Acknowledge();
-    EXPECT_EQ(first.Receive()["ok"], true);
-    EXPECT_TRUE(first.Receive().is_discarded());  // the server has closed it
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "private");
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(CodeOf(client.Receive()), "UNIMPLEMENTED");
+  EXPECT_LT(client.fd(), 0);
+}
+
+TEST_F(HandOverTest, ExpiredShardsAreFreedAndSayWhyTakenOnesStay) {
+  Start(Options());
+  AttachClient client(path_);
+  client.Attach(kLoad, 0, kToken, "private");
+  ASSERT_TRUE(client.Acknowledge());
+  EXPECT_EQ(client.Receive()["ok"], true);
+  const int64_t before = Arena::TotalBytes();
+  EXPECT_EQ(book_->Expire("nobody came"), 1);
+  EXPECT_EQ(book_->Expire("nobody came"), 0);
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
+  for (const char* mode : {"shared", "private"}) {
+    const json refused = AttachClient(path_).Attach(kLoad, 1, kToken, mode);
+    EXPECT_EQ(CodeOf(refused), "FAILED_PRECONDITION");
+    EXPECT_THAT(refused["error"]["message"].get<std::string>(), HasSubstr("nobody came"));
+  }
+  EXPECT_FALSE(book_->empty());
+  EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "private")["ok"], true);
+}
+
+TEST_F(HandOverTest, AShardThatIsBeingOfferedDoesNotExpire) {
+  Start(Options());
+  AttachClient shared(path_), private_client(path_);
+  shared.Attach(kLoad, 0, kToken, "shared");
+  private_client.Attach(kLoad, 1, kToken, "private");
+  EXPECT_EQ(book_->Expire("nobody came"), 0);
+  for (AttachClient* client : {&shared, &private_client}) {
+    ASSERT_TRUE(client->Acknowledge());
+    EXPECT_EQ(client->Receive()["ok"], true);
+    EXPECT_GE(client->fd(), 0);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "client/agent/path_policy.h"
+#include "server/base/clock.h"
 #include "server/base/errors.h"
 #include "tests/client/agent/load_table_fixture.h"
 
@@ -204,7 +205,7 @@ TEST_F(LoadTableTest, ATrainerThatOverwritesItsTensorsChangesNoLaterLoad) {
     LoadTable* const table = nodes_[static_cast<size_t>(rank / 2)]->table.get();
     ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer offer,
                             table->Offer(kLoad, rank, kToken, AttachMode::kShared));
-    table->Settle(offer, /*acknowledged=*/true);
+    ASSERT_THAT(table->Settle(offer, /*acknowledged=*/true), IsOk());
     const size_t num_bytes = static_cast<size_t>(offer.arena_bytes);
     void* const weights =
         ::mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, offer.fd.get(), 0);
@@ -228,7 +229,7 @@ TEST_F(LoadTableTest, HandOversAreReportedAndEndTheLoad) {
   for (int rank = 0; rank < 2; ++rank) {
     ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer offer,
                             table->Offer(kLoad, rank, kToken, AttachMode::kShared));
-    table->Settle(offer, true);
+    EXPECT_THAT(table->Settle(offer, true), IsOk());
     EXPECT_EQ(nodes_[0]->events->NextHandOver(), std::make_pair(rank, AttachMode::kShared));
   }
   EXPECT_THAT(table->Held(), IsEmpty());
@@ -251,7 +252,91 @@ TEST_F(LoadTableTest, AnOfferOutlivesACancelledLoad) {
   table->Cancel({kLoad, 1}, "test");
   char byte;
   EXPECT_EQ(::pread(offer.fd.get(), &byte, 1, 0), 1);
-  table->Settle(offer, true);
+  // But it is not given any more.
+  EXPECT_THAT(table->Settle(offer, true),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("cancelled")));
+}
+
+TEST_F(LoadTableTest, ShardsThatNobodyTakesAreFreedAndSaySo) {
+  FakeClock clock;
+  nodes_[0]->environment->clock = &clock;
+  const int64_t before = Arena::TotalBytes();
+  ASSERT_THAT(RunLoad(kLoad, 1)[0].status, IsOk());
+  nodes_[1]->table->Cancel({kLoad, 1}, "not of this test");
+  LoadTable* const table = nodes_[0]->table.get();
+  clock.Advance(absl::Minutes(59));
+  table->ExpireUnclaimed(absl::Hours(1));
+  EXPECT_EQ(table->Held().size(), 1);
+  EXPECT_EQ(table->counts().expired, 0);
+
+  clock.Advance(absl::Minutes(1));
+  table->ExpireUnclaimed(absl::Hours(1));
+  EXPECT_THAT(table->Held(), IsEmpty());
+  EXPECT_EQ(table->counts().expired, 1);
+  EXPECT_EQ(table->counts().held, 0);
+  ExpectArenaBytes(before);
+  const auto offer = table->Offer(kLoad, 0, kToken, AttachMode::kPrivate);
+  EXPECT_THAT(offer, StatusIs(absl::StatusCode::kFailedPrecondition,
+                              AllOf(HasSubstr("within 1h"), HasSubstr("--unclaimed-ttl"))));
+  EXPECT_EQ(ReasonOf(offer.status()), "WRONG_STATE");
+  // A new attempt is a load like any other.
+  ASSERT_THAT(RunLoad(kLoad, 2)[0].status, IsOk());
+  EXPECT_THAT(table->Offer(kLoad, 0, kToken, AttachMode::kPrivate), IsOk());
+}
+
+TEST_F(LoadTableTest, OnlyWhatNobodyTookExpires) {
+  FakeClock clock;
+  nodes_[0]->environment->clock = &clock;
+  RunLoad(kLoad, 1);
+  LoadTable* const table = nodes_[0]->table.get();
+  ZC_ASSERT_OK_AND_ASSIGN(const ShardOffer taken,
+                          table->Offer(kLoad, 0, kToken, AttachMode::kPrivate));
+  ASSERT_THAT(table->Settle(taken, true), IsOk());
+  clock.Advance(absl::Hours(2));
+  table->ExpireUnclaimed(absl::Hours(1));
+  EXPECT_EQ(table->Held().size(), 1);
+  EXPECT_THAT(table->Offer(kLoad, 0, kToken, AttachMode::kPrivate), IsOk());
+  EXPECT_THAT(table->Offer(kLoad, 1, kToken, AttachMode::kPrivate),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("within 1h")));
+}
+
+TEST_F(LoadTableTest, LoadsInWorkDoNotExpire) {
+  FakeClock clock;
+  nodes_[0]->environment->clock = &clock;
+  nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
+  EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
+  clock.Advance(absl::Hours(2));
+  nodes_[0]->table->ExpireUnclaimed(absl::Hours(1));
+  EXPECT_EQ(nodes_[0]->table->Held().size(), 1);
+}
+
+// Keeps the latest result only.
+class LatestResult : public AgentEvents {
+ public:
+  void ManifestDone(const LoadKey&, absl::StatusOr<std::string>) override {}
+  void PlanDone(const LoadKey&, absl::StatusOr<std::string>) override {}
+  void RendezvousPut(const LoadKey&, const std::string&, const std::string&) override {}
+  void Progress(const LoadKey&, const NodeProgress&) override {}
+  void LoadDone(const LoadKey&, const NodeResult& result) override { status = result.status; }
+  void HandedOver(const LoadKey&, int32_t, AttachMode) override {}
+
+  absl::Status status;
+};
+
+TEST_F(LoadTableTest, TheLatestEpochsAreRememberedAlsoWhereLoadsShareOne) {
+  auto environment = std::make_shared<LoadEnvironment>();
+  const auto events = std::make_shared<LatestResult>();
+  environment->events = events;
+  LoadTable table(environment, 4);
+  // Start is answered at once where nothing is prepared.  More loads than are remembered:
+  for (int k = 0; k < 65536 + 10; ++k) table.Start({absl::StrCat("loads/", k), 5});
+  table.Start({"loads/last", 5});
+  EXPECT_EQ(ReasonOf(events->status), "WRONG_STATE");
+  table.Start({"loads/last", 4});
+  EXPECT_EQ(ReasonOf(events->status), "STALE_EPOCH");
+  // Of the same epoch the first by name is forgotten first.
+  table.Start({"loads/9", 4});
+  EXPECT_EQ(ReasonOf(events->status), "STALE_EPOCH");
 }
 
 size_t OpenDescriptors() {

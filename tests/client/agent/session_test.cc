@@ -3,6 +3,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <deque>
@@ -151,6 +152,7 @@ class SessionTest : public ::testing::Test {
     options.node_name = "node-a";
     options.socket_path = dir_.File("agent.sock");
     options.bulk_host = "127.0.0.1";
+    options.unclaimed_ttl = unclaimed_ttl_;
     ZC_ASSERT_OK_AND_ASSIGN(agent_, Agent::Start(std::move(options)));
   }
   // Loads the checkpoint on this one node, until it is ready.
@@ -180,6 +182,7 @@ class SessionTest : public ::testing::Test {
   }
 
   const TempDir dir_, checkpoint_;
+  absl::Duration unclaimed_ttl_ = absl::Hours(1);
   const std::string address_ = "unix:" + dir_.File("server.sock");
   std::unique_ptr<Agent> agent_;
 };
@@ -265,6 +268,21 @@ TEST_F(SessionTest, ReportsHandOvers) {
   EXPECT_EQ(report.mode(), "shared");
 }
 
+TEST_F(SessionTest, FreesWhatNoProcessTakes) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  unclaimed_ttl_ = absl::Milliseconds(100);
+  StartAgent();
+  Load(&server, "loads/a");
+  for (int k = 0; k < 20000 && agent_->stats().loads_expired == 0; ++k) ::usleep(1000);
+  EXPECT_EQ(agent_->stats().loads_expired, 1);
+  EXPECT_EQ(agent_->stats().loads_held, 0);
+  const auto refused =
+      AttachClient(dir_.File("agent.sock")).Attach("loads/a", 1, "secret", "shared");
+  EXPECT_EQ(refused["error"]["code"], "FAILED_PRECONDITION");
+  EXPECT_THAT(refused["error"]["message"].get<std::string>(), HasSubstr("--unclaimed-ttl"));
+}
+
 TEST_F(SessionTest, DialsAgainAndNamesTheShardsItHolds) {
   WriteCheckpoint(checkpoint_.path(), TestSeed());
   FakeServer server(address_);
@@ -322,10 +340,13 @@ TEST_F(SessionTest, StopsWhileItsServerHangs) {
 TEST(AgentStart, NamesEveryWrongOption) {
   AgentOptions options;
   options.bulk_host = "";
-  EXPECT_THAT(Agent::Start(options),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       ::testing::AllOf(HasSubstr("node:"), HasSubstr("server:"),
-                                        HasSubstr("bulk_host:"))));
+  options.unclaimed_ttl = absl::ZeroDuration();
+  options.file_timeout = absl::ZeroDuration();
+  EXPECT_THAT(
+      Agent::Start(options),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               ::testing::AllOf(HasSubstr("node:"), HasSubstr("server:"), HasSubstr("bulk_host:"),
+                                HasSubstr("unclaimed_ttl:"), HasSubstr("file_timeout:"))));
 }
 
 }  // namespace

@@ -19,10 +19,6 @@ import numpy  # noqa: E402
 import zerocast  # noqa: E402
 
 try:
-    import torch
-except ImportError:
-    torch = None
-try:
     import ml_dtypes
 except ImportError:
     ml_dtypes = None
@@ -103,14 +99,6 @@ class AttachTest(unittest.TestCase):
     def test_bfloat16_is_ml_dtypes_or_the_bits(self):
         array = self.attach()["bf16"].array
         self.assertEqual(array.dtype, ml_dtypes.bfloat16 if ml_dtypes else numpy.uint16)
-
-    @unittest.skipIf(torch is None, "torch is not installed")
-    def test_torch_tensors_have_torch_dtypes(self):
-        shard = self.attach(framework="torch")
-        self.assertEqual(shard["bf16"].array.dtype, torch.bfloat16)
-        self.assertEqual(shard["fp8"].array.dtype, torch.float8_e4m3fn)
-        self.assertEqual(shard["empty"].array.numel(), 0)
-        self.assertEqual(shard["fp32"].array.numpy().tobytes(), expected_bytes(0, 64, 8))
 
     def test_shared_is_reported_and_happens_once(self):
         self.attach()

@@ -70,10 +70,11 @@ int Main(const char* socket_path) {
     return book->Offer(rank, token, mode);
   };
   options.settle = [&](const ShardOffer& offer, bool acknowledged) {
-    book->Settle(offer.rank, offer.mode, acknowledged);
-    if (!acknowledged) return;
+    const absl::Status settled = book->Settle(offer.rank, offer.mode, acknowledged);
+    if (!acknowledged || !settled.ok()) return settled;
     std::printf("%s %d\n", std::string(AttachModeName(offer.mode)).c_str(), offer.rank);
     std::fflush(stdout);
+    return settled;
   };
   const auto server = HandOverServer::Start(std::move(options));
   if (!server.ok()) {

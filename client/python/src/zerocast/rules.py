@@ -1,0 +1,206 @@
+"""Writes the conversion rules of the installed transformers as a rule table.
+
+    python -m zerocast.rules [--out FILE] [--no-sub-models]
+
+`zerocast load --rules FILE` takes it: a new release of transformers needs no new zerocast. With
+sub-models (the default) every class of models is built once without data, to know which models lie
+within it: some minutes.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import warnings
+
+from zerocast import _transforms
+
+
+def _mapping(recorder):
+    """name -> its transforms, in the order of the release."""
+    from transformers import conversion_mapping
+    with recorder:
+        return conversion_mapping._build_checkpoint_conversion_mapping()
+
+
+def _class_renames():
+    """5.1.0: the renames that classes of models carry themselves, for those that load by them."""
+    import transformers
+    from transformers import conversion_mapping
+    parts = getattr(conversion_mapping, "VLMS", None)
+    if parts is None:
+        return None
+    renames = {}
+    for cls in _model_classes(transformers):
+        own = getattr(cls, "_checkpoint_conversion_mapping", None)
+        names = [base.__name__.lower() for base in cls.__mro__[:-1]]
+        if own is not None and any(part in name for part in parts for name in names):
+            renames[cls.__name__] = dict(own)
+    return renames
+
+
+def _model_classes(transformers):
+    from transformers.modeling_utils import PreTrainedModel
+    seen = set()
+    for name in sorted(dir(transformers)):
+        if name.startswith("_"):
+            continue
+        try:
+            cls = getattr(transformers, name)
+        except Exception:  # a module that needs a package that is not installed
+            continue
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls not in seen:
+            seen.add(cls)
+            yield cls
+
+
+@contextlib.contextmanager
+def quiet():
+    """What the library says about default configs is of no use here."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(level)
+
+
+def _config_path(root, wanted):
+    """The dotted path of a config within another; None where it is not there."""
+    queue = [("", root)]
+    for path, config in queue:
+        if config is wanted:
+            return path
+        for name in getattr(config, "sub_configs", {}) or {}:
+            part = getattr(config, name, None)
+            if part is not None and len(queue) < 64:
+                queue.append((f"{path}.{name}" if path else name, part))
+    return None
+
+
+def _within(cls):
+    """The models within a class of models with its default config: [path, class, type, config]."""
+    import torch
+    from transformers.modeling_utils import PreTrainedModel
+    config = cls.config_class()
+    with torch.device("meta"):
+        model = cls(config)
+    modules = []
+    for path, module in model.named_modules():
+        if path and isinstance(module, PreTrainedModel):
+            where = _config_path(model.config, module.config)
+            modules.append([path, type(module).__name__, module.config.model_type or "",
+                            where or ""])
+    return model.base_model_prefix, modules
+
+
+def sub_models(bound, progress=None):
+    """(sub_models, auto_classes) of a rule table; `bound` holds the names that have rules."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+    auto_classes = {}
+    for model_type, names in MODEL_MAPPING_NAMES.items():
+        auto_classes[model_type] = names if isinstance(names, str) else names[0]
+    models, failed = {}, []
+    modules_with_rules = {cls.__module__ for cls in _model_classes(transformers)
+                          if cls.__name__ in bound}
+    for cls in _model_classes(transformers):
+        if cls.config_class is None or cls.__name__.endswith("PreTrainedModel"):
+            continue
+        # Only a model with configs within its own, or a relative of a class with rules, can have
+        # rules below it.
+        if not getattr(cls.config_class, "sub_configs", None) and \
+                cls.__module__ not in modules_with_rules:
+            continue
+        try:
+            with quiet():
+                base, modules = _within(cls)
+        except Exception as error:  # a class that cannot be built without more is left out
+            failed.append(f"{cls.__name__}: {error}".split("\n")[0][:200])
+            continue
+        if progress is not None:
+            progress(cls.__name__)
+        # Where nothing within has rules of its own, or could be replaced by what has, there is
+        # nothing to say.
+        if any(config or name in bound or model_type in bound
+               for _, name, model_type, config in modules):
+            models[cls.__name__] = {"base": base, "modules": modules}
+    return models, auto_classes, failed
+
+
+def export(with_sub_models=True, progress=None):
+    """The rule table of the installed transformers, as JSON values."""
+    import transformers
+    recorder = _transforms.Recorder()
+    mapping = _mapping(recorder)
+    dialect = _transforms.dialect()
+    sets, by_class, by_type = {}, {}, {}
+    named = {}  # the rules as text -> the set that holds them
+    for name, transforms in mapping.items():
+        rules = [_transforms.rule(transform, recorder) for transform in transforms]
+        key = json.dumps(rules, sort_keys=True)
+        if name == "legacy" or key not in named:
+            sets[name] = rules
+            named.setdefault(key, name)
+        if name != "legacy":
+            (by_class if name != name.lower() else by_type)[name] = named[key]
+    table = {
+        "schema": "weight-rules/1",
+        "derived_from": {"project": "huggingface/transformers",
+                         "version": transformers.__version__, "license": "Apache-2.0"},
+        "semantics": _transforms.SEMANTICS[dialect],
+        "rule_sets": sets,
+        "bindings": {"by_class": by_class, "by_model_type": by_type, "always_last": ["legacy"]},
+    }
+    renames = _class_renames()
+    if renames is not None:
+        table["class_renames"] = {"class_name_substrings": "VLMS list", "map": renames}
+    failed = []
+    if with_sub_models and dialect != "5.1.0":  # that release looks at the whole model alone
+        models, auto_classes, failed = sub_models(set(by_class) | set(by_type), progress)
+        table["sub_models"] = models
+        table["auto_classes"] = auto_classes
+    return table, failed
+
+
+def dump(table):
+    """The table as text, an entry a line: what changed between two releases can be read."""
+    def entries(value):
+        return ",\n".join(f"{json.dumps(key)}:{json.dumps(item, separators=(',', ':'))}"
+                          for key, item in value.items())
+    parts = []
+    for key, value in table.items():
+        if key in ("rule_sets", "sub_models"):
+            parts.append(f"{json.dumps(key)}:{{\n{entries(value)}\n}}")
+        else:
+            parts.append(f"{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}")
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m zerocast.rules", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", metavar="FILE", help="write here (default: stdout)")
+    parser.add_argument("--no-sub-models", action="store_true",
+                        help="do not build the classes: sub-models' rules then need a model spec")
+    arguments = parser.parse_args(argv)
+    try:
+        table, failed = export(not arguments.no_sub_models)
+    except (ImportError, _transforms.UnknownRelease) as error:
+        print(f"zerocast.rules: {error}", file=sys.stderr)
+        return 1
+    for line in failed:
+        print(f"zerocast.rules: left out: {line}", file=sys.stderr)
+    text = dump(table)
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Writes the model spec of a checkpoint: what the installed transformers would load it into.
+
+    python -m zerocast.spec CKPT [--class NAME] [--dtype bf16|fp16|fp32] [--out FILE]
+
+The model is built on the meta device: names, shapes and dtypes, no data. `zerocast load
+--model-spec FILE` takes it, and missing weights then stop the load.
+"""
+
+import argparse
+import contextlib
+import inspect
+import json
+import re
+import sys
+
+from zerocast import _transforms
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+class SpecError(RuntimeError):
+    """The checkpoint's model cannot be built; the message says what to do."""
+
+
+def _class(config, name):
+    import transformers
+    if name is None:
+        names = getattr(config, "architectures", None) or []
+        if not names:
+            raise SpecError("config.json names no class in `architectures`; give --class")
+        name = names[0]
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        raise SpecError(f"transformers {transformers.__version__} has no class {name}; give --class, "
+                        "or install the release that the checkpoint needs")
+    return cls
+
+
+def _dtype(config, name):
+    import torch
+    if name is not None:
+        return getattr(torch, _DTYPES[name])
+    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    if dtype is None:
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        dtype = getattr(text, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.rsplit(".", 1)[-1])
+    return dtype if dtype is not None and dtype.is_floating_point else torch.float32
+
+
+def _set_dtype(config, dtype):
+    """As from_pretrained does before it builds the model."""
+    config.dtype = dtype
+    for name in getattr(config, "sub_configs", {}) or {}:
+        part = getattr(config, name, None)
+        if part is not None:
+            _set_dtype(part, dtype)
+
+
+def _build(cls, config, dtype):
+    """The model on the meta device, as from_pretrained builds it before it loads."""
+    _set_dtype(config, dtype)
+    known = {"dtype": dtype, "is_quantized": False, "_is_ds_init_called": False,
+             "allow_all_kernels": None}
+    wanted = inspect.signature(cls.get_init_context).parameters
+    contexts = cls.get_init_context(**{name: value for name, value in known.items()
+                                       if name in wanted})
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        return cls(config)
+
+
+def _kept(model, dtype):
+    """The patterns of names that stay in float32, as the loader searches them."""
+    import torch
+    plan = model._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
+    names = [name for name, kept in plan.items() if kept == torch.float32]
+    if not names:
+        return None
+    from transformers.core_model_loading import build_glob_alternation
+    return build_glob_alternation(names)[0]
+
+
+def _transform(transform, recorder):
+    """In the form of an export: the library's class, its patterns as processed and as written."""
+    made = {"class": type(transform).__name__,
+            "source_patterns": list(transform.source_patterns),
+            "target_patterns": list(transform.target_patterns)}
+    rule = _transforms.rule(transform, recorder)
+    if hasattr(transform, "operations"):
+        made["operations"] = rule["ops"]
+    for ours, theirs in (("add", "prefix_to_add"), ("remove", "prefix_to_remove"),
+                         ("under", "model_prefix"), ("offset", "offset"),
+                         ("scope_prefix", "scope_prefix"), ("scope_base", "base_model_prefix")):
+        if ours in rule:
+            made[theirs] = rule[ours]
+    made["original"], made["original_target"] = recorder.patterns(transform)
+    return made
+
+
+def export(checkpoint, class_name=None, dtype_name=None):
+    """The model spec of a checkpoint's folder, as JSON values."""
+    import transformers
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    dialect = _transforms.dialect()
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    model_type = config.model_type
+    cls = _class(config, class_name)
+    if cls.config_class is not None and not isinstance(config, cls.config_class):
+        # A model of a part of the config, or one whose config the class reads in its own way.
+        config = cls.config_class.from_pretrained(checkpoint)
+    dtype = _dtype(config, dtype_name)
+    recorder = _transforms.Recorder()
+    model = _build(cls, config, dtype)
+    # Made anew: the release caches its table, and caches it processed.
+    with recorder:
+        from transformers import conversion_mapping
+        conversion_mapping._checkpoint_conversion_mapping_cache = None
+        transforms = get_model_conversion_mapping(model)
+    kept = _kept(model, dtype)
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+
+    def listed(named):
+        tensors = []
+        for name, tensor in named:
+            own = "float32" if kept is not None and kept.search(name) else \
+                str(tensor.dtype).rsplit(".", 1)[-1]
+            tensors.append({"name": name, "shape": list(tensor.shape), "dtype": own})
+        return tensors
+
+    persistent = model.state_dict(keep_vars=True)
+    buffers = [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False)
+               if name in persistent]
+    # Nothing is tied yet: both names of a tied weight are listed.
+    params = list(model.named_parameters(remove_duplicate=False))
+    unexpected = set(model._keys_to_ignore_on_load_unexpected or ())
+    names = [name for name, _ in model.named_buffers()]
+    if any(name.endswith("rotary_emb.inv_freq") for name in names):
+        unexpected.add(r"rotary_emb\.inv_freq")
+    if dialect != "5.1.0" and any(name.endswith("position_ids") for name in names):
+        unexpected.add(r"(^|\.)position_ids$")
+    for patterns in (unexpected, model._keys_to_ignore_on_load_missing or ()):
+        for pattern in patterns:
+            re.compile(pattern)
+    return {
+        "architecture": cls.__name__,
+        "model_type": model_type,
+        "dialect": dialect,
+        "made_by": f"transformers {transformers.__version__}",
+        "base_model_prefix": model.base_model_prefix,
+        "tied": tied,
+        "transforms": [_transform(transform, recorder) for transform in transforms],
+        "params": listed(params),
+        "buffers": listed(buffers),
+        "keys_to_ignore_on_load_missing": sorted(model._keys_to_ignore_on_load_missing or ()),
+        "keys_to_ignore_on_load_unexpected": sorted(unexpected),
+    }
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m zerocast.spec", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", metavar="CKPT", help="a folder with config.json")
+    parser.add_argument("--class", dest="class_name", metavar="NAME",
+                        help="the model's class (default: the first of config.json)")
+    parser.add_argument("--dtype", choices=sorted(_DTYPES), help="default: the config's")
+    parser.add_argument("--out", metavar="FILE", help="write here (default: stdout)")
+    arguments = parser.parse_args(argv)
+    try:
+        spec = export(arguments.checkpoint, arguments.class_name, arguments.dtype)
+    except (ImportError, OSError, ValueError, SpecError, _transforms.UnknownRelease) as error:
+        print(f"zerocast.spec: {arguments.checkpoint}: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(spec, indent=1) + "\n"
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
