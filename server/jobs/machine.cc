@@ -72,8 +72,8 @@ absl::StatusOr<std::string> Machine::FindLoadOf(const RequestKey& request) const
   return it->second;
 }
 
-absl::Status Machine::CheckNewJob() const {
-  if (static_cast<int64_t>(jobs_.size()) >= options_.max_jobs) {
+absl::Status Machine::CheckNewJob(int64_t being_made) const {
+  if (static_cast<int64_t>(jobs_.size()) + being_made >= options_.max_jobs) {
     return Exhausted("jobs", options_.max_jobs, "cancel and delete old ones");
   }
   return absl::OkStatus();
@@ -85,17 +85,17 @@ void Machine::AddJob(Job job, std::vector<Command>* out) {
   out->push_back(NotifyJob{name});
 }
 
-absl::Status Machine::CheckLoadLimits() const {
-  if (static_cast<int64_t>(active_.size()) >= options_.max_active_loads) {
+absl::Status Machine::CheckLoadLimits(int64_t being_made) const {
+  if (static_cast<int64_t>(active_.size()) + being_made >= options_.max_active_loads) {
     return Exhausted("active loads", options_.max_active_loads, "try again when some have ended");
   }
-  if (static_cast<int64_t>(runs_.size()) >= options_.max_loads) {
+  if (static_cast<int64_t>(runs_.size()) + being_made >= options_.max_loads) {
     return Exhausted("loads", options_.max_loads, "cancel and delete old jobs");
   }
   return absl::OkStatus();
 }
 
-absl::Status Machine::CheckNewLoad(absl::string_view job) const {
+absl::Status Machine::CheckNewLoad(absl::string_view job, int64_t being_made) const {
   ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Job> found, GetJob(job));
   if (found->state != JobState::kActive) {
     return WrongState(absl::StrCat("create a load of ", job, ": the job is cancelled"));
@@ -107,7 +107,7 @@ absl::Status Machine::CheckNewLoad(absl::string_view job) const {
                                      LoadStateName(load.state), "; wait for it or cancel it"));
     }
   }
-  return CheckLoadLimits();
+  return CheckLoadLimits(being_made);
 }
 
 void Machine::AddLoad(Load load, const Moment& now, std::vector<Command>* out) {

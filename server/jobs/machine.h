@@ -64,14 +64,15 @@ class Machine {
   absl::StatusOr<std::string> FindJobOf(const RequestKey& request) const;
   absl::StatusOr<std::string> FindLoadOf(const RequestKey& request) const;
 
+  // `being_made`, here and below: how many more the caller is about to add.
   // Errors: RESOURCE_EXHAUSTED when max_jobs are kept.
-  absl::Status CheckNewJob() const;
+  absl::Status CheckNewJob(int64_t being_made = 0) const;
   void AddJob(Job job, std::vector<Command>* out);
 
   // Errors: NOT_FOUND; FAILED_PRECONDITION, reason WRONG_STATE, when the job is cancelled or has an
   // active load; RESOURCE_EXHAUSTED.
-  absl::Status CheckNewLoad(absl::string_view job) const;
-  absl::Status CheckLoadLimits() const;
+  absl::Status CheckNewLoad(absl::string_view job, int64_t being_made = 0) const;
+  absl::Status CheckLoadLimits(int64_t being_made = 0) const;
   // `load` has name, job, epoch, create_time, request and plan_only.
   void AddLoad(Load load, const Moment& now, std::vector<Command>* out);
 
@@ -109,6 +110,9 @@ class Machine {
   std::vector<const Load*> Loads() const;
   // Loads that `agent` takes part in or holds shards of, by name.
   std::vector<std::string> LoadsOf(const Agent& agent) const;
+  // The nodes that a load's present state waits for, as v1.Load.waits_for; empty for an unknown
+  // one.
+  std::vector<std::string> WaitsFor(absl::string_view load) const;
   int64_t num_dropped() const { return num_dropped_; }
   int64_t num_active() const { return static_cast<int64_t>(active_.size()); }
   const MachineOptions& options() const { return options_; }
@@ -160,8 +164,8 @@ class Machine {
   void CancelRun(Run* run, absl::string_view why, const Moment& now, std::vector<Command>* out);
   void SendCancel(const Run& run, absl::string_view why, SessionId except,
                   std::vector<Command>* out);
-  // Names of the nodes whose report is still missing: "node-a, node-b".
-  std::string Missing(const Run& run) const;
+  // Names of the nodes whose report is still missing.
+  static std::vector<std::string> Missing(const Run& run);
   bool AllReported(const Run& run) const;
   static absl::Status CheckShards(const Run& run, int32_t node, const std::vector<Shard>& shards);
   void Touch(const Run& run, std::vector<Command>* out) const;

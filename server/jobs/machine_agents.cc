@@ -63,7 +63,12 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   FreeStrayShards(&agent, event.held_loads, out);
   // A copy: placing a load can end it.
   const std::vector<std::string> active(active_.begin(), active_.end());
-  for (const std::string& name : active) TryPlace(&runs_.at(name), now, out);
+  for (const std::string& name : active) {
+    Run& run = runs_.at(name);
+    TryPlace(&run, now, out);
+    // Whom it waits for has changed.
+    if (run.load.state == LoadState::kPending) Touch(run, out);
+  }
 }
 
 void Machine::FreeStrayShards(Agent* agent, const std::vector<HeldLoad>& held,
@@ -101,6 +106,7 @@ void Machine::LoseAgent(const std::string& node_name, absl::string_view why, con
   const std::vector<std::string> active(active_.begin(), active_.end());
   for (const std::string& name : active) {
     Run& run = runs_.at(name);
+    if (run.load.state == LoadState::kPending) Touch(run, out);
     if (std::find(run.sessions.begin(), run.sessions.end(), session) == run.sessions.end()) {
       continue;
     }

@@ -89,12 +89,24 @@ void Machine::Fail(Run* run, absl::Status failure, SessionId except, const Momen
   End(run, LoadState::kFailed, now, out);
 }
 
-std::string Machine::Missing(const Run& run) const {
+std::vector<std::string> Machine::Missing(const Run& run) {
   std::vector<std::string> names;
   for (size_t node = 0; node < run.reported.size(); ++node) {
     if (!run.reported[node]) names.push_back(run.load.nodes[node].node_name);
   }
-  return absl::StrJoin(names, ", ");
+  return names;
+}
+
+std::vector<std::string> Machine::WaitsFor(absl::string_view load) const {
+  const auto it = runs_.find(load);
+  if (it == runs_.end() || IsFinal(it->second.load.state)) return {};
+  const Run& run = it->second;
+  if (run.load.state != LoadState::kPending) return Missing(run);
+  std::vector<std::string> names;
+  for (const std::string& name : run.load.job->nodes) {
+    if (agents_.count(name) == 0) names.push_back(name);
+  }
+  return names;
 }
 
 bool Machine::AllReported(const Run& run) const {
@@ -130,7 +142,8 @@ void Machine::Expire(Run* run, const Moment& now, std::vector<Command>* out) {
   } else if (load.state == LoadState::kLoading) {
     what = "progress";
   }
-  const std::string of = run->compiling ? "" : absl::StrCat(" of node ", Missing(*run));
+  const std::string of =
+      run->compiling ? "" : absl::StrCat(" of node ", absl::StrJoin(Missing(*run), ", "));
   Fail(run,
        WithReason(
            absl::DeadlineExceededError(absl::StrCat(
@@ -231,7 +244,10 @@ void Machine::On(const PlanReport& event, const Moment& now, std::vector<Command
     return;
   }
   run->reported[node] = true;
-  if (!AllReported(*run)) return;
+  if (!AllReported(*run)) {
+    Touch(*run, out);
+    return;
+  }
   Enter(run, LoadState::kLoading, now, out);
   for (const SessionId session : run->sessions) {
     out->push_back(Send{session, StartLoad{run->load.name, run->load.epoch}});

@@ -1,4 +1,5 @@
-// Life, locking, commands; core_resources.cc has jobs and loads, core_agents.cc the streams.
+// Life, commands, compilers; core_resources.cc has jobs and loads, core_agents.cc the streams,
+// core_writes.cc the store.
 #include "server/rpc/core.h"
 
 #include <spdlog/spdlog.h>
@@ -6,7 +7,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -20,6 +21,13 @@ namespace {
 // How often deadlines are looked at: the resolution of every timeout of the machine.
 constexpr absl::Duration kTick = absl::Milliseconds(200);
 constexpr int64_t kRestorePage = 1000;
+
+// The number in "jobs/000000000001-0a1b2c3d"; 0 when there is none.
+int64_t NumberOf(absl::string_view name) {
+  const absl::string_view id = name.substr(name.find('/') + 1);
+  int64_t number = 0;
+  return absl::SimpleHexAtoi(id.substr(0, id.find('-')), &number) ? number : 0;
+}
 
 }  // namespace
 
@@ -35,6 +43,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Create(const Options& options,
     core->threads_.emplace_back([c = core.get()] { c->CompileLoop(); });
   }
   core->threads_.emplace_back([c = core.get()] { c->TickLoop(); });
+  core->writer_ = std::thread([c = core.get()] { c->WriteLoop(); });
   return core;
 }
 
@@ -46,15 +55,32 @@ Core::~Core() {
     stop_ticking_.SignalAll();
   }
   for (std::thread& thread : threads_) thread.join();
+  {
+    MutexLock lock(&mutex_);
+    stopping_writer_ = true;
+    write_wanted_.SignalAll();
+  }
+  if (writer_.joinable()) writer_.join();
 }
 
 absl::Status Core::Restore() {
-  MutexLock lock(&mutex_);
+  Round round;
+  {
+    MutexLock lock(&mutex_);
+    ZC_RETURN_IF_ERROR(RestoreLocked());
+    round = TakeRoundLocked();
+  }
+  return WriteRound(round);
+}
+
+absl::Status Core::RestoreLocked() {
+  ZC_ASSIGN_OR_RETURN(last_number_, store_->Revision());
   std::string after;
   for (bool more = true; more;) {
     ZC_ASSIGN_OR_RETURN(const auto entries, store_->List("jobs/", after, kRestorePage));
     for (const StoreEntry& entry : entries) {
       ZC_ASSIGN_OR_RETURN(jobs::Job job, JobFromRecordText(entry.key, entry.value));
+      last_number_ = std::max(last_number_, NumberOf(job.name));
       machine_.RestoreJob(std::move(job));
       after = entry.key;
     }
@@ -70,55 +96,14 @@ absl::Status Core::Restore() {
                                                               entry.create_revision, &job_name));
       // A job goes together with its loads, in one commit.
       ZC_ASSIGN_OR_RETURN(load.job, machine_.GetJob(job_name));
+      last_number_ = std::max(last_number_, NumberOf(load.name));
       machine_.RestoreLoad(std::move(load), &commands);
       after = entry.key;
     }
     more = !entries.empty();
   }
   CarryLocked(commands);
-  return FlushLocked();
-}
-
-void Core::CarryLocked(const std::vector<jobs::Command>& commands) {
-  for (const jobs::Command& command : commands) {
-    if (const auto* job = std::get_if<jobs::PersistJob>(&command)) unwritten_.insert(job->name);
-    if (const auto* load = std::get_if<jobs::PersistLoad>(&command)) unwritten_.insert(load->name);
-  }
-  // On failure the records stay unwritten; the tick tries again.
-  const absl::Status flushed = FlushLocked();
-  static_cast<void>(flushed);
-  for (const jobs::Command& command : commands) {
-    std::visit([this](const auto& c) ABSL_NO_THREAD_SAFETY_ANALYSIS { DoLocked(c); }, command);
-  }
-}
-
-absl::Status Core::FlushLocked() {
-  if (unwritten_.empty()) return absl::OkStatus();
-  std::vector<StoreWrite> writes;
-  for (const std::string& name : unwritten_) {
-    if (absl::StartsWith(name, "jobs/")) {
-      const auto job = machine_.GetJob(name);
-      if (job.ok()) writes.push_back({name, JobToRecord(**job), std::nullopt});
-    } else {
-      const auto load = machine_.GetLoad(name);
-      if (load.ok()) writes.push_back({name, LoadToRecord(**load), std::nullopt});
-    }
-  }
-  if (!writes.empty()) ZC_RETURN_IF_ERROR(store_->Commit(writes).status());
-  const std::set<std::string> written = std::move(unwritten_);
-  unwritten_.clear();
-  for (const std::string& name : written) {
-    if (absl::StartsWith(name, "jobs/")) {
-      DoLocked(jobs::NotifyJob{name});
-    } else {
-      DoLocked(jobs::NotifyLoad{name});
-    }
-  }
   return absl::OkStatus();
-}
-
-absl::Status Core::CheckUsableLocked() {
-  return Annotate(FlushLocked(), "the state store does not take writes; try again");
 }
 
 absl::Status Core::CheckNotDrainingLocked() const {
@@ -191,7 +176,9 @@ void Core::DoLocked(const jobs::LoadEnded& command) {
 v1::Load Core::ShowLocked(const jobs::Load& load, bool with_digests) const {
   // By the wall clock: the time since an earlier process's steady clock means nothing.
   const absl::Duration elapsed = std::max(clock_->Now() - load.create_time, absl::ZeroDuration());
-  return LoadToProto(load, elapsed, with_digests ? Digests::kKeep : Digests::kDrop);
+  v1::Load shown = LoadToProto(load, elapsed, with_digests ? Digests::kKeep : Digests::kDrop);
+  for (std::string& name : machine_.WaitsFor(load.name)) shown.add_waits_for(std::move(name));
+  return shown;
 }
 
 void Core::Apply(const jobs::Event& event) {
@@ -226,11 +213,6 @@ void Core::TickLoop() {
   }
 }
 
-bool Core::Healthy() {
-  MutexLock lock(&mutex_);
-  return unwritten_.empty();
-}
-
 CoreCounts Core::Counts() {
   MutexLock lock(&mutex_);
   CoreCounts counts;
@@ -245,6 +227,7 @@ CoreCounts Core::Counts() {
   counts.sessions = static_cast<int64_t>(sessions_.size());
   counts.watches = static_cast<int64_t>(job_sinks_.size() + load_sinks_.size());
   counts.dropped_reports = machine_.num_dropped();
+  counts.waiting = num_waiting_;
   return counts;
 }
 
@@ -257,7 +240,7 @@ bool Core::WaitIdle(absl::Duration timeout) {
   // Real time: the tick, which ends loads, runs in it too.
   const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
-  while (machine_.num_active() > 0) {
+  while (machine_.num_active() > 0 || !changes_.empty() || !unwritten_.empty()) {
     const absl::Duration left = until - Clock::Real()->Steady();
     if (left <= absl::ZeroDuration()) return false;
     changed_.WaitWithTimeout(&mutex_, left);

@@ -83,8 +83,9 @@ absl::Status Core::WatchJob(absl::string_view name, std::shared_ptr<JobSink> sin
     return TooMany("watches", options_.max_watches);
   }
   const bool final = (*job)->state != jobs::JobState::kActive;
-  sink->Update(std::make_shared<const v1::Job>(JobToProto(**job)), final);
-  if (!final) job_sinks_.emplace(std::string(name), std::move(sink));
+  const bool written = VersionLocked(name) == 0;
+  if (written) sink->Update(std::make_shared<const v1::Job>(JobToProto(**job)), final);
+  if (!final || !written) job_sinks_.emplace(std::string(name), std::move(sink));
   return absl::OkStatus();
 }
 
@@ -98,8 +99,9 @@ absl::Status Core::WatchLoad(absl::string_view name, std::shared_ptr<LoadSink> s
     return TooMany("watches", options_.max_watches);
   }
   const bool final = jobs::IsFinal((*load)->state);
-  sink->Update(std::make_shared<const v1::Load>(ShowLocked(**load, final)), final);
-  if (!final) load_sinks_.emplace(std::string(name), std::move(sink));
+  const bool written = VersionLocked(name) == 0;
+  if (written) sink->Update(std::make_shared<const v1::Load>(ShowLocked(**load, final)), final);
+  if (!final || !written) load_sinks_.emplace(std::string(name), std::move(sink));
   return absl::OkStatus();
 }
 
@@ -120,6 +122,8 @@ void Core::Unwatch(const LoadSink* sink) {
 void Core::EndStreams() {
   MutexLock lock(&mutex_);
   draining_ = true;
+  ended_ = true;
+  round_done_.SignalAll();
   for (const auto& [session, sink] : sessions_) sink->End(Stopping());
   for (const auto& [name, sink] : job_sinks_) sink->End(Stopping());
   for (const auto& [name, sink] : load_sinks_) sink->End(Stopping());

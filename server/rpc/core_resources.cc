@@ -1,7 +1,7 @@
-#include <spdlog/spdlog.h>
 #include <sys/random.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -30,154 +30,205 @@ std::string RandomHex(size_t num_bytes) {
   return absl::BytesToHexString(bytes);
 }
 
-template <typename T>
-void Truncate(std::vector<T>* items, int limit, bool* more) {
-  *more = static_cast<int>(items->size()) > limit;
-  if (*more) items->resize(limit);
-}
+// A page of a list, bounded in number and in bytes.
+template <typename Resource>
+class PageOf {
+ public:
+  explicit PageOf(int limit) : limit_(limit) {}
+
+  // False when the page is full without it: then there is more.
+  bool Add(Resource resource) {
+    bytes_ += resource.ByteSizeLong();
+    const bool fits = items_.empty() ||
+                      (static_cast<int>(items_.size()) < limit_ && bytes_ <= Core::kMaxPageBytes);
+    if (fits) items_.push_back(std::move(resource));
+    return fits;
+  }
+  std::vector<Resource> Take() { return std::move(items_); }
+
+ private:
+  const int limit_;
+  size_t bytes_ = 0;
+  std::vector<Resource> items_;
+};
 
 }  // namespace
 
-// Names sort by creation: lists and page tokens follow them.  The revision makes them so, the
-// random part keeps names of a server that lost its memory from coming back.
-std::string Core::NewNameLocked(absl::string_view collection, int64_t revision) {
-  return absl::StrFormat("%s/%012x-%s", collection, revision, RandomHex(4));
+// Names sort by creation: lists and page tokens follow them.  The number makes them so, the random
+// part keeps names of a server that lost its memory from coming back.
+std::string Core::NewNameLocked(absl::string_view collection) {
+  return absl::StrFormat("%s/%012x-%s", collection, ++last_number_, RandomHex(4));
 }
 
-absl::StatusOr<Core::CreatedJob> Core::FindJobOf(const jobs::RequestKey& request) {
-  MutexLock lock(&mutex_);
-  ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  if (request.request_id.empty()) return CreatedJob();
+absl::StatusOr<std::optional<Core::CreatedJob>> Core::FindJobLocked(const jobs::RequestKey& request,
+                                                                    absl::Duration until) {
+  if (request.request_id.empty()) return std::nullopt;
   ZC_ASSIGN_OR_RETURN(const std::string name, machine_.FindJobOf(request));
-  if (name.empty()) return CreatedJob();
+  if (name.empty()) return std::nullopt;
   ZC_ASSIGN_OR_RETURN(const auto job, machine_.GetJob(name));
+  ZC_RETURN_IF_ERROR(AwaitDurableLocked(VersionLocked(name), until));
   return CreatedJob{JobToProto(*job), job->attach_token};
 }
 
-absl::StatusOr<Core::CreatedJob> Core::CreateJob(jobs::Job job, bool validate_only) {
+absl::StatusOr<Core::CreatedJob> Core::FindJobOf(const jobs::RequestKey& request,
+                                                 absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  if (!job.request.request_id.empty()) {
-    ZC_ASSIGN_OR_RETURN(const std::string name, machine_.FindJobOf(job.request));
-    if (!name.empty()) {
-      ZC_ASSIGN_OR_RETURN(const auto made, machine_.GetJob(name));
-      return CreatedJob{JobToProto(*made), made->attach_token};
-    }
-  }
+  ZC_ASSIGN_OR_RETURN(std::optional<CreatedJob> made, FindJobLocked(request, until));
+  return made.has_value() ? *std::move(made) : CreatedJob();
+}
+
+absl::StatusOr<Core::CreatedJob> Core::CreateJob(jobs::Job job, bool validate_only,
+                                                 absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  const std::string claim = absl::StrCat("request of a job ", job.request.request_id);
+  ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(claim, until));
+  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+  ZC_ASSIGN_OR_RETURN(std::optional<CreatedJob> made, FindJobLocked(job.request, until));
+  if (made.has_value()) return *std::move(made);
   ZC_RETURN_IF_ERROR(CheckNotDrainingLocked());
-  ZC_RETURN_IF_ERROR(machine_.CheckNewJob());
+  ZC_RETURN_IF_ERROR(machine_.CheckNewJob(static_cast<int64_t>(changes_.size())));
   job.create_time = clock_->Now();
   if (validate_only) return CreatedJob{JobToProto(job), ""};
-  ZC_ASSIGN_OR_RETURN(const int64_t revision, store_->Revision());
-  job.name = NewNameLocked("jobs", revision + 1);
+  job.name = NewNameLocked("jobs");
   job.attach_token = RandomHex(16);
-  ZC_RETURN_IF_ERROR(store_->Put(job.name, JobToRecord(job), 0).status());
   CreatedJob created{JobToProto(job), job.attach_token};
-  std::vector<jobs::Command> commands;
-  machine_.AddJob(std::move(job), &commands);
-  CarryLocked(commands);
+  auto change = std::make_shared<Change>();
+  if (!job.request.request_id.empty()) change->claims.push_back(claim);
+  change->writes.push_back({job.name, JobToRecord(job), 0});
+  change->new_job = std::move(job);
+  ZC_RETURN_IF_ERROR(DoChangeLocked(std::move(change), until));
   return created;
 }
 
 absl::StatusOr<v1::Load> Core::CreateLoad(absl::string_view job, const jobs::RequestKey& request,
-                                          bool validate_only) {
+                                          bool validate_only, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
+  const std::string job_claim(job);
+  const std::string claim = absl::StrCat("request of a load ", request.request_id);
+  while (claims_.count(job_claim) > 0 || claims_.count(claim) > 0) {
+    ZC_RETURN_IF_ERROR(AwaitRoundLocked(until));
+  }
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
   if (!request.request_id.empty()) {
     ZC_ASSIGN_OR_RETURN(const std::string name, machine_.FindLoadOf(request));
-    if (!name.empty()) {
-      ZC_ASSIGN_OR_RETURN(const jobs::Load* made, machine_.GetLoad(name));
-      return ShowLocked(*made, true);
-    }
+    if (!name.empty()) return ReadLoadLocked(name, until);
   }
   ZC_RETURN_IF_ERROR(CheckNotDrainingLocked());
-  ZC_RETURN_IF_ERROR(machine_.CheckNewLoad(job));
+  ZC_RETURN_IF_ERROR(machine_.CheckNewLoad(job, static_cast<int64_t>(changes_.size())));
   jobs::Load load;
   ZC_ASSIGN_OR_RETURN(load.job, machine_.GetJob(job));
   load.create_time = clock_->Now();
   load.request = request;
   if (validate_only) return ShowLocked(load, true);
-  ZC_ASSIGN_OR_RETURN(const int64_t revision, store_->Revision());
-  load.name = NewNameLocked("loads", revision + 1);
-  ZC_ASSIGN_OR_RETURN(load.epoch, store_->Put(load.name, LoadToRecord(load), 0));
+  load.name = NewNameLocked("loads");
   const std::string name = load.name;
-  spdlog::info("{} of {} is created: {}, {} ranks on {} nodes", name, load.job->name,
-               load.job->checkpoint_path, load.job->layout.world_size, load.job->layout.num_nodes);
-  std::vector<jobs::Command> commands;
-  machine_.AddLoad(std::move(load), Now(), &commands);
-  CarryLocked(commands);
-  ZC_ASSIGN_OR_RETURN(const jobs::Load* made, machine_.GetLoad(name));
-  return ShowLocked(*made, true);
+  auto change = std::make_shared<Change>();
+  change->claims.push_back(job_claim);
+  if (!request.request_id.empty()) change->claims.push_back(claim);
+  change->writes.push_back({name, LoadToRecord(load), 0});
+  change->new_load = std::move(load);
+  ZC_RETURN_IF_ERROR(DoChangeLocked(std::move(change), until));
+  return ReadLoadLocked(name, until);
 }
 
-absl::StatusOr<v1::Job> Core::GetJob(absl::string_view name) {
-  MutexLock lock(&mutex_);
-  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+absl::StatusOr<v1::Job> Core::ReadJobLocked(absl::string_view name, absl::Duration until) {
   ZC_ASSIGN_OR_RETURN(const auto job, machine_.GetJob(name));
+  ZC_RETURN_IF_ERROR(AwaitDurableLocked(VersionLocked(name), until));
   return JobToProto(*job);
 }
 
-absl::StatusOr<v1::Load> Core::GetLoad(absl::string_view name) {
-  MutexLock lock(&mutex_);
-  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+absl::StatusOr<v1::Load> Core::ReadLoadLocked(absl::string_view name, absl::Duration until) {
   ZC_ASSIGN_OR_RETURN(const jobs::Load* load, machine_.GetLoad(name));
-  return ShowLocked(*load, true);
+  v1::Load shown = ShowLocked(*load, true);
+  ZC_RETURN_IF_ERROR(AwaitDurableLocked(VersionLocked(name), until));
+  return shown;
 }
 
-absl::StatusOr<std::vector<v1::Job>> Core::ListJobs(absl::string_view after, int limit,
-                                                    bool* more) {
+absl::StatusOr<v1::Job> Core::GetJob(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  std::vector<v1::Job> page;
+  return ReadJobLocked(name, until);
+}
+
+absl::StatusOr<v1::Load> Core::GetLoad(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+  return ReadLoadLocked(name, until);
+}
+
+absl::StatusOr<std::vector<v1::Job>> Core::ListJobs(absl::string_view after, int limit, bool* more,
+                                                    absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+  PageOf<v1::Job> page(limit);
+  uint64_t version = 0;
+  *more = false;
   const auto& all = machine_.jobs();
-  for (auto it = all.upper_bound(after); it != all.end() && static_cast<int>(page.size()) <= limit;
-       ++it) {
-    page.push_back(JobToProto(*it->second));
+  for (auto it = all.upper_bound(after); it != all.end() && !*more; ++it) {
+    *more = !page.Add(JobToProto(*it->second));
+    version = std::max(version, VersionLocked(it->first));
   }
-  Truncate(&page, limit, more);
-  return page;
+  ZC_RETURN_IF_ERROR(AwaitDurableLocked(version, until));
+  return page.Take();
 }
 
 absl::StatusOr<std::vector<v1::Load>> Core::ListLoads(absl::string_view job,
                                                       absl::string_view after, int limit,
-                                                      bool* more) {
+                                                      bool* more, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  std::vector<v1::Load> page;
+  PageOf<v1::Load> page(limit);
+  uint64_t version = 0;
+  *more = false;
   for (const jobs::Load* load : machine_.Loads()) {
     if (load->name <= after || load->plan_only) continue;
     if (!job.empty() && load->job->name != job) continue;
-    page.push_back(ShowLocked(*load, false));
-    if (static_cast<int>(page.size()) > limit) break;
+    version = std::max(version, VersionLocked(load->name));
+    *more = !page.Add(ShowLocked(*load, false));
+    if (*more) break;
   }
-  Truncate(&page, limit, more);
-  return page;
+  ZC_RETURN_IF_ERROR(AwaitDurableLocked(version, until));
+  return page.Take();
 }
 
-absl::StatusOr<v1::Job> Core::CancelJob(absl::string_view name) {
+absl::StatusOr<v1::Job> Core::CancelJob(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
+  // A load that is being made would start after its job's end.
+  ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(std::string(name), until));
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
   std::vector<jobs::Command> commands;
   ZC_RETURN_IF_ERROR(machine_.CancelJob(name, Now(), &commands));
   CarryLocked(commands);
-  ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  ZC_ASSIGN_OR_RETURN(const auto job, machine_.GetJob(name));
-  return JobToProto(*job);
+  return ReadJobLocked(name, until);
 }
 
-absl::StatusOr<v1::Load> Core::CancelLoad(absl::string_view name) {
+absl::StatusOr<v1::Load> Core::CancelLoad(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
+  if (const auto load = machine_.GetLoad(name); load.ok()) {
+    ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(std::string((*load)->job->name), until));
+  }
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
   std::vector<jobs::Command> commands;
   ZC_RETURN_IF_ERROR(machine_.CancelLoadByName(name, Now(), &commands));
   CarryLocked(commands);
-  ZC_RETURN_IF_ERROR(CheckUsableLocked());
-  ZC_ASSIGN_OR_RETURN(const jobs::Load* load, machine_.GetLoad(name));
-  return ShowLocked(*load, true);
+  return ReadLoadLocked(name, until);
 }
 
-absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag) {
+absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag,
+                             absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
+  ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(std::string(name), until));
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
   ZC_ASSIGN_OR_RETURN(const auto job, machine_.GetJob(name));
   const std::string current = JobToProto(*job).etag();
@@ -186,12 +237,14 @@ absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag) {
                                                       ", not ", etag, "; read it again")),
                       "WRONG_STATE");
   }
-  ZC_ASSIGN_OR_RETURN(const std::vector<std::string> loads, machine_.CheckDeleteJob(name));
-  std::vector<StoreWrite> writes = {{std::string(name), std::nullopt, std::nullopt}};
-  for (const std::string& load : loads) writes.push_back({load, std::nullopt, std::nullopt});
-  ZC_RETURN_IF_ERROR(store_->Commit(writes).status());
-  machine_.RemoveJob(name);
-  return absl::OkStatus();
+  ZC_ASSIGN_OR_RETURN(std::vector<std::string> names, machine_.CheckDeleteJob(name));
+  names.emplace_back(name);
+  auto change = std::make_shared<Change>();
+  change->claims.emplace_back(name);
+  change->removed_job = std::string(name);
+  for (const std::string& each : names)
+    change->writes.push_back({each, std::nullopt, std::nullopt});
+  return DoChangeLocked(std::move(change), until);
 }
 
 absl::StatusOr<v1::Load> Core::PlanLoad(jobs::Job job, absl::Duration timeout,
