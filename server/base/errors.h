@@ -40,6 +40,7 @@ inline constexpr absl::string_view kAllReasons[] = {
     "DEADLINE_REQUIRED",     // the call came without a deadline
     "DEADLINE_EXCEEDED",     // the work did not end in time
     "RESOURCE_EXHAUSTED",    // a limit of the server was reached
+    "UNAVAILABLE",           // the server was not reached (clients set it themselves)
     "STORE_UNAVAILABLE",     // the state store did not answer
     "SHUTTING_DOWN",         // the process is stopping
     "CANCELLED",             // the caller, or the job's owner, gave up

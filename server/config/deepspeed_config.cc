@@ -4,8 +4,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/python_error.h"
 #include "server/config/python_format.h"
@@ -16,11 +14,12 @@ namespace {
 // Walks all names of `key` but the last; null where a node is absent or null.
 absl::StatusOr<const ConfigValue*> Walk(const ConfigValue& root, absl::string_view key) {
   const ConfigValue* node = &root;
-  const std::vector<absl::string_view> names = absl::StrSplit(key, '.');
-  for (size_t i = 0; i + 1 < names.size(); ++i) {
-    const std::string path = absl::StrJoin(names.begin(), names.begin() + i, ".");
-    ZC_ASSIGN_OR_RETURN(node, PythonGet(*node, names[i], path));
+  size_t begin = 0;
+  for (size_t dot = key.find('.'); dot != absl::string_view::npos; dot = key.find('.', begin)) {
+    const absl::string_view path = key.substr(0, begin == 0 ? 0 : begin - 1);
+    ZC_ASSIGN_OR_RETURN(node, PythonGet(*node, key.substr(begin, dot - begin), path));
     if (node == nullptr || node->is_null()) return nullptr;
+    begin = dot + 1;
   }
   return node;
 }

@@ -85,8 +85,9 @@ class Plainer {
       const char c = text_[at_];
       if (c == '"') {
         ZC_RETURN_IF_ERROR(String());
-      } else if (Constant("NaN", std::nan("")) || Constant("Infinity", kInfinity) ||
-                 Constant("-Infinity", -kInfinity)) {
+      } else if ((c == 'N' || c == 'I' || c == '-') &&
+                 (Constant("NaN", std::nan("")) || Constant("Infinity", kInfinity) ||
+                  Constant("-Infinity", -kInfinity))) {
         continue;
       } else if (IsNumberChar(c)) {
         ZC_RETURN_IF_ERROR(Number());
@@ -128,11 +129,12 @@ class Plainer {
   // A string stays as it is; nlohmann checks it.  The one thing to find is half a surrogate pair.
   absl::Status String() {
     ++at_;
-    while (at_ < text_.size() && text_[at_] != '"') {
-      if (text_[at_] != '\\') {
-        ++at_;
-        continue;
-      }
+    while (true) {
+      const char* at = text_.data() + at_;
+      const char* const end = text_.data() + text_.size();
+      while (at != end && *at != '"' && *at != '\\') ++at;
+      at_ = static_cast<size_t>(at - text_.data());
+      if (at == end || *at == '"') break;
       const int first = EscapedUnit(at_);
       if (first >= 0xDC00 && first <= 0xDFFF) return HalfPair();
       if (first >= 0xD800 && first <= 0xDBFF) {
@@ -216,7 +218,10 @@ class Builder : public nlohmann::json_sax<json> {
     return AddNumber(ConfigValue(static_cast<int64_t>(value)));
   }
   bool number_unsigned(number_unsigned_t value) override {
-    return AddNumber(ConfigValue(ConfigInteger::FromDecimal(std::to_string(value))));
+    constexpr auto kMost = static_cast<number_unsigned_t>(std::numeric_limits<int64_t>::max());
+    return AddNumber(value <= kMost
+                         ? ConfigValue(static_cast<int64_t>(value))
+                         : ConfigValue(ConfigInteger::FromDecimal(std::to_string(value))));
   }
   bool number_float(number_float_t value, const string_t& token) override {
     // Integers beyond 64 bits come here too, with their text.

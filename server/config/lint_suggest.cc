@@ -131,24 +131,24 @@ std::string SuggestKey(LintContext* lint, absl::string_view section, absl::strin
   const auto synonym = context.table().synonyms.find(Folded(key));
   const bool has_synonym = synonym != context.table().synonyms.end();
   if (has_synonym && usable(synonym->second)) return JoinPath(section, synonym->second);
-  const std::string elsewhere = Elsewhere(context, section, key);
+  std::string elsewhere = Elsewhere(context, section, key);
   const std::string nearest = NearestName(key, NamesOf(here, context.version()));
   if (!nearest.empty()) return JoinPath(section, nearest);
   if (!elsewhere.empty()) return elsewhere;
   for (const absl::string_view word :
        {key, has_synonym ? absl::string_view(synonym->second) : key}) {
-    const std::string parameter = Parameter(context, section, word);
+    std::string parameter = Parameter(context, section, word);
     if (!parameter.empty()) return parameter;
   }
   if (has_synonym) {
-    const std::string far = Elsewhere(context, section, synonym->second);
+    std::string far = Elsewhere(context, section, synonym->second);
     if (!far.empty()) return far;
   }
   // A typo in a key of a section below.
   for (const auto& [path, other] : context.table().sections) {
     if (path.empty() || (!section.empty() && !absl::StartsWith(path, section))) continue;
     if (path == "bfloat16") continue;
-    const std::string below = NearestName(key, NamesOf(other, context.version()));
+    std::string below = NearestName(key, NamesOf(other, context.version()));
     if (!below.empty() && key.size() >= 8) return JoinPath(path, below);
   }
   return "";

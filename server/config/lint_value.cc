@@ -131,7 +131,7 @@ bool IsPlainNumber(absl::string_view type, const ConfigValue& value) {
 }
 
 ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const ConfigValue& value) {
-  const ValueVerdict wrong = Refuse("wrong-type", MustBe(rule, value));
+  ValueVerdict wrong = Refuse("wrong-type", MustBe(rule, value));
   if (type == "any") return {};
   if (type == "never") {
     return Refuse("wrong-type", "is set by the program only: no JSON value is taken");

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 
 #include "absl/container/flat_hash_map.h"
@@ -132,9 +133,13 @@ std::string StringRepr(absl::string_view text) {
 bool IsValidUtf8(absl::string_view text) {
   uint32_t code;
   while (!text.empty()) {
-    if (static_cast<uint8_t>(text[0]) < 0x80) {
-      text.remove_prefix(1);
-      continue;
+    uint64_t eight;
+    if (text.size() >= sizeof(eight)) {
+      std::memcpy(&eight, text.data(), sizeof(eight));
+      if ((eight & 0x8080808080808080) == 0) {  // all ASCII
+        text.remove_prefix(sizeof(eight));
+        continue;
+      }
     }
     const size_t size = DecodeUtf8(text, &code);
     if (size == 0) return false;

@@ -72,20 +72,20 @@ bool IsNodeName(const std::string& name) {
          });
 }
 
-v1::SessionResponse ToProto(const jobs::InspectCheckpoint& m) {
-  v1::SessionResponse out;
-  v1::InspectCheckpoint* to = out.mutable_inspect_checkpoint();
+// Every message to an agent is about a load at an epoch.
+template <typename Command, typename Message>
+Message* About(const Command& m, Message* to) {
   to->set_load(m.load);
   to->set_epoch(m.epoch);
-  to->set_checkpoint_path(m.checkpoint_path);
-  return out;
+  return to;
 }
 
-v1::SessionResponse ToProto(const jobs::PreparePlan& m) {
-  v1::SessionResponse out;
-  v1::PreparePlan* to = out.mutable_prepare_plan();
-  to->set_load(m.load);
-  to->set_epoch(m.epoch);
+void Fill(const jobs::InspectCheckpoint& m, v1::SessionResponse* out) {
+  About(m, out->mutable_inspect_checkpoint())->set_checkpoint_path(m.checkpoint_path);
+}
+
+void Fill(const jobs::PreparePlan& m, v1::SessionResponse* out) {
+  v1::PreparePlan* const to = About(m, out->mutable_prepare_plan());
   to->set_checkpoint_path(m.job->checkpoint_path);
   to->set_compressed_plan_input(*m.compressed_plan_input);
   to->set_plan_digest(m.plan_digest);
@@ -94,33 +94,20 @@ v1::SessionResponse ToProto(const jobs::PreparePlan& m) {
   *to->mutable_stage_timeout() = DurationToProto(m.job->stage_timeout);
   to->set_attach_token(m.job->attach_token);
   for (const std::string& name : m.node_names) to->add_node_names(name);
-  return out;
 }
 
-v1::SessionResponse ToProto(const jobs::StartLoad& m) {
-  v1::SessionResponse out;
-  out.mutable_start_load()->set_load(m.load);
-  out.mutable_start_load()->set_epoch(m.epoch);
-  return out;
+void Fill(const jobs::StartLoad& m, v1::SessionResponse* out) {
+  About(m, out->mutable_start_load());
 }
 
-v1::SessionResponse ToProto(const jobs::RelayEntry& m) {
-  v1::SessionResponse out;
-  v1::RendezvousEntry* to = out.mutable_rendezvous_entry();
-  to->set_load(m.load);
-  to->set_epoch(m.epoch);
+void Fill(const jobs::RelayEntry& m, v1::SessionResponse* out) {
+  v1::RendezvousEntry* const to = About(m, out->mutable_rendezvous_entry());
   to->set_key(m.key);
   to->set_value(m.value);
-  return out;
 }
 
-v1::SessionResponse ToProto(const jobs::CancelLoad& m) {
-  v1::SessionResponse out;
-  v1::CancelLoad* to = out.mutable_cancel_load();
-  to->set_load(m.load);
-  to->set_epoch(m.epoch);
-  to->set_why(m.why);
-  return out;
+void Fill(const jobs::CancelLoad& m, v1::SessionResponse* out) {
+  About(m, out->mutable_cancel_load())->set_why(m.why);
 }
 
 }  // namespace
@@ -227,7 +214,9 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
 }
 
 v1::SessionResponse MessageToProto(const jobs::AgentMessage& message) {
-  return std::visit([](const auto& m) { return ToProto(m); }, message);
+  v1::SessionResponse out;
+  std::visit([&out](const auto& m) { Fill(m, &out); }, message);
+  return out;
 }
 
 }  // namespace zerocast::rpc

@@ -10,7 +10,8 @@
 namespace zerocast::rpc {
 namespace {
 
-absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& request) {
+absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& request,
+                                        absl::Duration left) {
   jobs::RequestKey key;
   const std::string problem = RequestIdProblem(request.request_id());
   if (problem.empty() && !request.request_id().empty() && !request.validate_only()) {
@@ -18,7 +19,7 @@ absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& 
     body.clear_request_id();
     key = {request.request_id(), Hash128(body.SerializeAsString())};
     // Before the work of resolving; asked again under the lock that makes the job.
-    ZC_ASSIGN_OR_RETURN(Core::CreatedJob made, core->FindJobOf(key));
+    ZC_ASSIGN_OR_RETURN(Core::CreatedJob made, core->FindJobOf(key, left));
     if (!made.job.name().empty()) return made;
   }
   absl::StatusOr<jobs::Job> job = JobFromSpec(request.spec());
@@ -29,7 +30,7 @@ absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& 
   }
   ZC_RETURN_IF_ERROR(job.status());
   job->request = std::move(key);
-  return core->CreateJob(*std::move(job), request.validate_only());
+  return core->CreateJob(*std::move(job), request.validate_only(), left);
 }
 
 }  // namespace
@@ -37,8 +38,8 @@ absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& 
 grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext* context,
                                        const v1::CreateJobRequest* request,
                                        v1::CreateJobResponse* response) {
-  return RunUnary(env_, "JobService/CreateJob", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(Core::CreatedJob created, Create(env_.core, *request));
+  return RunUnary(env_, "JobService/CreateJob", context, [&](absl::Duration left) -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(Core::CreatedJob created, Create(env_.core, *request, left));
     *response->mutable_job() = std::move(created.job);
     response->set_attach_token(std::move(created.attach_token));
     return absl::OkStatus();
@@ -47,8 +48,8 @@ grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext* context,
 
 grpc::Status JobServiceImpl::GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request,
                                     v1::GetJobResponse* response) {
-  return RunUnary(env_, "JobService/GetJob", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(*response->mutable_job(), env_.core->GetJob(request->name()));
+  return RunUnary(env_, "JobService/GetJob", context, [&](absl::Duration left) -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(*response->mutable_job(), env_.core->GetJob(request->name(), left));
     return absl::OkStatus();
   });
 }
@@ -56,11 +57,11 @@ grpc::Status JobServiceImpl::GetJob(grpc::ServerContext* context, const v1::GetJ
 grpc::Status JobServiceImpl::ListJobs(grpc::ServerContext* context,
                                       const v1::ListJobsRequest* request,
                                       v1::ListJobsResponse* response) {
-  return RunUnary(env_, "JobService/ListJobs", context, [&](absl::Duration) -> absl::Status {
+  return RunUnary(env_, "JobService/ListJobs", context, [&](absl::Duration left) -> absl::Status {
     ZC_ASSIGN_OR_RETURN(const Page page,
                         ReadPage(request->page_size(), request->page_token(), "jobs"));
     bool more = false;
-    ZC_ASSIGN_OR_RETURN(auto jobs, env_.core->ListJobs(page.after, page.limit, &more));
+    ZC_ASSIGN_OR_RETURN(auto jobs, env_.core->ListJobs(page.after, page.limit, &more, left));
     if (more) response->set_next_page_token(PageToken(jobs.back().name(), "jobs"));
     for (v1::Job& job : jobs) *response->add_jobs() = std::move(job);
     return absl::OkStatus();
@@ -80,8 +81,8 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* JobServiceImpl::WatchJob(
 grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context,
                                        const v1::CancelJobRequest* request,
                                        v1::CancelJobResponse* response) {
-  return RunUnary(env_, "JobService/CancelJob", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(*response->mutable_job(), env_.core->CancelJob(request->name()));
+  return RunUnary(env_, "JobService/CancelJob", context, [&](absl::Duration left) -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(*response->mutable_job(), env_.core->CancelJob(request->name(), left));
     return absl::OkStatus();
   });
 }
@@ -89,8 +90,8 @@ grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context,
 grpc::Status JobServiceImpl::DeleteJob(grpc::ServerContext* context,
                                        const v1::DeleteJobRequest* request,
                                        v1::DeleteJobResponse*) {
-  return RunUnary(env_, "JobService/DeleteJob", context, [&](absl::Duration) {
-    return env_.core->DeleteJob(request->name(), request->etag());
+  return RunUnary(env_, "JobService/DeleteJob", context, [&](absl::Duration left) {
+    return env_.core->DeleteJob(request->name(), request->etag(), left);
   });
 }
 

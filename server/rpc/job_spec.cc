@@ -13,6 +13,7 @@
 #include "server/config/config_source.h"
 #include "server/config/deepspeed_config.h"
 #include "server/config/json_reader.h"
+#include "server/config/resolve.h"
 #include "server/config/training_arguments.h"
 #include "server/conversion/catalogue.h"
 #include "server/conversion/convert.h"
@@ -32,9 +33,6 @@ constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
 constexpr absl::Duration kMaxStageTimeout = absl::Hours(24);
 constexpr int64_t kMinRoundBytes = 8;  // the largest element
 constexpr int32_t kMaxNodes = 1 << 16;
-// Of a model's config.json; those with a tokenizer's or a quantizer's lists in them reach
-// megabytes.
-constexpr JsonLimits kModelConfigLimits = {size_t{16} << 20, 200};
 
 using Violations = std::vector<FieldViolation>;
 
@@ -200,34 +198,6 @@ jobs::Job ReadFields(const v1::JobSpec& spec, Violations* violations) {
   return job;
 }
 
-// The training arguments with the topology's world size.
-absl::StatusOr<ConfigValue> ReadArguments(const std::string& text, absl::string_view field,
-                                          int32_t world_size) {
-  ConfigValue arguments(ConfigValue::Object{});
-  if (!text.empty()) {
-    ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
-    arguments = std::move(document.value);
-  }
-  if (arguments.object() == nullptr) {
-    return InvalidFields({{std::string(field), "must be JSON text of one object"}});
-  }
-  if (world_size == 0) return arguments;
-  const ConfigValue* own = arguments.Find("world_size");
-  if (own == nullptr) {
-    arguments.Set("world_size", ConfigValue(world_size));
-  } else if (*own != ConfigValue(world_size)) {
-    return InvalidFields({{absl::StrCat(field, ".world_size"),
-                           absl::StrCat("must be the topology's, ", world_size, ", or absent")}});
-  }
-  return arguments;
-}
-
-absl::StatusOr<ConfigValue> ReadModelConfig(const std::string& text, absl::string_view field) {
-  if (text.empty()) return ConfigValue();
-  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field, kModelConfigLimits));
-  return std::move(document.value);
-}
-
 // What is asked of a new spec alone: a record was checked by the server that made it, and must stay
 // readable when these bounds change.
 void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
@@ -258,7 +228,7 @@ void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
   if (!spec.deepspeed_config_json().empty() && !spec.training_arguments_json().empty()) return;
   constexpr absl::string_view kModelConfig = "spec.model_config_json";
   AddStatus(violations, "", kModelConfig,
-            ReadModelConfig(spec.model_config_json(), kModelConfig).status());
+            ReadModelConfigText(spec.model_config_json(), kModelConfig).status());
 }
 
 ConfigFacts FactsOf(const Resolution& resolution) {
@@ -305,13 +275,14 @@ absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
   if (spec.deepspeed_config_json().empty()) return ConfigFacts();
   if (spec.training_arguments_json().empty()) return ReadConfigAlone(spec);
   ResolveRequest request;
+  request.all_origins = false;
   request.config = spec.deepspeed_config_json();
-  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments,
-                      ReadArguments(spec.training_arguments_json(), "spec.training_arguments_json",
-                                    spec.topology().world_size()));
+  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments, ReadArgumentsText(spec.training_arguments_json(),
+                                                                     "spec.training_arguments_json",
+                                                                     spec.topology().world_size()));
   ZC_ASSIGN_OR_RETURN(request.arguments, ReadTrainingArguments(arguments));
   ZC_ASSIGN_OR_RETURN(request.model_config,
-                      ReadModelConfig(spec.model_config_json(), "spec.model_config_json"));
+                      ReadModelConfigText(spec.model_config_json(), "spec.model_config_json"));
   if (spec.has_num_training_steps()) request.num_training_steps = spec.num_training_steps();
   ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(request));
   ZC_RETURN_IF_ERROR(resolution.status());
@@ -349,6 +320,35 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
 
 }  // namespace
 
+absl::StatusOr<ConfigValue> ReadArgumentsText(const std::string& text, absl::string_view field,
+                                              int32_t world_size) {
+  ConfigValue arguments(ConfigValue::Object{});
+  if (!text.empty()) {
+    ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
+    arguments = std::move(document.value);
+  }
+  if (arguments.object() == nullptr) {
+    return InvalidFields({{std::string(field), "must be JSON text of one object"}});
+  }
+  if (world_size == 0) return arguments;
+  const ConfigValue* own = arguments.Find("world_size");
+  if (own == nullptr) {
+    arguments.Set("world_size", ConfigValue(world_size));
+  } else if (*own != ConfigValue(world_size)) {
+    return InvalidFields({{absl::StrCat(field, ".world_size"),
+                           absl::StrCat("must be the topology's, ", world_size, ", or absent")}});
+  }
+  return arguments;
+}
+
+absl::StatusOr<ConfigValue> ReadModelConfigText(const std::string& text, absl::string_view field) {
+  // Those with a tokenizer's or a quantizer's lists in them reach megabytes.
+  constexpr JsonLimits kModelConfigLimits = {size_t{16} << 20, 200};
+  if (text.empty()) return ConfigValue();
+  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field, kModelConfigLimits));
+  return std::move(document.value);
+}
+
 absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFacts& facts) {
   Violations violations;
   jobs::Job job = ReadFields(spec, &violations);
@@ -371,56 +371,6 @@ absl::StatusOr<jobs::Job> JobFromSpec(const v1::JobSpec& spec) {
   if (!facts.ok()) return facts.status();
   Decide(spec, *facts, &job);
   return job;
-}
-
-absl::StatusOr<v1::ResolveConfigResponse> Resolve(const v1::ResolveConfigRequest& request) {
-  ResolveRequest in;
-  if (request.source_case() == v1::ResolveConfigRequest::SOURCE_NOT_SET) {
-    return InvalidFields({{"config_json", "must be set, or config_base64"}});
-  }
-  in.config = request.has_config_json() ? request.config_json() : request.config_base64();
-  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments, ReadArguments(request.training_arguments_json(),
-                                                                 "training_arguments_json", 0));
-  ZC_ASSIGN_OR_RETURN(in.arguments, ReadTrainingArguments(arguments));
-  ZC_ASSIGN_OR_RETURN(in.model_config,
-                      ReadModelConfig(request.model_config_json(), "model_config_json"));
-  if (request.has_num_training_steps()) in.num_training_steps = request.num_training_steps();
-  in.inference = request.inference();
-  in.auto_find_batch_size = request.auto_find_batch_size();
-  in.dialect = request.dialect();
-  ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(in));
-  ZC_RETURN_IF_ERROR(resolution.status());
-  const ConfigFacts facts = FactsOf(resolution);
-  v1::ResolveConfigResponse response;
-  response.set_config_json(facts.resolved_json);
-  response.set_dtype(facts.dtype);
-  response.set_zero_stage(facts.zero_stage);
-  response.set_offload(resolution.config.is_offload());
-  for (const ValueOrigin& origin : resolution.origins) {
-    v1::ValueOrigin* to = response.add_origins();
-    to->set_path(origin.path);
-    to->set_origin(origin.origin);
-  }
-  for (const std::string& line : resolution.log_lines) response.add_log_lines(line);
-  return response;
-}
-
-absl::StatusOr<std::optional<std::string>> QueryConfigPath(const std::string& config_json,
-                                                           const std::string& path) {
-  if (config_json.empty()) return std::optional<std::string>();
-  ZC_ASSIGN_OR_RETURN(const JsonDocument document, ReadJson(config_json, "config"));
-  const ConfigValue* value = &document.value;
-  if (!path.empty()) {
-    for (absl::string_view key : absl::StrSplit(path, '.')) {
-      if (value->object() == nullptr) {
-        return InvalidFields(
-            {{"path", absl::StrCat("'", path, "' leads through a value that is no object")}});
-      }
-      value = value->Find(key);
-      if (value == nullptr) return std::optional<std::string>();
-    }
-  }
-  return std::optional<std::string>(WriteJson(*value));
 }
 
 }  // namespace zerocast::rpc

@@ -1,13 +1,12 @@
 #ifndef ZEROCAST_SERVER_RPC_JOB_SPEC_H_
 #define ZEROCAST_SERVER_RPC_JOB_SPEC_H_
 
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/config/resolve.h"
+#include "absl/strings/string_view.h"
+#include "server/config/value.h"
 #include "server/jobs/types.h"
-#include "zerocast/v1/config.pb.h"
 #include "zerocast/v1/job.pb.h"
 
 namespace zerocast::rpc {
@@ -28,13 +27,12 @@ absl::StatusOr<jobs::Job> JobFromSpec(const v1::JobSpec& spec);
 // The same job from a record: what the config gave is known.  Errors: as above, for a damaged one.
 absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFacts& facts);
 
-// ConfigService.ResolveConfig.  Errors as JobFromSpec, with the request's field names.
-absl::StatusOr<v1::ResolveConfigResponse> Resolve(const v1::ResolveConfigRequest& request);
-
-// The value at `path` of a resolved config as JSON text ("" for the whole); nullopt where there is
-// none.  Errors: INVALID_ARGUMENT where the path leads through a value that is no object.
-absl::StatusOr<std::optional<std::string>> QueryConfigPath(const std::string& config_json,
-                                                           const std::string& path);
+// The training arguments as an object, with the topology's world size unless that is 0; "" has
+// none.  Errors: INVALID_ARGUMENT naming `field`.
+absl::StatusOr<ConfigValue> ReadArgumentsText(const std::string& text, absl::string_view field,
+                                              int32_t world_size);
+// A model's config.json; null for "".  Errors: INVALID_ARGUMENT naming `field`.
+absl::StatusOr<ConfigValue> ReadModelConfigText(const std::string& text, absl::string_view field);
 
 }  // namespace zerocast::rpc
 

@@ -13,24 +13,26 @@ namespace zerocast::rpc {
 grpc::Status LoadServiceImpl::CreateLoad(grpc::ServerContext* context,
                                          const v1::CreateLoadRequest* request,
                                          v1::CreateLoadResponse* response) {
-  return RunUnary(env_, "LoadService/CreateLoad", context, [&](absl::Duration) -> absl::Status {
-    const std::string problem = RequestIdProblem(request->request_id());
-    if (!problem.empty()) return InvalidFields({{"request_id", problem}});
-    jobs::RequestKey key;
-    if (!request->request_id().empty() && !request->validate_only()) {
-      key = {request->request_id(), Hash128(request->job())};
-    }
-    ZC_ASSIGN_OR_RETURN(*response->mutable_load(),
-                        env_.core->CreateLoad(request->job(), key, request->validate_only()));
-    return absl::OkStatus();
-  });
+  return RunUnary(env_, "LoadService/CreateLoad", context,
+                  [&](absl::Duration left) -> absl::Status {
+                    const std::string problem = RequestIdProblem(request->request_id());
+                    if (!problem.empty()) return InvalidFields({{"request_id", problem}});
+                    jobs::RequestKey key;
+                    if (!request->request_id().empty() && !request->validate_only()) {
+                      key = {request->request_id(), Hash128(request->job())};
+                    }
+                    ZC_ASSIGN_OR_RETURN(
+                        *response->mutable_load(),
+                        env_.core->CreateLoad(request->job(), key, request->validate_only(), left));
+                    return absl::OkStatus();
+                  });
 }
 
 grpc::Status LoadServiceImpl::GetLoad(grpc::ServerContext* context,
                                       const v1::GetLoadRequest* request,
                                       v1::GetLoadResponse* response) {
-  return RunUnary(env_, "LoadService/GetLoad", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(*response->mutable_load(), env_.core->GetLoad(request->name()));
+  return RunUnary(env_, "LoadService/GetLoad", context, [&](absl::Duration left) -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(*response->mutable_load(), env_.core->GetLoad(request->name(), left));
     return absl::OkStatus();
   });
 }
@@ -38,13 +40,13 @@ grpc::Status LoadServiceImpl::GetLoad(grpc::ServerContext* context,
 grpc::Status LoadServiceImpl::ListLoads(grpc::ServerContext* context,
                                         const v1::ListLoadsRequest* request,
                                         v1::ListLoadsResponse* response) {
-  return RunUnary(env_, "LoadService/ListLoads", context, [&](absl::Duration) -> absl::Status {
+  return RunUnary(env_, "LoadService/ListLoads", context, [&](absl::Duration left) -> absl::Status {
     const std::string filter = "loads " + request->job();
     ZC_ASSIGN_OR_RETURN(const Page page,
                         ReadPage(request->page_size(), request->page_token(), filter));
     bool more = false;
     ZC_ASSIGN_OR_RETURN(auto loads,
-                        env_.core->ListLoads(request->job(), page.after, page.limit, &more));
+                        env_.core->ListLoads(request->job(), page.after, page.limit, &more, left));
     if (more) response->set_next_page_token(PageToken(loads.back().name(), filter));
     for (v1::Load& load : loads) *response->add_loads() = std::move(load);
     return absl::OkStatus();
@@ -66,10 +68,12 @@ grpc::ServerWriteReactor<v1::WatchLoadResponse>* LoadServiceImpl::WatchLoad(
 grpc::Status LoadServiceImpl::CancelLoad(grpc::ServerContext* context,
                                          const v1::CancelLoadRequest* request,
                                          v1::CancelLoadResponse* response) {
-  return RunUnary(env_, "LoadService/CancelLoad", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(*response->mutable_load(), env_.core->CancelLoad(request->name()));
-    return absl::OkStatus();
-  });
+  return RunUnary(env_, "LoadService/CancelLoad", context,
+                  [&](absl::Duration left) -> absl::Status {
+                    ZC_ASSIGN_OR_RETURN(*response->mutable_load(),
+                                        env_.core->CancelLoad(request->name(), left));
+                    return absl::OkStatus();
+                  });
 }
 
 grpc::Status LoadServiceImpl::PlanLoad(grpc::ServerContext* context,

@@ -1,4 +1,4 @@
-// ConfigService, AgentService, CheckpointService and ServerInfoService.
+// AgentService, CheckpointService and ServerInfoService.
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -6,50 +6,11 @@
 #include "server/base/errors.h"
 #include "server/config/resolve.h"
 #include "server/rpc/convert.h"
-#include "server/rpc/job_spec.h"
 #include "server/rpc/server.h"
 #include "server/rpc/services.h"
 #include "server/rpc/session.h"
 
 namespace zerocast::rpc {
-namespace {
-
-constexpr int kZero3 = 3;
-
-}  // namespace
-
-grpc::Status ConfigServiceImpl::ResolveConfig(grpc::ServerContext* context,
-                                              const v1::ResolveConfigRequest* request,
-                                              v1::ResolveConfigResponse* response) {
-  return RunUnary(env_, "ConfigService/ResolveConfig", context,
-                  [&](absl::Duration) -> absl::Status {
-                    ZC_ASSIGN_OR_RETURN(*response, Resolve(*request));
-                    return absl::OkStatus();
-                  });
-}
-
-grpc::Status ConfigServiceImpl::LintConfig(grpc::ServerContext* context,
-                                           const v1::LintConfigRequest*, v1::LintConfigResponse*) {
-  return RunUnary(env_, "ConfigService/LintConfig", context, [](absl::Duration) {
-    return WithReason(
-        absl::UnimplementedError("lint a config: this server has no tables of DeepSpeed's keys; "
-                                 "ResolveConfig finds what contradicts the training arguments"),
-        "UNSUPPORTED");
-  });
-}
-
-grpc::Status ConfigServiceImpl::QueryConfig(grpc::ServerContext* context,
-                                            const v1::QueryConfigRequest* request,
-                                            v1::QueryConfigResponse* response) {
-  return RunUnary(env_, "ConfigService/QueryConfig", context, [&](absl::Duration) -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(const v1::Job job, env_.core->GetJob(request->job()));
-    ZC_ASSIGN_OR_RETURN(const std::optional<std::string> value,
-                        QueryConfigPath(job.resolved_config_json(), request->path()));
-    if (value.has_value()) response->set_value_json(*value);
-    response->set_is_zero3(job.zero_stage() == kZero3);
-    return absl::OkStatus();
-  });
-}
 
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* AgentServiceImpl::Session(
     grpc::CallbackServerContext* context) {

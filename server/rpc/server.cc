@@ -24,6 +24,7 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/rpc/config_leases.h"
 #include "server/rpc/core.h"
 #include "server/rpc/metrics.h"
 #include "server/rpc/services.h"
@@ -130,6 +131,7 @@ std::string RealAddress(const std::string& listen, int port) {
 struct Server::Rep {
   Options options;
   std::unique_ptr<rpc::Core> core;
+  std::unique_ptr<rpc::ConfigLeases> leases;
   rpc::Metrics metrics;
   std::vector<std::unique_ptr<grpc::Service>> services;
   grpc::CallbackGenericService nothing_else;
@@ -162,7 +164,7 @@ absl::Status Server::Rep::StartMain() {
   env.max_call_time = options.max_call_time;
   env.started = options.clock->Steady();
   env.max_request_bytes = options.max_request_bytes;
-  services.push_back(std::make_unique<rpc::ConfigServiceImpl>(env));
+  services.push_back(std::make_unique<rpc::ConfigServiceImpl>(env, leases.get()));
   services.push_back(std::make_unique<rpc::JobServiceImpl>(env));
   services.push_back(std::make_unique<rpc::LoadServiceImpl>(env));
   services.push_back(std::make_unique<rpc::AgentServiceImpl>(env));
@@ -181,6 +183,7 @@ absl::Status Server::Rep::StartMain() {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kMinPingIntervalMs);
   for (const auto& service : services) builder.RegisterService(service.get());
+  for (grpc::Service* service : options.more_services) builder.RegisterService(service);
   ZC_ASSIGN_OR_RETURN(main, Listen(&builder, options.listen, options.reflection));
   return absl::OkStatus();
 }
@@ -229,7 +232,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   core_options.max_sessions = options.max_sessions;
   core_options.max_watches = options.max_watches;
   core_options.max_dry_runs = options.max_dry_runs;
+  // The other half of the threads serves those who do not wait for the store.
+  core_options.max_waiting = std::max(1, options.max_threads / 2);
   ZC_ASSIGN_OR_RETURN(rep->core, rpc::Core::Create(core_options, std::move(store), options.clock));
+  ZC_ASSIGN_OR_RETURN(rep->leases,
+                      rpc::ConfigLeases::Create({}, rep->core->store(), options.clock));
   rep->options = std::move(options);
   // Both for this server and every one the process makes later; see WithoutReflection.
   if (rep->options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -11,6 +12,7 @@
 
 namespace grpc {
 class Channel;
+class Service;
 }  // namespace grpc
 
 namespace zerocast {
@@ -48,6 +50,8 @@ class Server {
     // Unary calls with a longer deadline get this one.
     absl::Duration max_call_time = absl::Minutes(10);
     const Clock* clock = Clock::Real();  // must outlive the server
+    // Services of the process around the server, on the same port.  Must outlive the server.
+    std::vector<grpc::Service*> more_services;
   };
 
   // Returns when the server listens and is ready.  Errors:

@@ -1,7 +1,9 @@
 #ifndef ZEROCAST_SERVER_RPC_SERVICES_H_
 #define ZEROCAST_SERVER_RPC_SERVICES_H_
 
+#include "server/config/value.h"
 #include "server/rpc/call.h"
+#include "server/rpc/config_leases.h"
 #include "zerocast/v1/agent.grpc.pb.h"
 #include "zerocast/v1/checkpoint.grpc.pb.h"
 #include "zerocast/v1/config.grpc.pb.h"
@@ -16,16 +18,40 @@ namespace zerocast::rpc {
 
 class ConfigServiceImpl final : public v1::ConfigService::Service {
  public:
-  explicit ConfigServiceImpl(const Env& env) : env_(env) {}
+  // `leases` outlives the service.
+  ConfigServiceImpl(const Env& env, ConfigLeases* leases) : env_(env), leases_(leases) {}
   grpc::Status ResolveConfig(grpc::ServerContext* context, const v1::ResolveConfigRequest* request,
                              v1::ResolveConfigResponse* response) override;
+  grpc::Status BatchResolveConfigs(grpc::ServerContext* context,
+                                   const v1::BatchResolveConfigsRequest* request,
+                                   v1::BatchResolveConfigsResponse* response) override;
   grpc::Status LintConfig(grpc::ServerContext* context, const v1::LintConfigRequest* request,
                           v1::LintConfigResponse* response) override;
+  grpc::Status DiffConfigs(grpc::ServerContext* context, const v1::DiffConfigsRequest* request,
+                           v1::DiffConfigsResponse* response) override;
   grpc::Status QueryConfig(grpc::ServerContext* context, const v1::QueryConfigRequest* request,
                            v1::QueryConfigResponse* response) override;
+  grpc::Status AcquireConfigLease(grpc::ServerContext* context,
+                                  const v1::AcquireConfigLeaseRequest* request,
+                                  v1::AcquireConfigLeaseResponse* response) override;
+  grpc::Status RenewConfigLease(grpc::ServerContext* context,
+                                const v1::RenewConfigLeaseRequest* request,
+                                v1::RenewConfigLeaseResponse* response) override;
+  grpc::Status ReleaseConfigLease(grpc::ServerContext* context,
+                                  const v1::ReleaseConfigLeaseRequest* request,
+                                  v1::ReleaseConfigLeaseResponse* response) override;
 
  private:
+  struct JobConfig {
+    KeptConfig config;
+    bool deleted = false;  // a lease keeps it
+  };
+  // The config of a job, or what a lease keeps of a deleted one.  Errors: NOT_FOUND.
+  absl::StatusOr<JobConfig> FindConfig(const std::string& job);
+  absl::StatusOr<ConfigValue> ReadRef(const v1::ConfigRef& ref, absl::string_view field);
+
   const Env env_;
+  ConfigLeases* const leases_;
 };
 
 class JobServiceImpl final

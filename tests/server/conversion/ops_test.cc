@@ -1,11 +1,9 @@
-// Recorded runs of single operations of both releases.  ZC_GOLDEN_OPS may name a folder with the
-// whole recording.
+// Recorded runs of single operations of both releases.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstring>
 #include <map>
 #include <set>
 #include <string>
@@ -16,8 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "server/conversion/decoders.h"
 #include "server/conversion/lower.h"
-#include "server/conversion/rule_json.h"
-#include "tests/server/conversion/golden.h"
+#include "tests/server/conversion/recorded_ops.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -86,31 +83,6 @@ std::vector<std::string> Elements(const json& tensor) {
   return elements;
 }
 
-// The bytes of a recorded tensor.
-std::string Bytes(const json& tensor) {
-  std::string bytes;
-  if (tensor.contains("hex")) {
-    const std::string hex = tensor["hex"];
-    for (size_t at = 0; at < hex.size(); at += 2) {
-      bytes.push_back(static_cast<char>(std::stoi(hex.substr(at, 2), nullptr, 16)));
-    }
-    return bytes;
-  }
-  const DType dtype = DTypeFromName(tensor["dtype"].get<std::string>().c_str());
-  for (const json& value : tensor["data"]) {
-    char element[8] = {};
-    if (IsFloating(dtype)) {
-      const double number = value.get<double>();
-      CastElements(&number, DType::kFloat64, element, dtype, 1);
-    } else {
-      const auto number = value.get<int64_t>();
-      std::memcpy(element, &number, SizeOf(dtype));
-    }
-    bytes.append(element, SizeOf(dtype));
-  }
-  return bytes;
-}
-
 struct Inputs {
   Entries entries;
   std::vector<std::vector<std::string>> elements;  // by source number
@@ -121,11 +93,12 @@ struct Inputs {
 Inputs ReadInputs(const json& inputs, const json& order) {
   Inputs result;
   const auto add = [&](const json& tensor, Entry* entry) {
-    entry->values.push_back(WholeValue(static_cast<int32_t>(result.elements.size()),
-                                       tensor["shape"].get<std::vector<int64_t>>()));
+    StoredTensor read = ReadRecordedTensor(tensor);
+    entry->values.push_back(
+        WholeValue(static_cast<int32_t>(result.elements.size()), std::move(read.shape)));
     result.elements.push_back(Elements(tensor));
-    result.dtypes.push_back(DTypeFromName(tensor["dtype"].get<std::string>().c_str()));
-    result.bytes.push_back(Bytes(tensor));
+    result.dtypes.push_back(read.dtype);
+    result.bytes.push_back(std::move(read.bytes));
   };
   for (const json& name : order) {
     const json& value = inputs[name.get<std::string>()];
@@ -197,39 +170,22 @@ struct Output {
 bool Equal(const json& expected, const Value& value, const Output& output) {
   if (expected["shape"] != json(value.shape)) return false;
   if (!output.decodes) return Elements(expected) == RunBoxes(value, output.inputs);
-  return Bytes(expected) == RunOnBytes(value, output.inputs, output.decoders, output.param_dtype);
-}
-
-absl::StatusOr<Rule> RuleOf(const json& line) {
-  json op_json = line["args"];
-  op_json["op"] = line["op"];
-  return RuleFromJson({{"class", "WeightConverter"},
-                       {"source_patterns", line["source_patterns"]},
-                       {"target_patterns", line["target_patterns"]},
-                       {"operations", json::array({op_json})}},
-                      "rule");
+  return ReadRecordedTensor(expected).bytes ==
+         RunOnBytes(value, output.inputs, output.decoders, output.param_dtype);
 }
 
 Output Run(const Rule& rule, const json& line) {
-  std::map<std::string, std::vector<int64_t>> model;
+  const RecordedModel model = ReadRecordedModel(line);
   Output output{Entries(), {}, {}, false, DType::kInvalid};
   const int generation = line["dialect"] == "5.1.0" ? 1 : 2;
-  const std::string full_name = line.value("full_layer_name", "");
-  if (line.contains("model_params")) {
-    for (const auto& [name, tensor] : line["model_params"].items()) {
-      model[name] = tensor["shape"].get<std::vector<int64_t>>();
-      // 5.1.0 decodes to the dtype of the scales, or bfloat16, whatever the parameter has.
-      if (name == full_name && generation > 1) {
-        output.param_dtype = DTypeFromName(tensor["dtype"].get<std::string>().c_str());
-      }
-    }
-  }
+  // 5.1.0 decodes to the dtype of the scales, or bfloat16, whatever the parameter has.
+  if (generation > 1) output.param_dtype = model.dtype;
   const auto model_shape = [&](absl::string_view name) -> const std::vector<int64_t>* {
-    const auto found = model.find(std::string(name));
-    return found == model.end() ? nullptr : &found->second;
+    const auto found = model.shapes.find(std::string(name));
+    return found == model.shapes.end() ? nullptr : &found->second;
   };
-  const json config = line.contains("config") ? line["config"] : json::object();
-  const OpContext context{rule.from, rule.to, full_name, model_shape, true, &config, generation};
+  const OpContext context{rule.from, rule.to,       model.name, model_shape,
+                          true,      &model.config, generation};
   json order = json::array();
   for (const auto& [name, value] : line["inputs"].items()) order.push_back(name);
   output.inputs = ReadInputs(line["inputs"], order);
@@ -240,7 +196,7 @@ Output Run(const Rule& rule, const json& line) {
     output.decodes |= IsDecode(op.kind);
     output.entries =
         IsDecode(op.kind)
-            ? ApplyDecode(op, *output.entries, {full_name, dtype, generation}, &output.decoders)
+            ? ApplyDecode(op, *output.entries, {model.name, dtype, generation}, &output.decoders)
             : ApplyOp(op, *std::move(output.entries), context);
   }
   return output;
@@ -248,7 +204,7 @@ Output Run(const Rule& rule, const json& line) {
 
 // "" where the operation did what it did in the library.
 std::string Difference(const json& line) {
-  const absl::StatusOr<Rule> rule = RuleOf(line);
+  const absl::StatusOr<Rule> rule = RuleOfRecordedOp(line);
   if (!rule.ok()) return rule.status().ToString();
   const Output output = Run(*rule, line);
   const json& expect = line["expect"];
@@ -282,14 +238,14 @@ TEST(OpsTest, DoWhatTheLibraryDoes) {
   const std::set<std::string> decoders = {"Fp8Dequantize", "Mxfp4Dequantize"};
   std::map<std::string, int> passed, left_out;
   int movers = 0, decoded = 0, failures = 0;
-  for (const std::string& text :
-       ReadLines(GoldenFolder("ZC_GOLDEN_OPS", "ops") + "/ops.jsonl.gz")) {
+  for (const std::string& text : ReadRecordedOps()) {
     const json line = json::parse(text);
     const std::string op = line["op"];
     if (OutOfScope().count(op) != 0) {
       ++left_out[op];
-      EXPECT_THAT(RuleOf(line), StatusIs(absl::StatusCode::kUnimplemented,
-                                         testing::HasSubstr("'" + op + "' is not covered")));
+      EXPECT_THAT(RuleOfRecordedOp(line),
+                  StatusIs(absl::StatusCode::kUnimplemented,
+                           testing::HasSubstr("'" + op + "' is not covered")));
       continue;
     }
     if (Movers().count(op) != 0) ++movers;

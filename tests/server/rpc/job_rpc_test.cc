@@ -259,6 +259,60 @@ TEST_F(JobRpcTest, PagesRefuseBadSizesAndForeignTokens) {
               StatusIs(kInvalid, HasSubstr("another filter")));
 }
 
+// A spec with a model config of this many bytes.
+v1::JobSpec LargeSpec(v1::JobSpec spec, size_t num_bytes) {
+  spec.set_model_config_json("\"" + std::string(num_bytes, 'x') + "\"");
+  return spec;
+}
+
+TEST_F(JobRpcTest, AJobLargerThanGrpcsDefaultComesBackToWhoTakesIt) {
+  const v1::JobSpec spec = LargeSpec(TwoNodeSpec(), 6'000'000);
+  EXPECT_EQ(Create(spec, "large").status().code(), absl::StatusCode::kResourceExhausted)
+      << "of this client: its limit is 4 MiB";
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(16 << 20);
+  jobs_ = v1::JobService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  // The first call has made it.
+  ZC_ASSERT_OK_AND_ASSIGN(const auto created, Create(spec, "large"));
+  v1::GetJobRequest request;
+  request.set_name(created.job().name());
+  ZC_ASSERT_OK_AND_ASSIGN(const auto got, Call(jobs_, &v1::JobService::Stub::GetJob, request));
+  EXPECT_EQ(got.job().spec().model_config_json(), spec.model_config_json());
+  EXPECT_EQ(List(0, "").jobs_size(), 1);
+}
+
+TEST_F(JobRpcTest, PagesOfLargeJobsFitAClientsDefault) {
+  std::vector<std::string> made;
+  for (int i = 0; i < 5; ++i) {
+    made.push_back(CreateJob(LargeSpec(TwoNodeSpec(), 1'400'000)).job().name());
+  }
+  std::vector<std::string> seen;
+  std::string token;
+  do {
+    const auto page = List(0, token);
+    ASSERT_EQ(page.jobs_size(), seen.size() < 4 ? 2 : 1);
+    for (const v1::Job& job : page.jobs()) seen.push_back(job.name());
+    token = page.next_page_token();
+  } while (!token.empty());
+  EXPECT_EQ(seen, made);
+}
+
+TEST_F(JobRpcTest, ManyViolationsReachAClientOfGrpcsDefaults) {
+  v1::JobSpec spec = TwoNodeSpec();
+  for (int i = 0; i < 60; ++i) {
+    spec.mutable_options()->add_allow_missing("(model.layers." + std::to_string(i) + ".mlp");
+  }
+  const absl::Status status = Create(spec).status();
+  EXPECT_THAT(status, StatusIs(kInvalid, HasSubstr("more bytes)")));
+  EXPECT_EQ(ReasonOf(status), "INVALID_FIELDS");
+  const auto violations = ViolationsOf(status);
+  ASSERT_GT(violations.size(), 10);
+  EXPECT_EQ(violations[0].field, "spec.options.allow_missing[0]");
+  EXPECT_THAT(violations.back().description,
+              HasSubstr("(cut: " + std::to_string(61 - violations.size()) + " more violations)"));
+}
+
 TEST_F(JobRpcTest, DeleteNeedsACancelledJobAndItsEtag) {
   const v1::Job job = CreateJob(TwoNodeSpec()).job();
   v1::DeleteJobRequest remove;
@@ -305,9 +359,6 @@ TEST_F(JobRpcTest, WhatIsNotOfferedSaysWhatToUse) {
   EXPECT_THAT(registered,
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("JobSpec.checkpoint_path")));
   EXPECT_EQ(ReasonOf(registered.status()), "UNSUPPORTED");
-  EXPECT_EQ(
-      Call(configs_, &v1::ConfigService::Stub::LintConfig, v1::LintConfigRequest()).status().code(),
-      absl::StatusCode::kUnimplemented);
 }
 
 TEST_F(JobRpcTest, UnknownFieldsSurvive) {

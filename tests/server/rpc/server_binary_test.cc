@@ -5,9 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <future>
+#include <random>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -136,6 +140,145 @@ TEST(ServerBinary, AKilledServerKeepsWhatItAcknowledged) {
     server.WaitForExit();
   }
   EXPECT_EQ(answers[0], answers[1]);
+}
+
+// What a server has answered: it has to be there after whatever happens to the process.
+struct Answered {
+  std::string request_id;
+  v1::CreateJobResponse created;
+  std::string load;  // "": its creation was not answered
+  int64_t epoch = 0;
+  bool cancelled = false;
+};
+
+// Calls that are expected to fail when the server is killed.
+class Submitter {
+ public:
+  explicit Submitter(const std::string& address)
+      : channel_(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())),
+        jobs_(v1::JobService::NewStub(channel_)),
+        loads_(v1::LoadService::NewStub(channel_)) {}
+
+  template <typename Stub, typename Request, typename Response>
+  bool Call(Stub* stub,
+            grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+            const Request& request, Response* response) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    return (stub->*method)(&context, request, response).ok();
+  }
+  bool CreateJob(const std::string& request_id, v1::CreateJobResponse* response) {
+    v1::CreateJobRequest request;
+    request.set_request_id(request_id);
+    request.mutable_spec()->set_checkpoint_path("/data/ckpt");
+    request.mutable_spec()->mutable_topology()->set_world_size(1);
+    request.mutable_spec()->mutable_options()->mutable_stage_timeout()->set_seconds(600);
+    return Call(jobs_.get(), &v1::JobService::Stub::CreateJob, request, response);
+  }
+  bool CreateLoad(const std::string& job, v1::CreateLoadResponse* response) {
+    v1::CreateLoadRequest request;
+    request.set_job(job);
+    return Call(loads_.get(), &v1::LoadService::Stub::CreateLoad, request, response);
+  }
+  bool CancelJob(const std::string& job) {
+    v1::CancelJobRequest request;
+    request.set_name(job);
+    v1::CancelJobResponse response;
+    return Call(jobs_.get(), &v1::JobService::Stub::CancelJob, request, &response);
+  }
+  bool GetJob(const std::string& job, v1::GetJobResponse* response) {
+    v1::GetJobRequest request;
+    request.set_name(job);
+    return Call(jobs_.get(), &v1::JobService::Stub::GetJob, request, response);
+  }
+  bool GetLoad(const std::string& load, v1::GetLoadResponse* response) {
+    v1::GetLoadRequest request;
+    request.set_name(load);
+    return Call(loads_.get(), &v1::LoadService::Stub::GetLoad, request, response);
+  }
+
+ private:
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::JobService::Stub> jobs_;
+  std::unique_ptr<v1::LoadService::Stub> loads_;
+};
+
+// Submits until the server does not answer any more.
+std::vector<Answered> SubmitUntilKilled(const std::string& address, const std::string& prefix,
+                                        std::atomic<int>* num_answers) {
+  Submitter submitter(address);
+  std::vector<Answered> all;
+  for (int i = 0;; ++i) {
+    Answered one;
+    one.request_id = prefix + std::to_string(i);
+    if (!submitter.CreateJob(one.request_id, &one.created)) return all;
+    ++*num_answers;
+    all.push_back(one);
+    v1::CreateLoadResponse load;
+    if (!submitter.CreateLoad(one.created.job().name(), &load)) return all;
+    ++*num_answers;
+    all.back().load = load.load().name();
+    all.back().epoch = load.load().epoch();
+    if (i % 3 != 0) continue;
+    if (!submitter.CancelJob(one.created.job().name())) return all;
+    ++*num_answers;
+    all.back().cancelled = true;
+  }
+}
+
+void ExpectIsThere(Submitter* submitter, const Answered& answered) {
+  v1::CreateJobResponse again;
+  ASSERT_TRUE(submitter->CreateJob(answered.request_id, &again)) << answered.request_id;
+  EXPECT_EQ(again.job().name(), answered.created.job().name()) << answered.request_id;
+  EXPECT_EQ(again.attach_token(), answered.created.attach_token());
+  v1::GetJobResponse job;
+  ASSERT_TRUE(submitter->GetJob(answered.created.job().name(), &job));
+  if (answered.cancelled) {
+    EXPECT_EQ(job.job().state(), v1::JOB_STATE_CANCELLED);
+  }
+  if (answered.load.empty()) return;
+  v1::GetLoadResponse load;
+  ASSERT_TRUE(submitter->GetLoad(answered.load, &load)) << answered.load;
+  EXPECT_EQ(load.load().epoch(), answered.epoch);
+  if (answered.cancelled) {
+    EXPECT_EQ(load.load().state(), v1::LOAD_STATE_CANCELLED);
+  }
+}
+
+TEST(ServerBinary, KilledAmidSubmitsItHasAllThatItAnswered) {
+  const char* const fixed = std::getenv("ZC_SEED");
+  const uint64_t seed = fixed != nullptr ? std::stoull(fixed) : std::random_device()();
+  std::printf("ZC_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  TempDir dir;
+  const std::vector<std::string> flags = {"--listen=127.0.0.1:0",
+                                          "--store=sqlite:" + dir.File("state.db")};
+  std::vector<Answered> all;
+  for (int round = 0; round < 4; ++round) {
+    ServerProcess server(dir, "s" + std::to_string(round), flags);
+    const std::string address = server.WaitForAddress();
+    ASSERT_NE(address, "") << server.Err();
+    Submitter reader(address);
+    for (const Answered& answered : all) ExpectIsThere(&reader, answered);
+    if (round == 3) break;
+    // Killed after some number of answers: at whichever point of the others' commits that is.
+    const int enough = static_cast<int>(10 + random() % 60);
+    std::atomic<int> num_answers{0};
+    std::vector<std::future<std::vector<Answered>>> submitters;
+    for (int i = 0; i < 6; ++i) {
+      const std::string prefix = std::to_string(round) + "-" + std::to_string(i) + "-";
+      submitters.push_back(std::async(std::launch::async, [address, prefix, &num_answers] {
+        return SubmitUntilKilled(address, prefix, &num_answers);
+      }));
+    }
+    while (num_answers < enough) std::this_thread::yield();
+    server.Signal(SIGKILL);
+    for (auto& submitter : submitters) {
+      for (Answered& answered : submitter.get()) all.push_back(std::move(answered));
+    }
+    server.WaitForExit();
+  }
+  EXPECT_GE(all.size(), 10);
 }
 
 TEST(ServerBinary, ItsLogTellsHowLoadsBeginAndEnd) {
