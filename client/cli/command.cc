@@ -4,7 +4,7 @@
 
 namespace zerocast {
 
-absl::StatusOr<std::unique_ptr<Client>> GlobalOptions::Connect() const {
+absl::StatusOr<std::unique_ptr<Client>> GlobalOptions::Connect(absl::Time deadline) const {
   if (server.empty()) {
     return InvalidFields(
         {{"--server",
@@ -13,7 +13,12 @@ absl::StatusOr<std::unique_ptr<Client>> GlobalOptions::Connect() const {
   Client::Options options;
   options.address = server;
   options.timeout = absl::Seconds(timeout_seconds);
+  options.deadline = deadline;
   return Client::Create(std::move(options));
+}
+
+void CancelInGrace(const Client& client, absl::string_view job) {
+  client.WithLimits(kCancelGrace, absl::InfiniteFuture())->CancelJob(job).IgnoreError();
 }
 
 int ExitCode(const absl::Status& status) {

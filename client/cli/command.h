@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "client/cpp/client.h"
 
@@ -20,8 +21,16 @@ struct GlobalOptions {
   double timeout_seconds = 30;  // of one call
 
   bool json() const { return output == "json"; }
-  absl::StatusOr<std::unique_ptr<Client>> Connect() const;
+  // `deadline`: no call of the client goes on beyond it.
+  absl::StatusOr<std::unique_ptr<Client>> Connect(
+      absl::Time deadline = absl::InfiniteFuture()) const;
 };
+
+// What a command that has run out of time may still take to cancel what it began.
+inline constexpr absl::Duration kCancelGrace = absl::Seconds(5);
+// Cancels a job within kCancelGrace, whatever limits `client` has.  For a command that has failed
+// already: an error of the cancel would hide the reason.
+void CancelInGrace(const Client& client, absl::string_view job);
 
 // Each of these adds one command (with its subcommands) to `app`.  When it is chosen, `*run`
 // becomes what to run: it prints its result to stdout and returns the status that decides the exit

@@ -1,86 +1,102 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cstdio>
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include "absl/strings/strip.h"
 #include "client/cli/command.h"
-#include "client/cli/embedded.h"
-#include "client/cli/output.h"
-#include "client/formats/file.h"
-#include "kernels/base/status_macros.h"
+#include "client/cli/config_commands.h"
 
 namespace zerocast {
 namespace {
 
-using Json = nlohmann::ordered_json;
+void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
+  auto flags = std::make_shared<ResolveFlags>();
+  CLI::App* command = config->add_subcommand(
+      "resolve", "Fill every \"auto\", report every mismatch, as Transformers' integration does.");
+  CLI::Option* file =
+      command->add_option("--ds-config", flags->ds_config, "DeepSpeed config, JSON; - for stdin")
+          ->type_name("FILE");
+  CLI::Option* base64 = command
+                            ->add_option("--ds-config-base64", flags->ds_config_base64,
+                                         "The config as url-safe base64, as launchers pass it")
+                            ->type_name("TEXT")
+                            ->excludes(file);
+  CLI::Option* arguments =
+      command->add_option("--args", flags->training_arguments, "TrainingArguments as JSON")
+          ->type_name("FILE");
+  command->add_option("--model-config", flags->model_config, "The model's config.json")
+      ->type_name("FILE");
+  command->add_option("--num-training-steps", flags->num_training_steps, "Optimizer steps in all")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
+  command->add_option("--dialect", flags->dialect, "Transformers release: 5.23.0 or 5.1.0")
+      ->type_name("VERSION");
+  command->add_flag("--inference", flags->inference, "Resolve for evaluation");
+  command->add_flag("--auto-find-batch-size", flags->auto_find_batch_size,
+                    "The batch size is searched for");
+  command->add_flag("--allow-extensions", flags->allow_extensions,
+                    "Find the hidden size where the integration does not look");
+  command->add_flag("--validate-only", flags->validate_only, "Print the verdict, not the config");
+  command->add_flag("--lint", flags->lint, "Lint the resolved config too");
+  command
+      ->add_option("--deepspeed-version", flags->deepspeed_version,
+                   "DeepSpeed release for lint and defaults")
+      ->type_name("VERSION");
+  CLI::Option* estimate =
+      command->add_flag("--estimate", flags->estimate, "Estimate the memory of a rank");
+  CLI::Option* spec =
+      command->add_option("--model-spec", flags->model_spec, "The model for --estimate, JSON")
+          ->type_name("FILE")
+          ->needs(estimate);
+  command
+      ->add_option("--num-parameters", flags->num_parameters,
+                   "Size of the model for --estimate, in elements")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N")
+      ->needs(estimate)
+      ->excludes(spec);
+  CLI::Option* batch = command
+                           ->add_option("--batch", flags->batch,
+                                        "JSON lines, .gz too: a case and its answer a line each")
+                           ->type_name("FILE");
+  batch->excludes(file)->excludes(base64)->excludes(arguments)->excludes(estimate);
+  command->callback([flags, global, run] {
+    *run = [flags, global] {
+      return flags->batch.empty() ? RunResolve(*global, *flags) : RunResolveBatch(*global, *flags);
+    };
+  });
+}
 
-constexpr int64_t kMaxTextFileBytes = int64_t{64} << 20;
+void AddLint(CLI::App* config, const GlobalOptions* global, Run* run) {
+  auto flags = std::make_shared<LintFlags>();
+  CLI::App* command =
+      config->add_subcommand("lint",
+                             "Find what DeepSpeed would refuse, ignore or take in another sense.\n"
+                             "Exit 4 where it would refuse the config or fail on it.");
+  CLI::Option* file =
+      command->add_option("FILE", flags->file, "DeepSpeed config, JSON; - for stdin");
+  command
+      ->add_option("--ds-config-base64", flags->ds_config_base64,
+                   "The config as url-safe base64, instead of FILE")
+      ->type_name("TEXT")
+      ->excludes(file);
+  command
+      ->add_option("--deepspeed-version", flags->deepspeed_version,
+                   "DeepSpeed release; default: the newest known")
+      ->type_name("VERSION");
+  command->add_option("--world-size", flags->world_size, "Number of ranks, for the batch sizes")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  command->add_flag("--resolved", flags->resolved, "Nothing fills an \"auto\" any more");
+  command->callback(
+      [flags, global, run] { *run = [flags, global] { return RunLint(*global, *flags); }; });
+}
 
-struct ResolveFlags {
-  std::string ds_config, training_arguments, model_config, dialect;
-  int64_t num_training_steps = -1;
-  bool inference = false, auto_find_batch_size = false;
-};
-
-absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) {
-  v1::ResolveConfigRequest request;
-  ZC_ASSIGN_OR_RETURN(*request.mutable_config_json(),
-                      ReadTextFile(flags.ds_config, kMaxTextFileBytes));
-  ZC_ASSIGN_OR_RETURN(*request.mutable_training_arguments_json(),
-                      ReadTextFile(flags.training_arguments, kMaxTextFileBytes));
-  if (!flags.model_config.empty()) {
-    ZC_ASSIGN_OR_RETURN(*request.mutable_model_config_json(),
-                        ReadTextFile(flags.model_config, kMaxTextFileBytes));
-  }
-  if (flags.num_training_steps >= 0) request.set_num_training_steps(flags.num_training_steps);
-  request.set_inference(flags.inference);
-  request.set_auto_find_batch_size(flags.auto_find_batch_size);
-  request.set_dialect(flags.dialect);
-
-  ClusterHandle cluster;
-  if (global.server.empty()) {
-    EmbeddedCluster::Options options;
-    options.num_agents = 0;
-    options.timeout = absl::Seconds(global.timeout_seconds);
-    ZC_ASSIGN_OR_RETURN(cluster.embedded, EmbeddedCluster::Start(options));
-  } else {
-    ZC_ASSIGN_OR_RETURN(cluster.remote, global.Connect());
-  }
-  ZC_ASSIGN_OR_RETURN(const v1::ResolveConfigResponse response,
-                      cluster.client()->ResolveConfig(request));
-  if (!global.json()) {
-    std::printf("%s\n\n", IndentJson(response.config_json()).c_str());
-    int width = 0;
-    for (const v1::ValueOrigin& origin : response.origins()) {
-      width = std::max(width, static_cast<int>(origin.path().size()));
-    }
-    for (const v1::ValueOrigin& origin : response.origins()) {
-      // "auto filled from" on every line says nothing and does not fit an 80-column terminal.
-      const absl::string_view from = absl::StripPrefix(origin.origin(), "auto filled from ");
-      std::printf("%-*s  <- %s\n", width, origin.path().c_str(), std::string(from).c_str());
-    }
-    std::printf("dtype %s, ZeRO stage %d%s\n", response.dtype().c_str(), response.zero_stage(),
-                response.offload() ? ", offloaded" : "");
-    return absl::OkStatus();
-  }
-  // The config goes out as the server wrote it: Infinity and 1e400 have no place in a JSON tree.
-  Json origins = Json::array();
-  for (const v1::ValueOrigin& origin : response.origins()) {
-    origins.push_back({{"path", origin.path()}, {"origin", origin.origin()}});
-  }
-  const Json rest = {{"dtype", response.dtype()},
-                     {"zero_stage", response.zero_stage()},
-                     {"offload", response.offload()},
-                     {"origins", origins},
-                     {"log_lines", std::vector<std::string>(response.log_lines().begin(),
-                                                            response.log_lines().end())}};
-  std::printf("{\"config\": %s, %s\n", response.config_json().c_str(),
-              rest.dump().substr(1).c_str());
-  return absl::OkStatus();
+void AddDiff(CLI::App* config, const GlobalOptions* global, Run* run) {
+  auto flags = std::make_shared<DiffFlags>();
+  CLI::App* command = config->add_subcommand("diff", "Compare two configs path by path.");
+  command->add_option("BEFORE", flags->before, "A file, - for stdin, or jobs/ID")->required();
+  command->add_option("AFTER", flags->after, "A file, - for stdin, or jobs/ID")->required();
+  command->callback(
+      [flags, global, run] { *run = [flags, global] { return RunDiff(*global, *flags); }; });
 }
 
 }  // namespace
@@ -88,26 +104,9 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
 void AddConfigCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   CLI::App* config = app->add_subcommand("config", "Work with DeepSpeed configs");
   config->require_subcommand(1);
-  auto flags = std::make_shared<ResolveFlags>();
-  CLI::App* command = config->add_subcommand(
-      "resolve", "Fill every \"auto\", report every mismatch, as Transformers' integration does.");
-  command->add_option("--ds-config", flags->ds_config, "DeepSpeed config, JSON")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--args", flags->training_arguments, "TrainingArguments as JSON")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--model-config", flags->model_config, "The model's config.json")
-      ->type_name("FILE");
-  command->add_option("--num-training-steps", flags->num_training_steps, "Optimizer steps in all")
-      ->type_name("N");
-  command->add_option("--dialect", flags->dialect, "Transformers release: 5.23.0 or 5.1.0")
-      ->type_name("VERSION");
-  command->add_flag("--inference", flags->inference, "Resolve for evaluation");
-  command->add_flag("--auto-find-batch-size", flags->auto_find_batch_size,
-                    "The batch size is searched for");
-  command->callback(
-      [flags, global, run] { *run = [flags, global] { return RunResolve(*global, *flags); }; });
+  AddResolve(config, global, run);
+  AddLint(config, global, run);
+  AddDiff(config, global, run);
 }
 
 }  // namespace zerocast

@@ -17,6 +17,8 @@ class EmbeddedCluster {
   struct Options {
     int num_agents = 1;                          // 0: the server alone
     absl::Duration timeout = absl::Seconds(30);  // of one call of client()
+    // Neither the start nor a call of client() goes on beyond it.
+    absl::Time deadline = absl::InfiniteFuture();
   };
   // Returns once every agent is connected.  Errors: DEADLINE_EXCEEDED, and from the parts.
   static absl::StatusOr<std::unique_ptr<EmbeddedCluster>> Start(const Options& options);

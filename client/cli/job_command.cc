@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
@@ -95,9 +96,10 @@ absl::Status PrintEnd(const GlobalOptions& global, const v1::Load& load) {
 }
 
 absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(flags.deadline_seconds);
   ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
   spec.mutable_options()->set_compute_digests(flags.verify);
-  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect(deadline));
   Client::CreateOptions create;
   create.request_id = flags.request_id;
   create.validate_only = flags.validate_only;
@@ -118,7 +120,7 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
     if (!global.json()) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
     std::fflush(stdout);
     if (flags.wait) {
-      const SignalWatcher watcher([&client, &job](int) { client->CancelJob(job).IgnoreError(); });
+      const SignalWatcher watcher([&client, &job](int) { CancelInGrace(*client, job); });
       ZC_ASSIGN_OR_RETURN(
           load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
       ZC_RETURN_IF_ERROR(LoadStatus(load));
@@ -184,7 +186,8 @@ absl::Status RunList(const GlobalOptions& global) {
 
 absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
                       double deadline_seconds) {
-  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  const absl::Time deadline = absl::Now() + absl::Seconds(deadline_seconds);
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect(deadline));
   std::string load = name;
   if (!absl::StartsWith(name, "loads/")) {
     ZC_RETURN_IF_ERROR(client->GetJob(name).status());
@@ -291,7 +294,9 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   command->add_flag("--start", submit->start, "Start a load of it");
   command->add_flag("--wait", submit->wait, "Start a load of it and wait until it is ready");
   command->add_flag("--digests", submit->verify, "Agents compute a digest of every partition");
-  command->add_option("--deadline", submit->deadline_seconds, "Longest time to wait")
+  command
+      ->add_option("--deadline", submit->deadline_seconds,
+                   "Longest time until it ends, all calls included")
       ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();
@@ -308,7 +313,7 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
              return RunWatch(options, name, *deadline);
            });
   job->get_subcommand("watch")
-      ->add_option("--deadline", *deadline, "Longest time to wait")
+      ->add_option("--deadline", *deadline, "Longest time until it ends, all calls included")
       ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();

@@ -34,11 +34,11 @@ struct LoadFlags {
   double deadline_seconds = 3600;
 };
 
-absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global,
-                                          const v1::Topology& topology) {
+absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, const v1::Topology& topology,
+                                          absl::Time deadline) {
   ClusterHandle handle;
   if (!global.server.empty()) {
-    ZC_ASSIGN_OR_RETURN(handle.remote, global.Connect());
+    ZC_ASSIGN_OR_RETURN(handle.remote, global.Connect(deadline));
     return handle;
   }
   // The agents here are node0, node1, ...: a load that names another would wait for it in vain.
@@ -51,6 +51,7 @@ absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global,
   EmbeddedCluster::Options options;
   options.num_agents = std::max({1, topology.num_nodes(), topology.nodes_size()});
   options.timeout = absl::Seconds(global.timeout_seconds);
+  options.deadline = deadline;
   ZC_ASSIGN_OR_RETURN(handle.embedded, EmbeddedCluster::Start(options));
   return handle;
 }
@@ -101,6 +102,7 @@ void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& creat
 }
 
 absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(flags.deadline_seconds);
   ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
   spec.mutable_options()->set_compute_digests(flags.verify);
   std::optional<OutputFolder> out;
@@ -109,7 +111,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
     out.emplace(std::move(made));
     ZC_RETURN_IF_ERROR(CheckNoOtherRanks(flags.out, spec.topology().world_size()));
   }
-  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology()));
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology(), deadline));
   Client* const client = cluster.client();
 
   Client::CreateOptions create;
@@ -120,7 +122,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   // agents free its shards.  An error of that call changes nothing any more.
   bool done = false;
   std::atomic<bool> interrupted{false};
-  const auto cancel = [client, &job] { client->CancelJob(job).IgnoreError(); };
+  const auto cancel = [client, &job] { CancelInGrace(*client, job); };
   const absl::Cleanup cancel_unless_done = [&done, &cancel] {
     if (!done) cancel();
   };
@@ -169,7 +171,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
 
 absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
   ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
-  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology()));
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster,
+                      OpenCluster(global, spec.topology(), absl::InfiniteFuture()));
   ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, cluster.client()->PlanLoad(spec));
   const v1::PlanSummary& plan = response.plan();
   const int32_t world_size = spec.topology().world_size();
@@ -220,7 +223,10 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
       ->add_option("--request-id", flags->request_id,
                    "Repeating a load with the same id is one load")
       ->type_name("ID");
-  command->add_option("--deadline", flags->deadline_seconds, "Longest time to wait for the load")
+  command
+      ->add_option("--deadline", flags->deadline_seconds,
+                   "Longest time until the load is ready, all calls included; only the\n"
+                   "cancel after it may take 5 s more")
       ->check(kSeconds)
       ->type_name("SECONDS")
       ->capture_default_str();

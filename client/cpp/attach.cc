@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -174,20 +175,25 @@ absl::Status BadAnswer(absl::string_view what) {
   return absl::InternalError(absl::StrCat("read the agent's answer: ", what));
 }
 
+// A text of an error; `other` where it has none.
+std::string TextOf(const Json& error, const char* key, const char* other) {
+  const auto found = error.find(key);
+  return found != error.end() && found->is_string() ? found->get<std::string>() : other;
+}
+
 // The error of a refused request.
 absl::Status Refusal(const Json& answer) {
   const Json error = answer.value("error", Json::object());
   if (!error.is_object()) return BadAnswer("an error without content");
-  const std::string code = error.value("code", std::string("INTERNAL"));
-  const std::string message = error.value("message", std::string("refused without a reason"));
+  const std::string code = TextOf(error, "code", "INTERNAL");
   absl::StatusCode status_code = absl::StatusCode::kInternal;
   for (int k = 1; k <= 16; ++k) {
     if (absl::StatusCodeToString(static_cast<absl::StatusCode>(k)) == code) {
       status_code = static_cast<absl::StatusCode>(k);
     }
   }
-  return WithReason(absl::Status(status_code, message),
-                    error.value("reason", std::string("INTERNAL")));
+  return WithReason(absl::Status(status_code, TextOf(error, "message", "refused without a reason")),
+                    TextOf(error, "reason", "INTERNAL"));
 }
 
 absl::StatusOr<Json> ParseAnswer(const std::string& text) {
@@ -215,7 +221,7 @@ bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
   tensor->partitioned = entry.contains("partitioned") && entry["partitioned"] == true;
   tensor->is_buffer = entry.contains("buffer") && entry["buffer"] == true;
   for (const Json& extent : entry["shape"]) {
-    if (!extent.is_number_integer()) return false;
+    if (!extent.is_number_integer() || extent < 0) return false;
     tensor->shape.push_back(extent.get<int64_t>());
   }
   if (entry.contains("aliases") && entry["aliases"].is_array()) {
@@ -224,7 +230,10 @@ bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
     }
   }
   int64_t num_bytes;
-  if (tensor->dtype == DType::kInvalid || tensor->offset < 0 || tensor->elements < 0) return false;
+  if (tensor->dtype == DType::kInvalid || tensor->offset < 0 || tensor->elements < 0 ||
+      tensor->num_elements < 0 || tensor->offset % SizeOf(tensor->dtype) != 0) {
+    return false;
+  }
   if (__builtin_mul_overflow(tensor->elements, SizeOf(tensor->dtype), &num_bytes)) return false;
   return tensor->offset <= arena_bytes && num_bytes <= arena_bytes - tensor->offset;
 }
@@ -249,10 +258,14 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
     return BadAnswer("arena_bytes or targets is missing");
   }
   num_bytes_ = answer["arena_bytes"].get<int64_t>();
+  if (num_bytes_ < 0) return BadAnswer("arena_bytes is out of range");
   if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
     plan_digest_ = answer["plan_digest"].get<std::string>();
   }
   if (answer.contains("world_size") && answer["world_size"].is_number_integer()) {
+    if (answer["world_size"] < 0 || answer["world_size"] > std::numeric_limits<int32_t>::max()) {
+      return BadAnswer("world_size is out of range");
+    }
     world_size_ = answer["world_size"].get<int32_t>();
   }
   for (const Json& entry : answer["targets"]) {

@@ -1,16 +1,20 @@
 #include "client/cpp/client.h"
 
+#include <google/protobuf/duration.pb.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "client/cpp/call_error.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -26,6 +30,8 @@ namespace {
 
 // A plan with all its digests can be large; the server bounds what it sends.
 constexpr int kMaxMessageBytes = 256 << 20;
+// Error details: zerocast's servers keep below gRPC's default, 8 KiB, others may not.
+constexpr int kMaxMetadataBytes = 64 << 10;
 constexpr int kPageSize = 200;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
 constexpr absl::Duration kLongestPause = absl::Seconds(2);
@@ -37,10 +43,18 @@ std::string RandomId() {
   return id;
 }
 
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  google::protobuf::Duration out;
+  out.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
+  return out;
+}
+
 grpc::ChannelArguments ChannelArgs() {
   grpc::ChannelArguments arguments;
   arguments.SetServiceConfigJSON(std::string(ServiceConfig()));
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
@@ -98,11 +112,12 @@ absl::Status LoadStatus(const v1::Load& load) {
 struct Client::Rep {
   explicit Rep(std::shared_ptr<grpc::Channel> new_channel, Options new_options)
       : options(std::move(new_options)),
-        config(v1::ConfigService::NewStub(new_channel)),
-        job(v1::JobService::NewStub(new_channel)),
-        load(v1::LoadService::NewStub(new_channel)),
-        agent(v1::AgentService::NewStub(new_channel)),
-        info(v1::ServerInfoService::NewStub(new_channel)) {}
+        channel(std::move(new_channel)),
+        config(v1::ConfigService::NewStub(channel)),
+        job(v1::JobService::NewStub(channel)),
+        load(v1::LoadService::NewStub(channel)),
+        agent(v1::AgentService::NewStub(channel)),
+        info(v1::ServerInfoService::NewStub(channel)) {}
 
   // Runs one unary call with the deadline and the library's errors.
   template <typename Stub, typename Request, typename Response>
@@ -110,29 +125,28 @@ struct Client::Rep {
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                              Response*),
                                 const Request& request) const {
+    // The message of method M is MRequest.
+    CallName name = {std::string(absl::StripSuffix(Request::descriptor()->name(), "Request")),
+                     options.address, std::min(options.timeout, options.deadline - absl::Now())};
+    if (name.deadline <= absl::ZeroDuration()) return TimeIsUp(name);
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() +
-                         absl::ToChronoMilliseconds(options.timeout));
+                         absl::ToChronoMilliseconds(name.deadline));
     Response response;
     const grpc::Status status = (stub->*method)(&context, request, &response);
-    if (!status.ok()) return Named(FromGrpc(status));
+    if (!status.ok()) return ExplainCallError(FromGrpc(status), name);
     return response;
   }
 
-  // gRPC's own errors do not say which server was meant; the server's carry a reason and need no
-  // more.
-  absl::Status Named(const absl::Status& status) const {
-    if (!ReasonOf(status).empty()) return status;
-    if (status.message().empty()) {
-      return Annotate(absl::Status(status.code(),
-                                   "the message could not be read; it may hold text that is "
-                                   "not UTF-8"),
-                      absl::StrCat("call server ", options.address));
-    }
-    return Annotate(status, absl::StrCat("call server ", options.address));
+  static absl::Status TimeIsUp(const CallName& name) {
+    return WithReason(absl::DeadlineExceededError(absl::StrCat(
+                          "call ", name.method, " of server ", name.address,
+                          ": not made, the time for all calls was over; allow more time")),
+                      "DEADLINE_EXCEEDED");
   }
 
   const Options options;
+  const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<v1::ConfigService::Stub> config;
   const std::unique_ptr<v1::JobService::Stub> job;
   const std::unique_ptr<v1::LoadService::Stub> load;
@@ -161,9 +175,68 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(std::shared_ptr<grpc::Cha
 Client::Client(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 Client::~Client() = default;
 
+std::unique_ptr<Client> Client::WithLimits(absl::Duration timeout, absl::Time deadline) const {
+  Options options = rep_->options;
+  options.timeout = timeout;
+  options.deadline = deadline;
+  return std::unique_ptr<Client>(
+      new Client(std::make_unique<Rep>(rep_->channel, std::move(options))));
+}
+
 absl::StatusOr<v1::ResolveConfigResponse> Client::ResolveConfig(
     const v1::ResolveConfigRequest& request) {
   return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::ResolveConfig, request);
+}
+
+absl::StatusOr<v1::BatchResolveConfigsResponse> Client::BatchResolveConfigs(
+    const v1::BatchResolveConfigsRequest& request) {
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::BatchResolveConfigs, request);
+}
+
+absl::StatusOr<v1::LintConfigResponse> Client::LintConfig(const v1::LintConfigRequest& request) {
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::LintConfig, request);
+}
+
+absl::StatusOr<v1::DiffConfigsResponse> Client::DiffConfigs(const v1::DiffConfigsRequest& request) {
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::DiffConfigs, request);
+}
+
+absl::StatusOr<v1::QueryConfigResponse> Client::QueryConfig(absl::string_view job,
+                                                            absl::string_view path) {
+  v1::QueryConfigRequest request;
+  request.set_job(std::string(job));
+  request.set_path(std::string(path));
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::QueryConfig, request);
+}
+
+absl::StatusOr<v1::ConfigLease> Client::AcquireConfigLease(absl::string_view job,
+                                                           absl::Duration ttl) {
+  v1::AcquireConfigLeaseRequest request;
+  request.set_job(std::string(job));
+  if (ttl != absl::ZeroDuration()) *request.mutable_ttl() = ToProto(ttl);
+  request.set_request_id(RandomId());
+  ZC_ASSIGN_OR_RETURN(
+      v1::AcquireConfigLeaseResponse response,
+      rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::AcquireConfigLease, request));
+  return std::move(*response.mutable_lease());
+}
+
+absl::StatusOr<v1::ConfigLease> Client::RenewConfigLease(absl::string_view name,
+                                                         absl::Duration ttl) {
+  v1::RenewConfigLeaseRequest request;
+  request.set_name(std::string(name));
+  if (ttl != absl::ZeroDuration()) *request.mutable_ttl() = ToProto(ttl);
+  ZC_ASSIGN_OR_RETURN(
+      v1::RenewConfigLeaseResponse response,
+      rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::RenewConfigLease, request));
+  return std::move(*response.mutable_lease());
+}
+
+absl::Status Client::ReleaseConfigLease(absl::string_view name) {
+  v1::ReleaseConfigLeaseRequest request;
+  request.set_name(std::string(name));
+  return rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::ReleaseConfigLease, request)
+      .status();
 }
 
 absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec,
@@ -259,21 +332,25 @@ absl::StatusOr<v1::PlanLoadResponse> Client::PlanLoad(const v1::JobSpec& spec) {
 
 absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duration timeout,
                                            const std::function<bool(const v1::Load&)>& on_change) {
-  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout);
+  const absl::Time start = absl::Now();
+  const absl::Time until = std::min(start + timeout, rep_->options.deadline);
+  const CallName call = {absl::StrCat("watch ", name), rep_->options.address, until - start};
   v1::WatchLoadRequest request;
   request.set_name(std::string(name));
+  std::optional<v1::Load> last;
   absl::Duration pause = kFirstPause;
   while (true) {
     grpc::ClientContext context;
-    context.set_deadline(deadline);
+    context.set_deadline(absl::ToChronoTime(until));
     const auto stream = rep_->load->WatchLoad(&context, request);
     v1::WatchLoadResponse response;
     while (stream->Read(&response)) {
       pause = kFirstPause;
-      const bool go_on = on_change == nullptr || on_change(response.load());
-      if (IsTerminal(response.load().state())) {
+      last = std::move(*response.mutable_load());
+      const bool go_on = on_change == nullptr || on_change(*last);
+      if (IsTerminal(last->state())) {
         context.TryCancel();
-        return std::move(*response.mutable_load());
+        return *std::move(last);
       }
       if (!go_on) {
         context.TryCancel();
@@ -282,18 +359,18 @@ absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duratio
       }
     }
     const grpc::Status end = stream->Finish();
+    const absl::Duration left = until - absl::Now();
     // A server that stops ends its streams with UNAVAILABLE, or with OK when it closed them in
     // order.
-    if (!end.ok() && end.error_code() != grpc::StatusCode::UNAVAILABLE) {
-      return Annotate(rep_->Named(FromGrpc(end)), absl::StrCat("watch ", name));
+    const bool again = end.ok() || end.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!again && end.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
+      return Annotate(ExplainCallError(FromGrpc(end), {"WatchLoad", call.address, call.deadline}),
+                      absl::StrCat("watch ", name));
     }
-    const absl::Duration left = absl::FromChrono(deadline - std::chrono::system_clock::now());
-    if (left <= pause) {
-      return WithReason(
-          absl::DeadlineExceededError(absl::StrCat("watch ", name, " on ", rep_->options.address,
-                                                   ": the server was not reached again within ",
-                                                   absl::FormatDuration(timeout))),
-          "DEADLINE_EXCEEDED");
+    if (!again || left <= pause) {
+      const absl::Status expired = WaitExpired(call, last.has_value() ? &*last : nullptr);
+      if (end.ok() || !again) return expired;
+      return Annotate(expired, absl::StrCat("the server went away (", end.error_message(), ")"));
     }
     absl::SleepFor(pause);
     pause = std::min(2 * pause, kLongestPause);

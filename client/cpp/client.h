@@ -37,11 +37,18 @@ namespace zerocast {
 // of server/base/errors.h read them); besides:
 //   UNAVAILABLE        the server was not reached; the message names its address.
 //   DEADLINE_EXCEEDED  it did not answer in time.
+// and what else gRPC ends a call with; all of these have a reason too, and say what was tried, on
+// which server, within which time, and what to do.
+//
+// An answer may hold 256 MiB and 64 KiB of error details, more than gRPC's defaults: the spec of a
+// job comes back with it.
 class Client {
  public:
   struct Options {
     std::string address;                         // "host:port" or "unix:/path"
     absl::Duration timeout = absl::Seconds(30);  // of one call, retries included
+    // No call goes on beyond it, and none begins after it.
+    absl::Time deadline = absl::InfiniteFuture();
   };
 
   // Does not connect yet.  Errors: INVALID_ARGUMENT when the address is empty or the timeout not
@@ -50,6 +57,9 @@ class Client {
   // Over a channel that the caller made; `options.address` is only for messages.
   static absl::StatusOr<std::unique_ptr<Client>> Create(std::shared_ptr<grpc::Channel> channel,
                                                         Options options);
+  // A client over the same connection with other limits: for the call that must still be made when
+  // time is up, such as a cancel.
+  std::unique_ptr<Client> WithLimits(absl::Duration timeout, absl::Time deadline) const;
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
@@ -60,6 +70,19 @@ class Client {
   };
 
   absl::StatusOr<v1::ResolveConfigResponse> ResolveConfig(const v1::ResolveConfigRequest& request);
+  // At most 1000 requests; one result each.  What is wrong with one of them is in its result.
+  absl::StatusOr<v1::BatchResolveConfigsResponse> BatchResolveConfigs(
+      const v1::BatchResolveConfigsRequest& request);
+  absl::StatusOr<v1::LintConfigResponse> LintConfig(const v1::LintConfigRequest& request);
+  absl::StatusOr<v1::DiffConfigsResponse> DiffConfigs(const v1::DiffConfigsRequest& request);
+  // `path`: "zero_optimization.stage", or "" for the whole config.
+  absl::StatusOr<v1::QueryConfigResponse> QueryConfig(absl::string_view job,
+                                                      absl::string_view path);
+  // Keeps the config of `job` readable although the job is deleted.  A zero `ttl` is the server's
+  // default, or for a renewal what the lease had.
+  absl::StatusOr<v1::ConfigLease> AcquireConfigLease(absl::string_view job, absl::Duration ttl);
+  absl::StatusOr<v1::ConfigLease> RenewConfigLease(absl::string_view name, absl::Duration ttl);
+  absl::Status ReleaseConfigLease(absl::string_view name);
 
   absl::StatusOr<v1::CreateJobResponse> CreateJob(const v1::JobSpec& spec,
                                                   const CreateOptions& options);
@@ -81,7 +104,8 @@ class Client {
   // Follows a load until it is terminal (ready, failed or cancelled) and returns it as it ended:
   // a failed load is an OK status with the failure in it.  `on_change`, unless null, is called
   // on this thread with every state that arrives; returning false stops the watch with CANCELLED
-  // (the load goes on). A broken stream is opened again until `timeout`.
+  // (the load goes on). A broken stream is opened again until `timeout` (or Options::deadline) is
+  // over: then DEADLINE_EXCEEDED says in which state the load is and which nodes are late.
   absl::StatusOr<v1::Load> WatchLoad(absl::string_view name, absl::Duration timeout,
                                      const std::function<bool(const v1::Load&)>& on_change);
 

@@ -200,7 +200,7 @@ class BadInputTest(unittest.TestCase):
 
     def test_what_is_misspelt_is_named_and_json_stays_json(self):
         for args, word in ((["bogus"], "bogus"), (["load", "--bogus"], "--bogus"),
-                           (["rules", "list", "--help"], "rules")):
+                           (["rules", "list", "--bogus"], "--bogus")):
             result = cluster.zerocast("--output", "json", *args)
             self.assertEqual(result.code, 2, result)
             self.assertIn(f"unknown argument: {word}", result.stderr)

@@ -2,12 +2,14 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
+#include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "server/base/errors.h"
 #include "server/wire/status.h"
 #include "tests/status_matchers.h"
@@ -31,6 +33,7 @@ class ScriptedServer final : public v1::JobService::Service, public v1::LoadServ
     server_ = builder.BuildAndStart();
   }
   ~ScriptedServer() override {
+    Release();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
   }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
@@ -45,7 +48,16 @@ class ScriptedServer final : public v1::JobService::Service, public v1::LoadServ
       --failures;
       return ToGrpc(failure);
     }
-    response->mutable_job()->set_name("jobs/1");
+    if (details_bytes > 0) {
+      return grpc::Status(grpc::StatusCode::INTERNAL, "long", std::string(details_bytes, 'x'));
+    }
+    response->mutable_job()->set_name("jobs/1" + std::string(name_bytes, 'x'));
+    return grpc::Status::OK;
+  }
+  // Never answers before Release().
+  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest*,
+                      v1::GetJobResponse*) override {
+    Hold();
     return grpc::Status::OK;
   }
 
@@ -56,6 +68,12 @@ class ScriptedServer final : public v1::JobService::Service, public v1::LoadServ
     response.mutable_load()->set_name("loads/1");
     ++watches;
     response.mutable_load()->set_state(v1::LOAD_STATE_LOADING);
+    if (late.has_value()) {
+      *response.mutable_load() = *late;
+      writer->Write(response);
+      Hold();
+      return grpc::Status::OK;
+    }
     writer->Write(response);
     if (watches <= breaks) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
     response.mutable_load()->set_state(v1::LOAD_STATE_READY);
@@ -63,7 +81,19 @@ class ScriptedServer final : public v1::JobService::Service, public v1::LoadServ
     return grpc::Status::OK;
   }
 
+  void Hold() {
+    std::unique_lock<std::mutex> lock(hold_mutex_);
+    hold_.wait(lock, [this] { return released_; });
+  }
+  void Release() {
+    std::lock_guard<std::mutex> lock(hold_mutex_);
+    released_ = true;
+    hold_.notify_all();
+  }
+
   std::mutex mutex;
+  std::optional<v1::Load> late;  // shown by WatchLoad, which then stays
+  int details_bytes = 0, name_bytes = 0;
   std::vector<std::string> request_ids;
   bool had_deadline = false;
   int failures = 0;
@@ -74,6 +104,9 @@ class ScriptedServer final : public v1::JobService::Service, public v1::LoadServ
  private:
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
+  std::mutex hold_mutex_;
+  std::condition_variable hold_;
+  bool released_ = false;
 };
 
 std::unique_ptr<Client> Connect(const std::string& address) {
@@ -150,8 +183,123 @@ TEST(Client, NamesTheServerThatIsNotThere) {
   options.address = "127.0.0.1:1";
   options.timeout = absl::Seconds(5);
   ZC_ASSERT_OK_AND_ASSIGN(const auto client, Client::Create(options));
-  EXPECT_THAT(client->ListAgents(),
-              StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("127.0.0.1:1"))));
+  const absl::Status status = client->ListAgents().status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable,
+                               AllOf(HasSubstr("call ListAgents of server 127.0.0.1:1 within 5s"),
+                                     HasSubstr("not reached"), HasSubstr("check the address"))));
+  EXPECT_EQ(ReasonOf(status), "UNAVAILABLE");
+}
+
+TEST(Client, SaysThatNoAnswerCameAndWithinWhatTime) {
+  ScriptedServer server;
+  Client::Options options;
+  options.address = server.address();
+  options.timeout = absl::Milliseconds(200);
+  ZC_ASSERT_OK_AND_ASSIGN(const auto client, Client::Create(options));
+  const absl::Status status = client->GetJob("jobs/1").status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                               AllOf(HasSubstr("call GetJob of server " + server.address()),
+                                     HasSubstr("within 200ms"), HasSubstr("allow more time"))));
+  EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
+}
+
+TEST(Client, SaysThatTheServerDoesNotKnowAMethod) {
+  ScriptedServer server;
+  const absl::Status status = Connect(server.address())->ListAgents().status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnimplemented,
+                               AllOf(HasSubstr("call ListAgents of server " + server.address()),
+                                     HasSubstr("of one version"))));
+  EXPECT_EQ(ReasonOf(status), "UNSUPPORTED");
+}
+
+TEST(Client, SaysThatAnAnswerWasTooLarge) {
+  ScriptedServer server;
+  server.name_bytes = 5000;
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(1000);
+  ZC_ASSERT_OK_AND_ASSIGN(
+      const auto client,
+      Client::Create(grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(),
+                                               arguments),
+                     {server.address()}));
+  const absl::Status status = client->CreateJob({}, {}).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted,
+                               AllOf(HasSubstr("call CreateJob of server " + server.address()),
+                                     HasSubstr("larger than max"), HasSubstr("raise"))));
+  EXPECT_EQ(ReasonOf(status), "RESOURCE_EXHAUSTED");
+}
+
+TEST(Client, GivesAReasonToWhatComesWithoutOne) {
+  ScriptedServer server;
+  server.failures = 2;
+  server.failure = absl::CancelledError("by a proxy");
+  const auto client = Connect(server.address());
+  EXPECT_EQ(ReasonOf(client->CreateJob({}, {}).status()), "CANCELLED");
+  server.failure = absl::UnknownError("who knows");
+  const absl::Status status = client->CreateJob({}, {}).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnknown, HasSubstr("who knows")));
+  EXPECT_EQ(ReasonOf(status), "INTERNAL");
+}
+
+TEST(Client, TakesDetailsBeyondGrpcsDefault) {
+  ScriptedServer server;
+  server.details_bytes = 20000;
+  // With gRPC's limit of 8 KiB it would be RESOURCE_EXHAUSTED.
+  EXPECT_THAT(Connect(server.address())->CreateJob({}, {}),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("long")));
+}
+
+TEST(Client, NoCallBeginsAfterTheDeadlineOfAll) {
+  ScriptedServer server;
+  const auto client = Connect(server.address());
+  const auto late = client->WithLimits(absl::Seconds(20), absl::Now() - absl::Seconds(1));
+  const absl::Status status = late->CreateJob({}, {}).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                               AllOf(HasSubstr("CreateJob"), HasSubstr(server.address()),
+                                     HasSubstr("not made"))));
+  EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
+  EXPECT_TRUE(server.request_ids.empty());
+  EXPECT_THAT(late->WithLimits(absl::Seconds(20), absl::InfiniteFuture())->CreateJob({}, {}),
+              IsOk());
+}
+
+TEST(Client, AnExpiredWatchNamesTheLateNodes) {
+  ScriptedServer server;
+  v1::Load late;
+  late.set_name("loads/1");
+  late.set_state(v1::LOAD_STATE_LOADING);
+  for (const char* name : {"a", "b", "c"}) {
+    v1::NodeProgress* node = late.add_nodes();
+    node->set_node_name(name);
+    node->set_stage(v1::NODE_STAGE_LOADING);
+    node->set_round(1);
+    node->set_num_rounds(3);
+  }
+  late.mutable_nodes(2)->set_stage(v1::NODE_STAGE_UNSPECIFIED);
+  late.add_waits_for("b");
+  late.add_waits_for("c");
+  server.late = late;
+  const absl::Status status =
+      Connect(server.address())->WatchLoad("loads/1", absl::Milliseconds(300), nullptr).status();
+  EXPECT_THAT(status,
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       AllOf(HasSubstr("watch loads/1 on server " + server.address()),
+                             HasSubstr("after 300ms the load is LOADING and waits for node b "
+                                       "(LOADING, round 1 of 3), c; see the agent's log"))));
+  EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
+}
+
+TEST(Client, TheDeadlineOfAllEndsAWatchToo) {
+  ScriptedServer server;
+  v1::Load pending;
+  pending.set_state(v1::LOAD_STATE_PENDING);
+  pending.add_waits_for("b");
+  server.late = pending;
+  const auto client = Connect(server.address())
+                          ->WithLimits(absl::Seconds(20), absl::Now() + absl::Milliseconds(300));
+  EXPECT_THAT(client->WatchLoad("loads/1", absl::Hours(1), nullptr),
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       HasSubstr("is PENDING and waits for the agent of b; start the missing")));
 }
 
 TEST(Client, RefusesAnEmptyAddress) {

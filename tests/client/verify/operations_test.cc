@@ -1,5 +1,5 @@
 // Recorded runs of single operations of Transformers 5.23.0: the same elements, shapes, dtypes and
-// names.  ZC_GOLDEN_OPS may name a folder with the whole recording.
+// names.
 
 #include "client/verify/operations.h"
 
@@ -12,9 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/verify/cast.h"
-#include "server/conversion/rule_json.h"
-#include "tests/server/conversion/golden.h"
+#include "tests/server/conversion/recorded_ops.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast::verify {
@@ -46,35 +44,14 @@ bool IsOneOf(const char* const (&names)[kSize], const std::string& name) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
-// A recorded tensor: small numbers, or bytes in hexadecimal.
-Tensor Read(const json& recorded) {
-  Tensor tensor;
-  tensor.dtype = DTypeFromName(recorded["dtype"].get<std::string>().c_str());
-  tensor.shape = recorded["shape"].get<Shape>();
-  if (recorded.contains("hex")) {
-    const std::string hex = recorded["hex"];
-    for (size_t at = 0; at < hex.size(); at += 2) {
-      tensor.bytes.push_back(static_cast<char>(std::stoi(hex.substr(at, 2), nullptr, 16)));
-    }
-    return tensor;
-  }
-  for (const json& value : recorded["data"]) {
-    const double number = value.is_boolean() ? (value.get<bool>() ? 1 : 0) : value.get<double>();
-    if (IsFloating(tensor.dtype)) {
-      const std::string bytes(reinterpret_cast<const char*>(&number), sizeof(number));
-      tensor.bytes += CastBytes(bytes, DType::kFloat64, tensor.dtype).value();
-    } else {
-      const auto integer = static_cast<int64_t>(number);
-      tensor.bytes.append(reinterpret_cast<const char*>(&integer), SizeOf(tensor.dtype));
-    }
-  }
-  return tensor;
-}
-
 std::vector<Tensor> ReadList(const json& recorded) {
   std::vector<Tensor> tensors;
-  for (const json& one : recorded.is_array() ? recorded : json::array({recorded})) {
-    tensors.push_back(Read(one));
+  for (StoredTensor& one : ReadRecordedTensors(recorded)) {
+    Tensor tensor;
+    tensor.dtype = one.dtype;
+    tensor.shape = std::move(one.shape);
+    tensor.bytes = std::move(one.bytes);
+    tensors.push_back(std::move(tensor));
   }
   return tensors;
 }
@@ -89,25 +66,11 @@ bool MixesIntegers(const std::vector<NamedTensors>& input) {
 }
 
 absl::StatusOr<std::vector<NamedTensors>> Run(const json& line, std::vector<NamedTensors> tensors) {
-  json op = line["args"];
-  op["op"] = line["op"];
-  const json rule_json = {{"class", "WeightConverter"},
-                          {"source_patterns", line["source_patterns"]},
-                          {"target_patterns", line["target_patterns"]},
-                          {"operations", json::array({op})}};
-  const absl::StatusOr<Rule> rule = RuleFromJson(rule_json, "rule");
+  const absl::StatusOr<Rule> rule = RuleOfRecordedOp(line);
   if (!rule.ok()) return rule.status();
-  std::map<std::string, Shape> model;
-  const std::string name = line.value("full_layer_name", "");
-  DType decode_to = DType::kInvalid;
-  if (line.contains("model_params")) {
-    for (const auto& [param, tensor] : line["model_params"].items()) {
-      model[param] = tensor["shape"].get<Shape>();
-      if (param == name) decode_to = DTypeFromName(tensor["dtype"].get<std::string>().c_str());
-    }
-  }
-  const json config = line.contains("config") ? line["config"] : json::object();
-  const OperationContext context{rule->from, rule->to, name, &model, &config, decode_to};
+  const RecordedModel model = ReadRecordedModel(line);
+  const OperationContext context{rule->from,    rule->to,      model.name,
+                                 &model.shapes, &model.config, model.dtype};
   for (const Op& step : rule->ops) {
     auto made = RunOperation(step, std::move(tensors), context);
     if (!made.ok()) return made.status();
@@ -141,8 +104,7 @@ std::string Difference(const json& line, const std::vector<NamedTensors>& input)
 
 TEST(Operations, DoWhatTheLibraryDoes) {
   int compared = 0, decoded = 0, failures = 0;
-  for (const std::string& text :
-       ReadLines(GoldenFolder("ZC_GOLDEN_OPS", "ops") + "/ops.jsonl.gz")) {
+  for (const std::string& text : ReadRecordedOps()) {
     const json line = json::parse(text);
     if (line["dialect"] != "5.23.0") continue;
     const bool decodes = IsOneOf(kDecoders, line["op"]);

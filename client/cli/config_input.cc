@@ -1,0 +1,124 @@
+#include "client/cli/config_input.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/json_slices.h"
+#include "client/formats/file.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+constexpr size_t kColumns = 80;
+constexpr size_t kMaxShownBytes = 4000;
+
+absl::Status TooLarge(absl::string_view flag, int64_t max_bytes) {
+  return InvalidFields({{std::string(flag), absl::StrCat("has more than ", max_bytes, " bytes")}});
+}
+
+absl::StatusOr<std::string> ReadStdin(absl::string_view flag, int64_t max_bytes) {
+  std::string text;
+  char buffer[1 << 16];
+  while (static_cast<int64_t>(text.size()) <= max_bytes) {
+    const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof(buffer));
+    if (got == 0) return text;
+    if (got > 0) {
+      text.append(buffer, static_cast<size_t>(got));
+    } else if (errno != EINTR) {
+      return WithReason(ErrnoStatus(errno, "read stdin"), "IO_ERROR");
+    }
+  }
+  return TooLarge(flag, max_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadBytes(absl::string_view flag, const std::string& path,
+                                      int64_t max_bytes) {
+  if (path == "-") return ReadStdin(flag, max_bytes);
+  absl::StatusOr<std::string> text = ReadTextFile(path, max_bytes);
+  if (absl::IsResourceExhausted(text.status())) return TooLarge(flag, max_bytes);
+  return text;
+}
+
+absl::StatusOr<std::string> ReadInput(absl::string_view flag, const std::string& path,
+                                      int64_t max_bytes) {
+  ZC_ASSIGN_OR_RETURN(std::string text, ReadBytes(flag, path, max_bytes));
+  if (!IsUtf8(text)) {
+    return InvalidFields(
+        {{std::string(flag), absl::StrCat(path == "-" ? "stdin" : path, " is not UTF-8 text")}});
+  }
+  return text;
+}
+
+absl::StatusOr<ClusterHandle> ConnectForConfigs(const GlobalOptions& global) {
+  ClusterHandle cluster;
+  if (!global.server.empty()) {
+    ZC_ASSIGN_OR_RETURN(cluster.remote, global.Connect());
+    return cluster;
+  }
+  EmbeddedCluster::Options options;
+  options.num_agents = 0;
+  options.timeout = absl::Seconds(global.timeout_seconds);
+  ZC_ASSIGN_OR_RETURN(cluster.embedded, EmbeddedCluster::Start(options));
+  return cluster;
+}
+
+std::string WrapText(absl::string_view text, size_t column, size_t indent) {
+  std::string out;
+  const auto new_line = [&] {
+    absl::StrAppend(&out, "\n", std::string(indent, ' '));
+    column = indent;
+  };
+  bool first = true;
+  for (absl::string_view word : absl::StrSplit(text, ' ')) {
+    if (!first) {
+      if (column + 1 + word.size() > kColumns && column > indent) {
+        new_line();
+      } else {
+        out.push_back(' ');
+        ++column;
+      }
+    }
+    first = false;
+    while (column + word.size() > kColumns) {
+      const size_t fits = kColumns - std::min(column, kColumns - 1);
+      out.append(word.data(), fits);
+      word.remove_prefix(fits);
+      new_line();
+    }
+    out.append(word.data(), word.size());
+    column += word.size();
+  }
+  return out;
+}
+
+absl::Status ForPeople(const absl::Status& status) {
+  if (status.ok()) return status;
+  std::string message(status.message());
+  if (message.size() > kMaxShownBytes) {
+    size_t end = kMaxShownBytes;
+    while (end > 0 && (message[end] & 0xC0) == 0x80) --end;  // not within a character
+    message = absl::StrCat(message.substr(0, end), " ... (", message.size() - end,
+                           " more bytes; --output json has all)");
+  }
+  for (const FieldViolation& violation : ViolationsOf(status)) {
+    const std::string line = absl::StrCat(violation.field, ": ", violation.description);
+    const bool told = absl::IsFailedPrecondition(status) || absl::StrContains(message, line);
+    if (!told) absl::StrAppend(&message, "\n  ", line);
+  }
+  absl::Status out(status.code(), message);
+  status.ForEachPayload(
+      [&out](absl::string_view url, const absl::Cord& payload) { out.SetPayload(url, payload); });
+  return out;
+}
+
+}  // namespace zerocast

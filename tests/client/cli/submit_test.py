@@ -1,0 +1,64 @@
+"""Whole loads through the command that need more than the usual: large specs, permitted errors."""
+
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+import cluster  # noqa: E402
+
+CHECKPOINT = cluster.DATA / "checkpoints" / "mixtral"
+
+
+class SubmitTest(unittest.TestCase):
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="zc_submit_"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def zc(self, running, *args):
+        result = cluster.zerocast("--server", running.address, "--output", "json", *args)
+        self.assertEqual(result.code, 0, result)
+        return result.json()
+
+    def test_a_model_spec_of_6_mb_is_submitted_and_read_back(self):
+        spec = json.loads((CHECKPOINT / "expected.json").read_text())
+        # More than gRPC's clients take by default; fields that nobody knows are ignored.
+        spec["notes"] = "n" * 6_000_000
+        path = self.folder / "spec.json"
+        path.write_text(json.dumps(spec))
+        with cluster.Cluster(num_agents=1) as running:
+            # The witness takes the spec from the job that came back.
+            loaded = self.zc(running, "load", CHECKPOINT, "--world-size", 2, "--model-spec", path,
+                             "--verify", "--release")
+            self.assertGreater(loaded["verified"]["partitions"], 0)
+            made = self.zc(running, "job", "submit", CHECKPOINT, "--world-size", 2, "--model-spec",
+                           path, "--request-id", "large")
+            again = self.zc(running, "job", "submit", CHECKPOINT, "--world-size", 2, "--model-spec",
+                            path, "--request-id", "large")
+            self.assertEqual(made["job"], again["job"])
+            self.assertEqual(self.zc(running, "job", "get", made["job"])["etag"], made["etag"])
+            self.assertEqual(len(self.zc(running, "job", "list")["jobs"]), 2)
+
+    def test_a_permitted_conversion_error_is_missing_and_verified_as_such(self):
+        checkpoint = cluster.copy_checkpoint(CHECKPOINT, self.folder / "ckpt")
+        path = checkpoint / "model.safetensors"
+        tensors, _ = cluster.read_safetensors(path)
+        lost = next(name for name in tensors if ".experts.1." in name)
+        del tensors[lost]
+        cluster.write_safetensors(path, tensors)
+        with cluster.Cluster(num_agents=1) as running:
+            loaded = self.zc(running, "load", checkpoint, "--world-size", 2, "--model-spec",
+                             CHECKPOINT / "expected.json", "--allow-missing", r"\.experts\.",
+                             "--verify", "--release")
+        failed = [error["target"] for error in loaded["conversion_errors"]]
+        self.assertEqual(len(failed), 1, loaded)
+        self.assertEqual(loaded["missing"], failed)
+        self.assertGreater(loaded["verified"]["partitions"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
