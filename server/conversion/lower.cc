@@ -343,7 +343,10 @@ absl::StatusOr<Entries> ApplyReshape(const Op& op, const Entries& input, const O
           absl::StrCat("Conv3dToLinear expects a 5D or 2D tensor, got ", shape.size(), "D"));
     }
   } else if (op.kind == OpKind::kLinearToConv3d) {
-    std::vector<int64_t> wanted = {shape.empty() ? 1 : shape[0], op.in_channels};
+    if (shape.empty()) {
+      return absl::InvalidArgumentError("LinearToConv3d expects a tensor with axes, got a scalar");
+    }
+    std::vector<int64_t> wanted = {shape[0], op.in_channels};
     wanted.insert(wanted.end(), op.kernel.begin(), op.kernel.end());
     int64_t numel = 1;
     bool fits = op.kernel.size() == 3;

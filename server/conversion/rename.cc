@@ -121,6 +121,7 @@ absl::Status Renamer::RunRulesShared(absl::string_view key, RenamedKey* result) 
   result->rule = recipe.rule;
   result->source = recipe.source;
   result->renamed.clear();
+  ++num_shared_;
   for (const Recipe::Segment& segment : recipe.segments) {
     const absl::string_view from = segment.from_key ? key : absl::string_view(recipe.text);
     absl::StrAppend(&result->renamed, from.substr(segment.begin, segment.size));

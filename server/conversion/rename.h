@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_SERVER_CONVERSION_RENAME_H_
 #define ZEROCAST_SERVER_CONVERSION_RENAME_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,6 +50,11 @@ class Renamer {
   // The processed patterns of rule `index`.
   const CompiledRule& rule(int index) const { return rules_[index]; }
 
+  // How many keys got what another of their shape had got before.
+  int64_t num_shared() const { return num_shared_; }
+  // Lets the next key of each shape go through the rules again.
+  void ForgetShapes() { recipes_.clear(); }
+
   // By rule: whether it has matched a key.
   const std::vector<bool>& used() const { return used_; }
 
@@ -81,7 +87,8 @@ class Renamer {
   bool has_prefix_ = false;
   bool plain_prefix_ = false;  // a word: its expression is itself
   std::string prefix_, prefix_dot_;
-  std::unique_ptr<Regex> strip_;                      // "^prefix."
+  std::unique_ptr<Regex> strip_;  // "^prefix."
+  int64_t num_shared_ = 0;
   bool share_ = true;                                 // every rule is digit-blind
   absl::flat_hash_map<std::string, Recipe> recipes_;  // by WithoutNumbers(key)
 };

@@ -1,0 +1,86 @@
+"""What zerocast.rules and zerocast.spec write of the installed transformers, against what was recorded.
+
+    transformers_oracle_test.py
+
+ZC_TEST_DATA: the test data; ZC_SOURCE_DIR: the repository. ZC_GOLDEN_CHECKPOINTS may name a folder
+with the whole recording.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import unittest
+
+SOURCE = pathlib.Path(os.environ["ZC_SOURCE_DIR"])
+DATA = pathlib.Path(os.environ["ZC_TEST_DATA"])
+CHECKPOINTS = pathlib.Path(os.environ.get("ZC_GOLDEN_CHECKPOINTS", DATA / "checkpoints"))
+sys.path.insert(0, str(SOURCE / "client/python/src"))
+
+from zerocast import rules, spec  # noqa: E402
+
+
+def patterns(rule):
+    return {key: [value] if key in ("from", "to") and isinstance(value, str) else value
+            for key, value in rule.items()}
+
+
+def by_name(table):
+    return {name: [patterns(rule) for rule in table["rule_sets"][rule_set]]
+            for names in ("by_class", "by_model_type")
+            for name, rule_set in table["bindings"][names].items()}
+
+
+class RulesTest(unittest.TestCase):
+
+    def test_the_export_is_the_built_in_table(self):
+        import transformers
+        path = SOURCE / f"server/conversion/hf-rules-{transformers.__version__}.json"
+        built_in = json.loads(path.read_text(encoding="utf-8"))
+        table, _ = rules.export(with_sub_models=False)
+        self.assertEqual(table["semantics"], built_in["semantics"])
+        self.assertEqual(by_name(table), by_name(built_in))
+        for name in ("by_class", "by_model_type", "always_last"):
+            self.assertEqual(sorted(table["bindings"][name]), sorted(built_in["bindings"][name]))
+        self.assertEqual([patterns(rule) for rule in table["rule_sets"]["legacy"]],
+                         [patterns(rule) for rule in built_in["rule_sets"]["legacy"]])
+        self.assertEqual(json.loads(rules.dump(table)), table)
+
+
+class SpecTest(unittest.TestCase):
+
+    def check(self, folder):
+        want = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+        dtypes = [tensor["dtype"] for tensor in want["params"]]
+        half = 2 * dtypes.count("bfloat16") > len(dtypes)
+        made = spec.export(str(folder), want["architecture"], "bf16" if half else None)
+        for key in ("architecture", "model_type", "base_model_prefix", "tied"):
+            self.assertEqual(made[key], want[key], key)
+        # What was damaged was not loaded, and has the dtype of its initialisation.
+        whole = not folder.name.endswith(("-damaged", "-broken"))
+        for key in ("params", "buffers"):
+            def listed(tensors):
+                return [(t["name"], t["shape"], t["dtype"] if whole else "") for t in tensors]
+            self.assertEqual(listed(made[key]), listed(want[key]), key)
+        self.assertEqual(len(made["transforms"]), len(want["transforms"]))
+        for ours, theirs in zip(made["transforms"], want["transforms"]):
+            for key in ("class", "source_patterns", "target_patterns", "scope_prefix", "original",
+                        "original_target", "prefix_to_remove", "prefix_to_add"):
+                if key in theirs:
+                    self.assertEqual(ours.get(key), theirs[key], key)
+        for key in ("keys_to_ignore_on_load_missing", "keys_to_ignore_on_load_unexpected"):
+            if key in want:
+                self.assertEqual(made[key], sorted(want[key]), key)
+
+    def test_every_recorded_checkpoint(self):
+        folders = sorted(path.parent for path in CHECKPOINTS.glob("*/expected.json"))
+        self.assertGreaterEqual(len(folders), 20)
+        for folder in folders:
+            if json.loads((folder / "config.json").read_text()).get("quantization_config"):
+                continue  # the library builds a quantised model; ours loads into a plain one
+            with self.subTest(folder.name):
+                self.check(folder)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
