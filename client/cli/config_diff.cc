@@ -94,7 +94,7 @@ absl::Status RunDiff(const GlobalOptions& global, const DiffFlags& flags) {
   if (answer->differences().empty()) {
     std::printf("the configs mean the same: %s\n", answer->before_hash().c_str());
   } else {
-    std::printf("%d %s, content hash %s -> %s\n", answer->differences_size(),
+    std::printf("%d %s, content hash\n  %s ->\n  %s\n", answer->differences_size(),
                 answer->differences_size() == 1 ? "difference" : "differences",
                 answer->before_hash().c_str(), answer->after_hash().c_str());
   }

@@ -30,14 +30,17 @@ bool Contains(const absl::string_view (&names)[N], absl::string_view name) {
   return Contains(names, names + N, name);
 }
 
+bool IsKnownIn(const KeySection& section, int version) {
+  return section.keys.empty() ||
+         std::any_of(section.keys.begin(), section.keys.end(), [&](const auto& key) {
+           return section.FindKey(key.first, version) != nullptr;
+         });
+}
+
 std::vector<std::string> TypesOf(const LintTable::Sections& types, int version) {
   std::vector<std::string> names;
   for (const auto& [name, section] : types) {
-    const bool known = section.keys.empty() ||
-                       std::any_of(section.keys.begin(), section.keys.end(), [&](const auto& key) {
-                         return section.FindKey(key.first, version) != nullptr;
-                       });
-    if (known) names.push_back(name);
+    if (IsKnownIn(section, version)) names.push_back(name);
   }
   return names;
 }

@@ -350,6 +350,7 @@ void CompiledRule::Follow(absl::string_view rest, size_t prefix_size, int source
   if (text.empty() || first != begin ||
       (replace_all_ && FindAnyDigits(rest, text, begin + 1) != kNone)) {
     origins->shared = false;
+    return;
   }
   std::vector<int32_t>& places = origins->places;
   const absl::string_view target = patterns_.targets[0];

@@ -180,14 +180,6 @@ TEST_F(HandOverTest, WritesOfAPrivateMappingNeverReachTheAgentsArena) {
   EXPECT_EQ(byte, 'a');
 }
 
-TEST_F(HandOverTest, WhatIsHeldPrivatelyIsNotHandedOverShared) {
-  Start(Options());
-  AttachClient(path_).Attach(kLoad, 0, kToken, "private");
-  const json answer = AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
-  EXPECT_EQ(CodeOf(answer), "FAILED_PRECONDITION");
-  EXPECT_EQ(answer["error"]["reason"], "WRONG_STATE");
-}
-
 TEST_F(HandOverTest, RefusesAnotherToken) {
   Start(Options());
   for (const std::string token : {"", "secre", "secret2", "Secret"}) {
@@ -277,6 +269,7 @@ TEST_F(HandOverTest, AnAcknowledgedPrivateShardIsNotGivenAsShared) {
   const json refused = AttachClient(path_).Attach(kLoad, 0, kToken, "shared");
   EXPECT_EQ(CodeOf(refused), "FAILED_PRECONDITION");
   EXPECT_THAT(refused["error"]["message"].get<std::string>(), HasSubstr("hold it privately"));
+  EXPECT_EQ(refused["error"]["reason"], "WRONG_STATE");
 }
 
 TEST_F(HandOverTest, WhatCannotBeSettledIsNotGiven) {

@@ -252,7 +252,10 @@ class ConfigTest(unittest.TestCase):
             before = peak(servers.processes["server"])
             for _ in range(5):
                 ask()
-            self.assertLess(peak(servers.processes["server"]) - before, 40 << 20)
+            # Five requests kept whole would be 150 MB. The allocator's arenas grow with the threads
+            # that happen to serve; a sanitizer keeps what is freed for a while.
+            limit = (512 if os.environ.get("ZC_SANITIZED") else 80) << 20
+            self.assertLess(peak(servers.processes["server"]) - before, limit)
 
     def test_odd_numbers_are_legal(self):
         result = self.resolve('{"a": 1e400, "b": -Infinity, "n": NaN, "zero_optimization": null}')

@@ -328,7 +328,7 @@ TEST_F(FakeAgentTest, WithoutADescriptorThereIsNoShard) {
 TEST_F(FakeAgentTest, AnErrorAfterTheAcknowledgementIsTold) {
   EXPECT_THAT(AttachTo({{Frame(Index().dump())},
                         {Frame(R"({"ok":false,"error":{"code":"UNIMPLEMENTED","message":"m"}})")}}),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("acknowledged")));
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("take rank 0")));
 }
 
 TEST_F(FakeAgentTest, AConnectionThatEndsInAnAnswerIsBroken) {

@@ -117,6 +117,12 @@ TEST(DeepSpeedConfig, RefusesWhatTheIntegrationCannotRead) {
                 .status()
                 .message(),
             "unhashable type: 'list'");
+  // It looks up both devices before it puts them into a set.
+  EXPECT_EQ(DeepSpeedConfig::Create(Read(R"({"zero_optimization": {"stage": 3,
+                "offload_optimizer": {"device": {}}, "offload_param": 5}})"))
+                .status()
+                .message(),
+            "'int' object has no attribute 'get'");
 }
 
 TEST(DeepSpeedConfig, DeletesSubTrees) {

@@ -186,6 +186,7 @@ TEST(Base64, DecodesAsBinasciiDoes) {
   EXPECT_EQ(out, "ab");
   EXPECT_TRUE(DecodeUrlSafeBase64("YQ==YWI=", &out));
   EXPECT_EQ(out, "a");
+  EXPECT_FALSE(DecodeUrlSafeBase64("YQ==\xC3\xA9", &out));
   EXPECT_TRUE(DecodeUrlSafeBase64("=YWJj", &out));
   EXPECT_EQ(out, "abc");
   EXPECT_TRUE(DecodeUrlSafeBase64("-_+/", &out));

@@ -242,6 +242,14 @@ INSTANTIATE_TEST_SUITE_P(
         HiddenCase{R"({"d_model": 8, "text_config": null})", "neither `hidden_size`"},
         HiddenCase{R"({"hidden_size": "64"})", "can't multiply sequence by non-int of type 'str'"},
         HiddenCase{R"({"hidden_sizes": []})", "max() arg is an empty sequence"},
+        HiddenCase{R"({"hidden_sizes": ""})", "max() arg is an empty sequence"},
+        HiddenCase{R"({"hidden_sizes": "64"})", "can't multiply sequence by non-int of type 'str'"},
+        HiddenCase{R"({"hidden_sizes": {"b": 1}})",
+                   "can't multiply sequence by non-int of type 'str'"},
+        HiddenCase{R"({"hidden_sizes": [[1, 2], [1, 3]]})",
+                   "can't multiply sequence by non-int of type 'list'"},
+        HiddenCase{R"({"hidden_sizes": [[1, 2], [1, "3"]]})",
+                   "'>' not supported between instances of 'str' and 'int'"},
         HiddenCase{R"({"hidden_sizes": null})", "'NoneType' object is not iterable"},
         HiddenCase{R"({"hidden_sizes": [1, "2"]})",
                    "'>' not supported between instances of 'str' and 'int'"}));
@@ -289,6 +297,30 @@ TEST(ResolveConfig, StepsOfTheSchedulerMustMatch) {
       HasSubstr(
           "\n- ds scheduler.params.total_num_steps=1000 vs hf num_training_steps "
           "(calculated)=0\n- ds scheduler.params.warmup_num_steps=500 vs hf warmup_steps=0\n"));
+}
+
+// The evaluation counts no steps: a config for training that names them is refused.
+TEST(ResolveConfig, StepsOfTheSchedulerMismatchInEvaluation) {
+  ResolveRequest request = Request(R"({"zero_optimization": {"stage": 3},
+      "scheduler": {"params": {"total_num_steps": 1000, "warmup_num_steps": "auto"}}})");
+  request.num_training_steps.reset();
+  request.inference = true;
+  EXPECT_THAT(Message(request),
+              HasSubstr("\n- ds scheduler.params.total_num_steps=1000 vs hf num_training_steps "
+                        "(calculated)=0\nThe easiest"));
+}
+
+TEST(ResolveConfig, ANumberTooLongToPrintIsAnErrorOfTheMessage) {
+  ResolveRequest request = Request(R"({"train_batch_size": 1})");
+  request.arguments.per_device_train_batch_size =
+      ConfigValue(ConfigInteger::FromDecimal(std::string(4000, '9')));
+  request.arguments.gradient_accumulation_steps = request.arguments.per_device_train_batch_size;
+  const Resolution resolution = Resolve(request);
+  ASSERT_TRUE(resolution.error.has_value());
+  EXPECT_EQ(resolution.error->stage, "process");
+  EXPECT_EQ(resolution.error->type, "ValueError");
+  EXPECT_THAT(resolution.error->message, HasSubstr("Exceeds the limit (4300 digits)"));
+  EXPECT_THAT(Paths(resolution.status()), ElementsAre("train_batch_size"));
 }
 
 TEST(ResolveConfig, WithoutStepsOnlyProcesses) {
