@@ -81,13 +81,15 @@ class Recorder:
 
     def patterns(self, transform):
         """(sources, targets) as written."""
-        for made, patterns in (self._written.get(id(transform)),) if id(
-                transform) in self._written else ():
-            if made is transform:
-                return patterns["source_patterns"], patterns["target_patterns"]
-        sources = getattr(transform, "_original_source_patterns", transform.source_patterns)
-        targets = getattr(transform, "_original_target_patterns", transform.target_patterns)
-        return list(sources), list(targets)
+        own = getattr(transform, "_original_source_patterns", None)
+        if own is not None:
+            return list(own), list(transform._original_target_patterns)
+        processed = (tuple(transform.source_patterns), tuple(transform.target_patterns))
+        for made, written in self._written.values():
+            # Releases that keep only the processed patterns also hand out copies.
+            if (tuple(made.source_patterns), tuple(made.target_patterns)) == processed:
+                return written["source_patterns"], written["target_patterns"]
+        return list(transform.source_patterns), list(transform.target_patterns)
 
 
 def rule(transform, recorder):
