@@ -417,15 +417,18 @@ bool IsJsonSyntaxError(const absl::Status& status) {
 }
 
 void AppendJsonString(absl::string_view text, std::string* out) {
-  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
-    return static_cast<uint8_t>(c) >= 0x20 && static_cast<uint8_t>(c) < 0x7F && c != '"' &&
-           c != '\\';
-  });
-  if (plain) {
-    absl::StrAppend(out, "\"", text, "\"");
-  } else {
-    out->append(json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace));
+  // Printable ASCII without '"' and '\\' needs no escapes.
+  bool plain = true;
+  for (const char c : text) {
+    plain &= static_cast<signed char>(c) >= 0x20 && c != 0x7F && c != '"' && c != '\\';
   }
+  if (plain) {
+    out->push_back('"');
+    out->append(text.data(), text.size());
+    out->push_back('"');
+    return;
+  }
+  out->append(json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 std::string WriteJson(const ConfigValue& value) {

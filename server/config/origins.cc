@@ -35,6 +35,7 @@ class Lister {
   }
 
   std::vector<ValueOrigin> Run() {
+    out_.reserve(64);  // a config has about as many values
     if (root_.object() != nullptr) {
       for (const ConfigMember& member : *root_.object()) {
         const size_t first = out_.size(), bytes = bytes_;
@@ -68,7 +69,7 @@ class Lister {
     }
     for (const ConfigMember& member : *members) {
       const size_t length = path->size();
-      absl::StrAppend(path, ".", member.key);
+      path->append(1, '.').append(member.key);
       const bool listed = List(member.value, path);
       path->resize(length);
       if (!listed) return false;

@@ -28,31 +28,30 @@ std::string FloatRepr(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[40];
-  const auto result =
-      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
-  absl::string_view text(buffer, static_cast<size_t>(result.ptr - buffer));
+  const char* const end =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific).ptr;
+  const char* at = buffer;
   std::string out;
-  if (text.front() == '-') {
-    out = "-";
-    text.remove_prefix(1);
+  if (*at == '-') out.push_back(*at++);
+  // "D.DDDe+XX": the digits without the point, and the exponent.
+  char digits[32];
+  int num_digits = 0, exponent = 0;
+  for (; *at != 'e'; ++at) {
+    if (*at != '.') digits[num_digits++] = *at;
   }
-  const size_t e = text.find('e');
-  std::string digits(1, text[0]);
-  if (e > 2) digits.append(text.substr(2, e - 2).data(), e - 2);
-  const int exponent = std::atoi(std::string(text.substr(e + 1)).c_str());
-  const int num_digits = static_cast<int>(digits.size());
+  at += at[1] == '+' ? 2 : 1;  // from_chars reads no '+'
+  std::from_chars(at, end, exponent);
   if (exponent < -4 || exponent >= 16) {
-    out.append(digits, 0, 1);
-    if (num_digits > 1) absl::StrAppend(&out, ".", digits.substr(1));
+    out.push_back(digits[0]);
+    if (num_digits > 1) out.append(1, '.').append(digits + 1, num_digits - 1);
     absl::StrAppendFormat(&out, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
   } else if (exponent < 0) {
-    absl::StrAppend(&out, "0.", std::string(static_cast<size_t>(-exponent - 1), '0'), digits);
+    out.append("0.").append(-exponent - 1, '0').append(digits, num_digits);
   } else if (exponent + 1 >= num_digits) {
-    absl::StrAppend(&out, digits, std::string(static_cast<size_t>(exponent + 1 - num_digits), '0'),
-                    ".0");
+    out.append(digits, num_digits).append(exponent + 1 - num_digits, '0').append(".0");
   } else {
-    const auto point = static_cast<size_t>(exponent + 1);
-    absl::StrAppend(&out, digits.substr(0, point), ".", digits.substr(point));
+    out.append(digits, exponent + 1).append(1, '.');
+    out.append(digits + exponent + 1, num_digits - exponent - 1);
   }
   return out;
 }
