@@ -1,5 +1,6 @@
 #include "client/verify/dequantize.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -146,6 +147,43 @@ absl::StatusOr<Tensor> DecodePair(const Tensor& weight, const Tensor& scales, DT
   return Rounded(std::move(decoded), dtype == DType::kInvalid ? OwnDType(scales) : dtype);
 }
 
+// 5.1.0: the size of a block comes from the config, and the grid from that.
+absl::StatusOr<Tensor> InConfiguredGrid(const Op& op, const Tensor& weight, Tensor scales) {
+  const size_t rank = weight.shape.size();
+  if (rank < 2) return InvalidArgumentError("a weight without rows and columns");
+  const int64_t rows = weight.shape[rank - 2], cols = weight.shape[rank - 1];
+  const int64_t block_rows = op.block.size() == 2 ? op.block[0] : rows;
+  const int64_t block_cols = op.block.size() == 2 ? op.block[1] : cols;
+  if (block_rows < 1 || block_cols < 1 || rows % block_rows != 0 || cols % block_cols != 0) {
+    return InvalidArgumentError(absl::StrCat("a matrix of ", rows, " x ", cols,
+                                             " has no blocks of ", block_rows, " x ", block_cols));
+  }
+  const int64_t grid_rows = rows / block_rows, grid_cols = cols / block_cols;
+  const int64_t count = NumElements(scales.shape);
+  if (count % (grid_rows * grid_cols) != 0) {
+    return InvalidArgumentError(absl::StrCat("scales of shape ", ShapeText(scales.shape)));
+  }
+  scales.shape = {count / (grid_rows * grid_cols), grid_rows, grid_cols};
+  return scales;
+}
+
+absl::StatusOr<Results> FirstGenerationFp8(const Op& op, const Results& input,
+                                           const OperationContext& context) {
+  const NamedTensors* const weight = Under(input, "weight$");
+  const NamedTensors* const scales = Under(input, "weight_scale_inv");
+  if (weight == nullptr) return InvalidArgumentError("no weight");
+  Results results;
+  if (scales == nullptr) {
+    results.push_back(One(context.full_name, weight->tensors[0]));
+    return results;
+  }
+  ZC_ASSIGN_OR_RETURN(const Tensor grid,
+                      InConfiguredGrid(op, weight->tensors[0], scales->tensors[0]));
+  ZC_ASSIGN_OR_RETURN(Tensor decoded, DecodePair(weight->tensors[0], grid, context.decode_to));
+  results.push_back(One(context.full_name, std::move(decoded)));
+  return results;
+}
+
 absl::StatusOr<Results> Fp8(Results input, const OperationContext& context) {
   const DType dtype = context.decode_to != DType::kInvalid ? context.decode_to : CommonDType(input);
   Results results;
@@ -183,8 +221,10 @@ absl::StatusOr<Results> Fp8(Results input, const OperationContext& context) {
 }
 
 absl::StatusOr<Results> Mxfp4(const Results& input, const OperationContext& context) {
-  const std::string part =
-      absl::StrContains(context.full_name, "gate_up_proj") ? "gate_up_proj" : "down_proj";
+  const bool is_first_generation = Under(input, "_blocks") != nullptr;
+  const std::string part = is_first_generation                                    ? ""
+                           : absl::StrContains(context.full_name, "gate_up_proj") ? "gate_up_proj"
+                                                                                  : "down_proj";
   const NamedTensors* const blocks = Under(input, part + "_blocks");
   const NamedTensors* const scales = Under(input, part + "_scales");
   if (blocks == nullptr || scales == nullptr) {
@@ -272,6 +312,11 @@ absl::StatusOr<std::vector<NamedTensors>> RunDequantize(const Op& op,
                                                         std::vector<NamedTensors> input,
                                                         const OperationContext& context) {
   if (op.kind == OpKind::kMxfp4Dequantize) return Mxfp4(input, context);
+  // The two releases differ in how their rules name the weight.
+  if (std::find(context.sources.begin(), context.sources.end(), "weight$") !=
+      context.sources.end()) {
+    return FirstGenerationFp8(op, input, context);
+  }
   return Fp8(std::move(input), context);
 }
 

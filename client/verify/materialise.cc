@@ -86,6 +86,7 @@ class Materialiser {
     ZC_ASSIGN_OR_RETURN(ConversionRules chosen, ChooseRules(choice));
     rules_ = std::move(chosen.rules);
     dialect_ = std::move(chosen.dialect);
+    quantization_ = chosen.quantization;
     return absl::OkStatus();
   }
 

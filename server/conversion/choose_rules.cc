@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/quantization.h"
 
 namespace zerocast {
 namespace {
@@ -189,7 +190,9 @@ std::vector<Rule> RulesOfModel(const Catalogue& catalogue, const std::string& ar
   return rules;
 }
 
-absl::StatusOr<ConversionRules> ChooseRules(const RuleChoice& choice) {
+namespace {
+
+absl::StatusOr<ConversionRules> RulesOfUnquantised(const RuleChoice& choice) {
   Table table;
   ZC_RETURN_IF_ERROR(ReadTable(choice, &table));
   ConversionRules rules;
@@ -220,6 +223,18 @@ absl::StatusOr<ConversionRules> ChooseRules(const RuleChoice& choice) {
        RulesOfModel(*table.catalogue, architecture, model_type, config, class_renames)) {
     rules.rules.push_back(std::move(rule));
   }
+  return rules;
+}
+
+}  // namespace
+
+absl::StatusOr<ConversionRules> ChooseRules(const RuleChoice& choice) {
+  ZC_ASSIGN_OR_RETURN(const QuantizationConfig quantization, ReadQuantization(choice.config_json));
+  ZC_ASSIGN_OR_RETURN(ConversionRules rules, RulesOfUnquantised(choice));
+  absl::Span<const SpecTensor> params;
+  if (choice.spec != nullptr) params = choice.spec->params;
+  rules.quantization = quantization.method;
+  rules.rules = QuantizedRules(quantization, rules.dialect, std::move(rules.rules), params);
   return rules;
 }
 

@@ -26,9 +26,10 @@ struct RuleChoice {
 
 // The rules and their dialect.  A spec's transforms win; a spec that has no such field, or no spec,
 // takes them from the table: the class's or the model type's, those of its sub-models in their
-// scopes, the legacy ones.  In 5.1.0 a key mapping takes the place of a class's own renames.  Pure.
-// Errors: INVALID_ARGUMENT: an unknown dialect, two that contradict each other, a bad table or a
-// config.json that is no JSON object.
+// scopes, the legacy ones.  In 5.1.0 a key mapping takes the place of a class's own renames.  Where
+// config.json says that the checkpoint is quantised they are QuantizedRules().  Pure.  Errors:
+// INVALID_ARGUMENT: an unknown dialect, two that contradict each other, a bad table or a
+// config.json that is no JSON object; those of ReadQuantization().
 absl::StatusOr<ConversionRules> ChooseRules(const RuleChoice& choice);
 
 // The rules of `catalogue` for a model of that class, legacy rules last; with its configuration (an

@@ -43,6 +43,35 @@ Op DecodeOp(Quantization quantization) {
   return op;
 }
 
+// The one rule of 5.1.0 (get_weight_conversions of its quantizers).
+Rule FirstGenerationRule(const QuantizationConfig& quantization) {
+  Rule rule;
+  rule.kind = RuleKind::kConvert;
+  rule.ops = {DecodeOp(quantization.method)};
+  rule.ops[0].block = quantization.block;
+  if (quantization.method == Quantization::kFp8) {
+    rule.from = {"weight$", "weight_scale_inv", "activation_scale"};
+    rule.to = {"weight"};
+  } else {
+    rule.from = {"_blocks", "_scales"};
+    rule.to = {""};
+  }
+  return rule;
+}
+
+// weight_block_size; the library's default where there is none, nothing where it is null.
+std::vector<int64_t> BlockOf(const json& quantization) {
+  const auto found = quantization.find("weight_block_size");
+  if (found == quantization.end()) return {128, 128};
+  std::vector<int64_t> block;
+  if (!found->is_array()) return block;
+  for (const json& size : *found) {
+    // Any other number divides no matrix.
+    block.push_back(size.is_number_integer() ? size.get<int64_t>() : 0);
+  }
+  return block;
+}
+
 Rule Rename(std::string from, std::string to) {
   Rule rule;
   rule.from = {std::move(from)};
@@ -114,8 +143,8 @@ absl::Status Refuse(std::string message) {
 
 }  // namespace
 
-absl::StatusOr<Quantization> ReadQuantization(absl::string_view config_json) {
-  if (config_json.empty()) return Quantization::kNone;
+absl::StatusOr<QuantizationConfig> ReadQuantization(absl::string_view config_json) {
+  if (config_json.empty()) return QuantizationConfig();
   const json config =
       json::parse(config_json.begin(), config_json.end(), nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
@@ -124,10 +153,12 @@ absl::StatusOr<Quantization> ReadQuantization(absl::string_view config_json) {
         "INVALID_FIELDS");
   }
   const json* const quantization = FindQuantizationConfig(config);
-  if (quantization == nullptr || quantization->empty()) return Quantization::kNone;
+  if (quantization == nullptr || quantization->empty()) return QuantizationConfig();
   const std::string method = MethodOf(*quantization);
-  if (method == "fp8" || method == "mxfp8") return Quantization::kFp8;
-  if (method == "mxfp4") return Quantization::kMxfp4;
+  if (method == "fp8" || method == "mxfp8") {
+    return QuantizationConfig{Quantization::kFp8, BlockOf(*quantization)};
+  }
+  if (method == "mxfp4") return QuantizationConfig{Quantization::kMxfp4, {}};
   return WithReason(
       absl::UnimplementedError(absl::StrCat(
           "load a quantised checkpoint: its config.json says ",
@@ -138,13 +169,18 @@ absl::StatusOr<Quantization> ReadQuantization(absl::string_view config_json) {
       "UNSUPPORTED");
 }
 
-std::vector<Rule> QuantizedRules(Quantization quantization, std::vector<Rule> rules,
-                                 absl::Span<const SpecTensor> model) {
+std::vector<Rule> QuantizedRules(const QuantizationConfig& config, const Dialect& dialect,
+                                 std::vector<Rule> rules, absl::Span<const SpecTensor> model) {
+  const Quantization quantization = config.method;
   if (quantization == Quantization::kNone) return rules;
   for (const Rule& rule : rules) {
     for (const Op& op : rule.ops) {
       if (IsDecode(op.kind)) return rules;
     }
+  }
+  if (dialect.generation == 1) {
+    rules.push_back(FirstGenerationRule(config));
+    return rules;
   }
   std::vector<Rule> result;
   if (quantization == Quantization::kFp8) {

@@ -13,21 +13,16 @@
 namespace zerocast {
 namespace {
 
-// The model's rules, decoding first where the checkpoint is quantised.
 absl::StatusOr<ConversionRules> MakeRules(const Manifest& manifest, const ModelSpec* spec,
                                           const std::vector<Rule>& key_mapping,
-                                          const Layout& layout,
-                                          absl::Span<const SpecTensor> names) {
+                                          const Layout& layout) {
   RuleChoice choice;
   choice.config_json = manifest.config_json;
   choice.spec = spec;
   choice.key_mapping = key_mapping;
   choice.dialect = layout.dialect;
   choice.rule_table_json = layout.rule_table_json;
-  ZC_ASSIGN_OR_RETURN(ConversionRules rules, ChooseRules(choice));
-  ZC_ASSIGN_OR_RETURN(rules.quantization, ReadQuantization(manifest.config_json));
-  rules.rules = QuantizedRules(rules.quantization, std::move(rules.rules), names);
-  return rules;
+  return ChooseRules(choice);
 }
 
 }  // namespace
@@ -42,8 +37,7 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
   }
   absl::Span<const SpecTensor> names;
   if (model.has_value()) names = model->names;
-  ZC_ASSIGN_OR_RETURN(const ConversionRules rules,
-                      MakeRules(*manifest, spec, key_mapping, layout, names));
+  ZC_ASSIGN_OR_RETURN(const ConversionRules rules, MakeRules(*manifest, spec, key_mapping, layout));
   std::vector<SourceTensor> sources;
   sources.reserve(manifest->tensors.size());
   for (const ManifestTensor& tensor : manifest->tensors) sources.push_back(tensor.tensor);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -28,10 +29,21 @@ std::string ConfigOf(const std::string& method) {
   return absl::StrCat(R"({"quantization_config": {"quant_method": ")", method, "\"}}");
 }
 
+Quantization MethodOf(const std::string& config_json) {
+  const absl::StatusOr<QuantizationConfig> read = ReadQuantization(config_json);
+  EXPECT_THAT(read, IsOk());
+  return read.ok() ? read->method : Quantization::kNone;
+}
+
+std::vector<Rule> Rewritten(Quantization method, std::vector<Rule> rules,
+                            const std::vector<SpecTensor>& model = {}) {
+  return QuantizedRules({method, {}}, *CatalogueDialect("5.23.0"), std::move(rules), model);
+}
+
 class RefusedMethods : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(RefusedMethods, ByNameWithWhatToDo) {
-  const absl::StatusOr<Quantization> read = ReadQuantization(ConfigOf(GetParam()));
+  const absl::StatusOr<QuantizationConfig> read = ReadQuantization(ConfigOf(GetParam()));
   EXPECT_THAT(read, StatusIs(absl::StatusCode::kUnimplemented,
                              AllOf(HasSubstr(absl::StrCat("quant_method '", GetParam(), "'")),
                                    HasSubstr("dequantize()"))));
@@ -47,17 +59,17 @@ INSTANTIATE_TEST_SUITE_P(All, RefusedMethods,
                                            "fouroversix", "sinq", "gemma", "a_method_of_tomorrow"));
 
 TEST(ReadQuantization, KnowsWhatIsDecoded) {
-  EXPECT_EQ(*ReadQuantization(""), Quantization::kNone);
-  EXPECT_EQ(*ReadQuantization("{}"), Quantization::kNone);
-  EXPECT_EQ(*ReadQuantization(R"({"quantization_config": null})"), Quantization::kNone);
-  EXPECT_EQ(*ReadQuantization(R"({"quantization_config": {}})"), Quantization::kNone);
-  EXPECT_EQ(*ReadQuantization(ConfigOf("fp8")), Quantization::kFp8);
-  EXPECT_EQ(*ReadQuantization(ConfigOf("mxfp8")), Quantization::kFp8);
-  EXPECT_EQ(*ReadQuantization(ConfigOf("mxfp4")), Quantization::kMxfp4);
+  EXPECT_EQ(MethodOf(""), Quantization::kNone);
+  EXPECT_EQ(MethodOf("{}"), Quantization::kNone);
+  EXPECT_EQ(MethodOf(R"({"quantization_config": null})"), Quantization::kNone);
+  EXPECT_EQ(MethodOf(R"({"quantization_config": {}})"), Quantization::kNone);
+  EXPECT_EQ(MethodOf(ConfigOf("fp8")), Quantization::kFp8);
+  EXPECT_EQ(MethodOf(ConfigOf("mxfp8")), Quantization::kFp8);
+  EXPECT_EQ(MethodOf(ConfigOf("mxfp4")), Quantization::kMxfp4);
 }
 
 TEST(ReadQuantization, LooksIntoTheTextModelToo) {
-  EXPECT_EQ(*ReadQuantization(absl::StrCat(R"({"text_config": )", ConfigOf("fp8"), "}")),
+  EXPECT_EQ(MethodOf(absl::StrCat(R"({"text_config": )", ConfigOf("fp8"), "}")),
             Quantization::kFp8);
   EXPECT_THAT(ReadQuantization(absl::StrCat(R"({"text_config": )", ConfigOf("gptq"), "}")),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("gptq")));
@@ -109,7 +121,7 @@ Rule ExpertRule() {
 }
 
 TEST(QuantizedRules, PutTheDecodersBeforeTheOperations) {
-  const std::vector<Rule> rules = QuantizedRules(Quantization::kFp8, {ExpertRule()}, {});
+  const std::vector<Rule> rules = Rewritten(Quantization::kFp8, {ExpertRule()});
   ASSERT_EQ(rules.size(), 4u);  // two names of scales, the experts, all other weights
   EXPECT_THAT(rules[2].from,
               ElementsAre("e.*.up.weight", "e.*.up.weight_scale_inv", "e.*.up.activation_scale"));
@@ -120,14 +132,37 @@ TEST(QuantizedRules, PutTheDecodersBeforeTheOperations) {
 }
 
 TEST(QuantizedRules, LeaveRulesThatDecodeAlready) {
-  const std::vector<Rule> once = QuantizedRules(Quantization::kMxfp4, {ExpertRule()}, {});
-  EXPECT_EQ(QuantizedRules(Quantization::kMxfp4, once, {}).size(), once.size());
-  EXPECT_EQ(QuantizedRules(Quantization::kNone, {ExpertRule()}, {}).size(), 1u);
+  const std::vector<Rule> once = Rewritten(Quantization::kMxfp4, {ExpertRule()});
+  EXPECT_EQ(Rewritten(Quantization::kMxfp4, once).size(), once.size());
+  EXPECT_EQ(Rewritten(Quantization::kNone, {ExpertRule()}).size(), 1u);
 }
 
 TEST(QuantizedRules, LeaveAParameterThatIsNamedAsAScale) {
   const std::vector<SpecTensor> model = {{"a.q_l2_clip.scale", {1}, kF32}};
-  EXPECT_EQ(QuantizedRules(Quantization::kFp8, {}, model).size(), 2u);
+  EXPECT_EQ(Rewritten(Quantization::kFp8, {}, model).size(), 2u);
+}
+
+TEST(QuantizedRules, OfTheFirstReleaseDecodeWhatNoRuleTakes) {
+  const absl::StatusOr<QuantizationConfig> config = ReadQuantization(
+      R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 3]}})");
+  ASSERT_THAT(config, IsOk());
+  const Dialect dialect = *CatalogueDialect("5.1.0");
+  const std::vector<Rule> rules = QuantizedRules(*config, dialect, {ExpertRule()}, {});
+  ASSERT_EQ(rules.size(), 2u);
+  EXPECT_THAT(rules[0].from, ElementsAre("e.*.up.weight"));
+  EXPECT_THAT(rules[1].from, ElementsAre("weight$", "weight_scale_inv", "activation_scale"));
+  EXPECT_THAT(rules[1].ops[0].block, ElementsAre(2, 3));
+  const std::vector<Rule> mxfp4 = QuantizedRules({Quantization::kMxfp4, {}}, dialect, {}, {});
+  ASSERT_EQ(mxfp4.size(), 1u);
+  EXPECT_THAT(mxfp4[0].from, ElementsAre("_blocks", "_scales"));
+}
+
+TEST(ReadQuantization, BlocksAreTheLibrarysWhereTheConfigHasNone) {
+  EXPECT_THAT(ReadQuantization(ConfigOf("fp8"))->block, ElementsAre(128, 128));
+  EXPECT_THAT(ReadQuantization(
+                  R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": null}})")
+                  ->block,
+              IsEmpty());
 }
 
 class ConvertQuantized : public ::testing::Test {
@@ -136,7 +171,7 @@ class ConvertQuantized : public ::testing::Test {
     ConversionRules rules;
     rules.dialect = *CatalogueDialect("5.23.0");
     rules.quantization = quantization;
-    rules.rules = QuantizedRules(quantization, {ExpertRule()}, {});
+    rules.rules = Rewritten(quantization, {ExpertRule()});
     ConversionInput input;
     input.sources = sources;
     input.rules = &rules;
