@@ -30,6 +30,11 @@ def load(running, *args):
             "--world-size", 2, "--stage-timeout", LONG_S, "--deadline", DEADLINE_S, *args]
 
 
+def start(num_agents, *server_args):
+    # A load that a test leaves behind must not hold up the server's end.
+    return cluster.Cluster(num_agents, server_args=["--drain-timeout=1s", *server_args])
+
+
 class Stopped:
     """A process that hears nothing while the context is entered."""
 
@@ -60,7 +65,7 @@ class DeadlineTest(unittest.TestCase):
 
     def test_an_agent_that_never_gets_ready_is_named(self):
         # Silent agents are given up after three heartbeats: that must not be what ends the wait.
-        with cluster.Cluster(num_agents=2, server_args=["--heartbeat-interval=10m"]) as running:
+        with start(2, "--heartbeat-interval=10m") as running:
             with Stopped(running.pid("node1")):
                 self.run_out_of_time(
                     running, "--node", "node0", "--node", "node1",
@@ -68,19 +73,19 @@ class DeadlineTest(unittest.TestCase):
             self.assert_cancelled(running)
 
     def test_an_agent_that_is_not_there_is_named(self):
-        with cluster.Cluster(num_agents=1) as running:
+        with start(1) as running:
             self.run_out_of_time(
                 running, "--node", "node0", "--node", "elsewhere",
                 says=["the load is PENDING and waits for the agent of elsewhere", "zerocast agents"])
             self.assert_cancelled(running)
 
     def test_a_server_that_does_not_answer_is_named(self):
-        with cluster.Cluster(num_agents=0) as running:
+        with start(0) as running:
             with Stopped(running.pid("server")):
                 self.run_out_of_time(running, says=["CreateJob", running.address, "allow more time"])
 
     def test_a_server_that_hangs_during_the_wait_gets_the_grace_and_no_more(self):
-        with cluster.Cluster(num_agents=0) as running:
+        with start(0) as running:
             command = subprocess.Popen(
                 [str(cluster.BIN / "zerocast"), *map(str, load(running))], stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -105,7 +110,7 @@ class DeadlineTest(unittest.TestCase):
         self.fail("the job never appeared")
 
     def test_a_watch_ends_too(self):
-        with cluster.Cluster(num_agents=0) as running:
+        with start(0) as running:
             made = cluster.zerocast("--server", running.address, "--output", "json", "job", "submit",
                                     CHECKPOINT, "--world-size", 2, "--start")
             self.assertEqual(made.code, 0, made)
