@@ -15,6 +15,7 @@
 #include "client/cli/embedded.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
+#include "client/cli/plan_manifest.h"
 #include "client/cli/progress.h"
 #include "client/cli/shard_output.h"
 #include "client/cli/signals.h"
@@ -169,11 +170,22 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags) {
-  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
+// A plan of a checkpoint's folder needs an agent that sees it; one of a listing needs nobody.
+absl::StatusOr<v1::PlanLoadResponse> MakePlan(const GlobalOptions& global, const v1::JobSpec& spec,
+                                              const std::string& manifest) {
+  if (!manifest.empty()) return PlanManifest(manifest, spec);
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster,
                       OpenCluster(global, spec.topology(), absl::InfiniteFuture()));
-  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, cluster.client()->PlanLoad(spec));
+  return cluster.client()->PlanLoad(spec);
+}
+
+absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
+                     const std::string& manifest) {
+  if (flags.checkpoint.empty() == manifest.empty()) {
+    return InvalidFields({{"command line", "plan needs one of CKPT and --manifest"}});
+  }
+  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
+  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, MakePlan(global, spec, manifest));
   const v1::PlanSummary& plan = response.plan();
   const int32_t world_size = spec.topology().world_size();
   if (global.json()) {
@@ -238,8 +250,15 @@ void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<JobFlags>();
   CLI::App* command = app->add_subcommand("plan", "Dry run: what a load would read, move and hold");
   flags->AddTo(command);
-  command->callback(
-      [flags, global, run] { *run = [flags, global] { return RunPlan(*global, *flags); }; });
+  command->get_option("checkpoint")->required(false);
+  auto manifest = std::make_shared<std::string>();
+  command
+      ->add_option("--manifest", *manifest,
+                   "Instead of CKPT: a listing of names, shapes and dtypes, JSON, perhaps gzip")
+      ->type_name("FILE");
+  command->callback([flags, manifest, global, run] {
+    *run = [flags, manifest, global] { return RunPlan(*global, *flags, *manifest); };
+  });
 }
 
 }  // namespace zerocast

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "server/conversion/choose_rules.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
@@ -246,14 +247,13 @@ TEST(CheckpointsTest, ConvertAsByTheLibrary) {
   EXPECT_GE(folders, 20);
 }
 
-// Without a spec: the catalogue's rules by the class in config.json, any name taken as the model's.
-// Rules of sub-models have a scope that only the model knows.
+// Without a spec: the table's rules by the class in config.json, those of its sub-models in their
+// scopes, any name taken as the model's.
 bool CanDoWithoutSpec(const Case& c) {
   if (c.expected.contains("error") || !c.spec.buffers.empty() || !c.spec.tied.empty()) return false;
   const json variant = c.expected.contains("variant") ? c.expected["variant"] : json("");
   if (variant != json("") && variant.dump().find("shuffled") == std::string::npos) return false;
   for (const Rule& rule : c.spec.transforms) {
-    if (rule.has_scope) return false;
     for (const Op& op : rule.ops) {
       if (op.check_dims || op.kind == OpKind::kSplitByTarget) return false;
     }
@@ -262,7 +262,7 @@ bool CanDoWithoutSpec(const Case& c) {
 }
 
 TEST(CheckpointsTest, ConvertWithoutASpec) {
-  int folders = 0;
+  int folders = 0, scoped = 0;
   for (const auto& entry :
        std::filesystem::directory_iterator(GoldenFolder("ZC_GOLDEN_CHECKPOINTS", "checkpoints"))) {
     SCOPED_TRACE(entry.path());
@@ -270,12 +270,12 @@ TEST(CheckpointsTest, ConvertWithoutASpec) {
     Load(entry.path(), &c);
     if (HasFatalFailure() || !CanDoWithoutSpec(c)) continue;
     ++folders;
-    ConversionRules rules;
-    rules.config_json = ReadWholeFile(entry.path().string() + "/config.json");
-    const json config = json::parse(rules.config_json);
-    ZC_ASSERT_OK_AND_ASSIGN(rules.rules,
-                            CatalogueRules(config["architectures"][0].get<std::string>(),
-                                           config["model_type"].get<std::string>(), "5.23.0"));
+    const std::string config_json = ReadWholeFile(entry.path().string() + "/config.json");
+    RuleChoice choice;
+    choice.config_json = config_json;
+    ZC_ASSERT_OK_AND_ASSIGN(const ConversionRules rules, ChooseRules(choice));
+    scoped += std::any_of(rules.rules.begin(), rules.rules.end(),
+                          [](const Rule& rule) { return rule.has_scope; });
     ConversionInput input;
     input.sources = c.sources;
     input.rules = &rules;
@@ -294,7 +294,8 @@ TEST(CheckpointsTest, ConvertWithoutASpec) {
     CompareBytes(c);
   }
   EXPECT_GE(folders, 8);
-  std::printf("%d folders\n", folders);
+  EXPECT_GE(scoped, 1);
+  std::printf("%d folders, %d of them with rules of sub-models\n", folders, scoped);
 }
 
 }  // namespace

@@ -1,0 +1,93 @@
+#include "client/cli/plan_manifest.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/cli/model_listing.h"
+#include "client/formats/file.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+#include "server/wire/gzip.h"
+#include "server/wire/plan_input.h"
+#include "server/wire/plan_wire.h"
+#include "server/wire/report_wire.h"
+
+namespace zerocast {
+namespace {
+
+constexpr int64_t kMaxListingBytes = int64_t{512} << 20;
+
+absl::StatusOr<ModelListing> ReadListing(const std::string& path) {
+  ZC_ASSIGN_OR_RETURN(std::string text, ReadTextFile(path, kMaxListingBytes));
+  if (absl::StartsWith(text, "\x1f\x8b")) {
+    absl::StatusOr<std::string> unpacked = Gunzip(text, kMaxListingBytes);
+    if (!unpacked.ok()) return Annotate(unpacked.status(), path);
+    text = *std::move(unpacked);
+  }
+  absl::StatusOr<ModelListing> listing = ParseModelListing(text);
+  if (!listing.ok()) return Annotate(listing.status(), path);
+  return listing;
+}
+
+// As the server lays a job out: contiguous ranks, the first nodes hold one more.
+absl::StatusOr<Layout> LayoutOf(const v1::JobSpec& job, std::string* dtype_reason) {
+  const v1::LoadOptions& options = job.options();
+  Layout layout;
+  layout.world_size = job.topology().world_size();
+  layout.num_nodes = job.topology().num_nodes() > 0 ? job.topology().num_nodes() : 1;
+  if (layout.num_nodes > layout.world_size) {
+    return InvalidFields({{"--nodes", absl::StrCat("must be at most the ", layout.world_size,
+                                                   " ranks, was ", layout.num_nodes)}});
+  }
+  for (int64_t rank = 0; rank < layout.world_size; ++rank) {
+    const int64_t more = layout.world_size % layout.num_nodes;
+    const int64_t base = layout.world_size / layout.num_nodes;
+    layout.node_of_rank.push_back(static_cast<int32_t>(
+        rank < more * (base + 1) ? rank / (base + 1) : more + (rank - more * (base + 1)) / base));
+  }
+  if (options.has_zero_stage()) layout.zero_stage = options.zero_stage();
+  ZC_ASSIGN_OR_RETURN(layout.read_mode, ReadModeFromProto(options.read_mode()));
+  ZC_ASSIGN_OR_RETURN(layout.move_mode, MoveModeFromProto(options.move_mode()));
+  *dtype_reason = "default";
+  if (options.dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
+    ZC_ASSIGN_OR_RETURN(layout.dtype, DTypePolicyFromProto(options.dtype()));
+    *dtype_reason = "--dtype";
+  }
+  if (options.round_bytes() > 0) layout.round_bytes = options.round_bytes();
+  layout.allow_missing.assign(options.allow_missing().begin(), options.allow_missing().end());
+  layout.ignore_mismatched = options.ignore_mismatched();
+  layout.dialect = options.dialect();
+  layout.rule_table_json = options.rule_table_json();
+  return layout;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const v1::JobSpec& job) {
+  if (!job.deepspeed_config_json().empty()) {
+    return InvalidFields({{"--ds-config",
+                           "a listing is planned without a server, which reads the "
+                           "config; give --dtype instead"}});
+  }
+  ZC_ASSIGN_OR_RETURN(ModelListing listing, ReadListing(path));
+  PlanInput input;
+  input.manifest = std::make_shared<const Manifest>(std::move(listing.manifest));
+  input.model_spec_json =
+      job.model_spec_json().empty() ? std::move(listing.model_spec_json) : job.model_spec_json();
+  input.key_mapping_json = job.options().key_mapping_json();
+  Report report;
+  ZC_ASSIGN_OR_RETURN(input.layout, LayoutOf(job, &report.dtype_reason));
+  absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
+  v1::PlanLoadResponse response;
+  if (!plan.ok()) return Annotate(plan.status(), path);
+  *response.mutable_report() = ReportToProto(report);
+  ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
+  *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
+  return response;
+}
+
+}  // namespace zerocast

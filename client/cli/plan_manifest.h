@@ -1,0 +1,20 @@
+#ifndef ZEROCAST_CLIENT_CLI_PLAN_MANIFEST_H_
+#define ZEROCAST_CLIENT_CLI_PLAN_MANIFEST_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "zerocast/v1/job.pb.h"
+#include "zerocast/v1/load.pb.h"
+
+namespace zerocast {
+
+// Compiles and proves, in this process, the plan of a checkpoint that exists as a listing only
+// (model_listing.h; perhaps gzip).  `job` says the rest: topology and options, and a model spec
+// that takes the place of the listing's.  Errors: those of reading the file; as CompilePlan; each
+// names it.
+absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const v1::JobSpec& job);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CLI_PLAN_MANIFEST_H_
