@@ -51,6 +51,7 @@ absl::Status ReadBindings(const json& table, Catalogue* catalogue) {
 
 // The renames of a class are an object whose order counts, which only ordered_json keeps.
 absl::Status ReadClassRenames(absl::string_view text, Catalogue* catalogue) {
+  if (!absl::StrContains(text, "\"class_renames\"")) return absl::OkStatus();
   const ordered_json table = ordered_json::parse(text.begin(), text.end(), nullptr, false);
   if (!table.contains("class_renames")) return absl::OkStatus();
   const ordered_json& renames = table["class_renames"];

@@ -24,6 +24,7 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/catalogue.h"
 #include "server/rpc/config_leases.h"
 #include "server/rpc/core.h"
 #include "server/rpc/metrics.h"
@@ -225,6 +226,10 @@ Server::~Server() { Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   ZC_RETURN_IF_ERROR(CheckOptions(options));
+  // A rule table that does not hold is found before a job needs it.
+  for (const char* dialect : {"5.23.0", "5.1.0"}) {
+    ZC_RETURN_IF_ERROR(BuiltInCatalogue(dialect).status());
+  }
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<StateStore> store, OpenStore(options.store));
   auto rep = std::make_unique<Rep>();
   rpc::Core::Options core_options;
