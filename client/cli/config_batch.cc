@@ -258,6 +258,15 @@ class Batch {
 }  // namespace
 
 absl::Status RunResolveBatch(const GlobalOptions& global, const ResolveFlags& flags) {
+  const bool one = !flags.ds_config.empty() || !flags.ds_config_base64.empty() ||
+                   !flags.training_arguments.empty() || !flags.model_config.empty() ||
+                   flags.num_training_steps >= 0 || flags.inference || flags.auto_find_batch_size ||
+                   flags.validate_only || flags.lint || flags.estimate || flags.allow_extensions;
+  if (one) {
+    return Wrong("--batch",
+                 "takes configs, arguments and options from its lines; of the other "
+                 "flags only --dialect goes with it");
+  }
   ZC_ASSIGN_OR_RETURN(std::string text, ReadBytes("--batch", flags.batch, kMaxFileBytes));
   if (absl::StartsWith(text, "\x1f\x8b")) {
     absl::StatusOr<std::string> unpacked = Gunzip(text, kMaxUnpackedBytes);

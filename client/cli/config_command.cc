@@ -11,53 +11,30 @@ void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<ResolveFlags>();
   CLI::App* command = config->add_subcommand(
       "resolve", "Fill every \"auto\", report every mismatch, as Transformers' integration does.");
-  CLI::Option* file =
-      command->add_option("--ds-config", flags->ds_config, "DeepSpeed config, JSON; - for stdin")
-          ->type_name("FILE");
-  CLI::Option* base64 = command
-                            ->add_option("--ds-config-base64", flags->ds_config_base64,
-                                         "The config as url-safe base64, as launchers pass it")
-                            ->type_name("TEXT")
-                            ->excludes(file);
-  CLI::Option* arguments =
-      command->add_option("--args", flags->training_arguments, "TrainingArguments as JSON")
-          ->type_name("FILE");
-  command->add_option("--model-config", flags->model_config, "The model's config.json")
-      ->type_name("FILE");
-  command->add_option("--num-training-steps", flags->num_training_steps, "Optimizer steps in all")
-      ->check(CLI::NonNegativeNumber)
-      ->type_name("N");
-  command->add_option("--dialect", flags->dialect, "Transformers release: 5.23.0 or 5.1.0")
-      ->type_name("VERSION");
+  const auto option = [command](const char* name, auto* value, const char* what, const char* type) {
+    return command->add_option(name, *value, what)->type_name(type);
+  };
+  option("--ds-config", &flags->ds_config, "DeepSpeed config, JSON; - for stdin", "FILE");
+  option("--ds-config-base64", &flags->ds_config_base64, "The config as url-safe base64", "TEXT");
+  option("--args", &flags->training_arguments, "TrainingArguments as JSON", "FILE");
+  option("--model-config", &flags->model_config, "The model's config.json", "FILE");
+  option("--num-training-steps", &flags->num_training_steps, "Optimizer steps in all", "N")
+      ->check(CLI::NonNegativeNumber);
+  option("--dialect", &flags->dialect, "Transformers release: 5.23.0 or 5.1.0", "VERSION");
   command->add_flag("--inference", flags->inference, "Resolve for evaluation");
   command->add_flag("--auto-find-batch-size", flags->auto_find_batch_size,
                     "The batch size is searched for");
   command->add_flag("--allow-extensions", flags->allow_extensions,
-                    "Find the hidden size where the integration does not look");
+                    "Know more names of the hidden size");
   command->add_flag("--validate-only", flags->validate_only, "Print the verdict, not the config");
   command->add_flag("--lint", flags->lint, "Lint the resolved config too");
-  command
-      ->add_option("--deepspeed-version", flags->deepspeed_version,
-                   "DeepSpeed release for lint and defaults")
-      ->type_name("VERSION");
-  CLI::Option* estimate =
-      command->add_flag("--estimate", flags->estimate, "Estimate the memory of a rank");
-  CLI::Option* spec =
-      command->add_option("--model-spec", flags->model_spec, "The model for --estimate, JSON")
-          ->type_name("FILE")
-          ->needs(estimate);
-  command
-      ->add_option("--num-parameters", flags->num_parameters,
-                   "Size of the model for --estimate, in elements")
-      ->check(CLI::PositiveNumber)
-      ->type_name("N")
-      ->needs(estimate)
-      ->excludes(spec);
-  CLI::Option* batch = command
-                           ->add_option("--batch", flags->batch,
-                                        "JSON lines, .gz too: a case and its answer a line each")
-                           ->type_name("FILE");
-  batch->excludes(file)->excludes(base64)->excludes(arguments)->excludes(estimate);
+  option("--deepspeed-version", &flags->deepspeed_version, "For lint; lists its defaults",
+         "VERSION");
+  command->add_flag("--estimate", flags->estimate, "Estimate the memory of a rank");
+  option("--model-spec", &flags->model_spec, "The model for --estimate, JSON", "FILE");
+  option("--num-parameters", &flags->num_parameters, "Or its size for --estimate", "N")
+      ->check(CLI::PositiveNumber);
+  option("--batch", &flags->batch, "JSON lines, perhaps gzip; - for stdin", "FILE");
   command->callback([flags, global, run] {
     *run = [flags, global] {
       return flags->batch.empty() ? RunResolve(*global, *flags) : RunResolveBatch(*global, *flags);
@@ -71,13 +48,9 @@ void AddLint(CLI::App* config, const GlobalOptions* global, Run* run) {
       config->add_subcommand("lint",
                              "Find what DeepSpeed would refuse, ignore or take in another sense.\n"
                              "Exit 4 where it would refuse the config or fail on it.");
-  CLI::Option* file =
-      command->add_option("FILE", flags->file, "DeepSpeed config, JSON; - for stdin");
-  command
-      ->add_option("--ds-config-base64", flags->ds_config_base64,
-                   "The config as url-safe base64, instead of FILE")
-      ->type_name("TEXT")
-      ->excludes(file);
+  command->add_option("FILE", flags->file, "DeepSpeed config, JSON; - for stdin");
+  command->add_option("--ds-config-base64", flags->ds_config_base64, "Url-safe base64, not FILE")
+      ->type_name("TEXT");
   command
       ->add_option("--deepspeed-version", flags->deepspeed_version,
                    "DeepSpeed release; default: the newest known")

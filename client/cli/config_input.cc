@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -75,6 +76,7 @@ absl::StatusOr<ClusterHandle> ConnectForConfigs(const GlobalOptions& global) {
 std::string WrapText(absl::string_view text, size_t column, size_t indent) {
   std::string out;
   const auto new_line = [&] {
+    absl::StripTrailingAsciiWhitespace(&out);
     absl::StrAppend(&out, "\n", std::string(indent, ' '));
     column = indent;
   };

@@ -13,8 +13,8 @@
 namespace zerocast {
 
 absl::Status RunLint(const GlobalOptions& global, const LintFlags& flags) {
-  if (flags.file.empty() && flags.ds_config_base64.empty()) {
-    return InvalidFields({{"FILE", "is required, or --ds-config-base64"}});
+  if (flags.file.empty() == flags.ds_config_base64.empty()) {
+    return InvalidFields({{"FILE", "is required, or --ds-config-base64, and not both"}});
   }
   v1::LintConfigRequest request;
   if (flags.file.empty()) {

@@ -56,14 +56,21 @@ const char* KindName(v1::OriginKind kind) {
 
 absl::Status CheckFlags(const ResolveFlags& flags) {
   std::vector<FieldViolation> violations;
-  if (flags.ds_config.empty() && flags.ds_config_base64.empty()) {
-    violations.push_back({"--ds-config", "is required, or --ds-config-base64, or --batch"});
+  if (flags.ds_config.empty() == flags.ds_config_base64.empty()) {
+    violations.push_back({"--ds-config", flags.ds_config.empty()
+                                             ? "is required, or --ds-config-base64, or --batch"
+                                             : "excludes --ds-config-base64"});
   }
   if (flags.training_arguments.empty()) {
     violations.push_back({"--args", "is required, unless --batch is given"});
   }
-  if (flags.estimate && flags.model_spec.empty() && flags.num_parameters == 0) {
+  const bool spec = !flags.model_spec.empty(), count = flags.num_parameters > 0;
+  if (flags.estimate && !spec && !count) {
     violations.push_back({"--estimate", "needs --model-spec or --num-parameters"});
+  }
+  if (spec && count) violations.push_back({"--model-spec", "excludes --num-parameters"});
+  if (!flags.estimate && (spec || count)) {
+    violations.push_back({spec ? "--model-spec" : "--num-parameters", "is for --estimate"});
   }
   const int num_stdin = (flags.ds_config == "-") + (flags.training_arguments == "-") +
                         (flags.model_config == "-") + (flags.model_spec == "-");
@@ -105,20 +112,39 @@ absl::StatusOr<v1::ResolveConfigRequest> ReadRequest(const ResolveFlags& flags) 
   return request;
 }
 
-void PrintOrigins(const v1::ResolveConfigResponse& response) {
-  if (response.origins().empty()) return;
-  std::printf("\nwhere the values come from\n");
+// Paths to the left, where their values come from beside them, or below a path that is too long.
+void PrintPaths(const std::vector<std::pair<std::string, std::string>>& rows) {
+  constexpr size_t kMaxWidth = 44;
   size_t width = 0;
-  for (const v1::ValueOrigin& origin : response.origins()) {
-    width = std::max(width, std::min<size_t>(origin.path().size(), 48));
+  for (const auto& row : rows) width = std::max(width, std::min(row.first.size(), kMaxWidth));
+  for (const auto& [path, from] : rows) {
+    if (path.size() > width) {
+      std::printf("  %s\n  %*s", path.c_str(), static_cast<int>(width), "");
+    } else {
+      std::printf("  %-*s", static_cast<int>(width), path.c_str());
+    }
+    std::printf("  %s\n", WrapText(from, width + 4, width + 4).c_str());
   }
+}
+
+void PrintOrigins(const v1::ResolveConfigResponse& response) {
+  std::vector<std::pair<std::string, std::string>> rows, defaults;
+  std::string version;  // "default of DeepSpeed 0.19.8"
   for (const v1::ValueOrigin& origin : response.origins()) {
-    // "auto filled from" on every line says nothing and does not fit.
-    const absl::string_view from = absl::StripPrefix(origin.origin(), "auto filled from ");
-    const std::string path = absl::StrFormat("  %-*s  ", width, origin.path());
-    std::printf("%s%s\n", path.c_str(),
-                WrapText(from, std::min<size_t>(path.size(), 80), width + 4).c_str());
+    // What every line begins with says nothing and does not fit.
+    absl::string_view from = absl::StripPrefix(origin.origin(), "auto filled from ");
+    const size_t colon = from.find(": ");
+    if (origin.kind() == v1::ORIGIN_KIND_DEEPSPEED_DEFAULT && colon != absl::string_view::npos) {
+      version = std::string(from.substr(0, colon));
+      defaults.emplace_back(origin.path(), from.substr(colon + 2));
+    } else {
+      rows.emplace_back(origin.path(), from);
+    }
   }
+  if (!rows.empty()) std::printf("\nwhere the values come from\n");
+  PrintPaths(rows);
+  if (!defaults.empty()) std::printf("\nabsent, so that the %s takes effect\n", version.c_str());
+  PrintPaths(defaults);
 }
 
 void PrintMemory(const v1::MemoryEstimate& memory) {

@@ -46,6 +46,7 @@ class Places {
 
 // Puts findings into the order of the text.  Of two with one path and rule the graver stays.
 void Order(const ConfigValue& root, std::vector<LintFinding>* findings) {
+  if (findings->size() < 2) return;
   const Places places(root);
   absl::flat_hash_map<std::pair<std::string, std::string>, size_t> seen;
   std::vector<std::pair<size_t, size_t>> order;  // place, then the order of reporting

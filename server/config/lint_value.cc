@@ -131,26 +131,27 @@ bool IsPlainNumber(absl::string_view type, const ConfigValue& value) {
 }
 
 ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const ConfigValue& value) {
-  ValueVerdict wrong = Refuse("wrong-type", MustBe(rule, value));
+  // Made only where it is needed: most values are good.
+  const auto wrong = [&] { return Refuse("wrong-type", MustBe(rule, value)); };
   if (type == "any") return {};
   if (type == "never") {
     return Refuse("wrong-type", "is set by the program only: no JSON value is taken");
   }
   if (type == "bool") {
-    if (!LaxBool(value).has_value()) return wrong;
+    if (!LaxBool(value).has_value()) return wrong();
     return value.text() != nullptr ? Coerced(rule, value) : ValueVerdict{};
   }
   if (type == "int" || type == "float") {
     const std::optional<double> number = type == "int" ? LaxInt(value) : LaxFloat(value);
-    if (!number.has_value() || (rule.no_bool && !IsPlainNumber(type, value))) return wrong;
+    if (!number.has_value() || (rule.no_bool && !IsPlainNumber(type, value))) return wrong();
     if (rule.finite && !std::isfinite(*number)) {
       return Refuse("out-of-range", absl::StrCat("must be finite, is ", ShortJson(value)));
     }
     if (const auto range = OutOfRange(rule, *number)) return Refuse("out-of-range", *range);
     return IsNumber(value) ? ValueVerdict{} : Coerced(rule, value);
   }
-  if (type == "str") return value.text() != nullptr ? ValueVerdict{} : wrong;
-  if (type == "object") return value.object() != nullptr ? ValueVerdict{} : wrong;
+  if (type == "str") return value.text() != nullptr ? ValueVerdict{} : wrong();
+  if (type == "object") return value.object() != nullptr ? ValueVerdict{} : wrong();
   if (type == "one of") {
     if (IsValue(rule, value)) {
       return value.boolean() != nullptr ? Coerced(rule, value) : ValueVerdict{};
@@ -163,21 +164,21 @@ ValueVerdict CheckStrictOne(const KeyRule& rule, absl::string_view type, const C
     return Refuse("invalid-value", MustBe(rule, value));
   }
   if (absl::StartsWith(type, "list")) {
-    if (value.array() == nullptr) return wrong;
+    if (value.array() == nullptr) return wrong();
     for (const ConfigValue& item : *value.array()) {
       const bool good = type == "list of str"      ? item.text() != nullptr
                         : type == "list of one of" ? IsValue(rule, item)
                                                    : true;
       if (!good) {
         return type == "list of str"
-                   ? wrong
+                   ? wrong()
                    : Refuse("invalid-value", absl::StrCat("items must be ", OneOf(rule.values),
                                                           ", one is ", ShortJson(item)));
       }
     }
     return {};
   }
-  return wrong;
+  return wrong();
 }
 
 bool FitsLooseType(absl::string_view type, const ConfigValue& value) {

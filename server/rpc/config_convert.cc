@@ -324,9 +324,10 @@ absl::Status Lint(const v1::ResolveConfigRequest& request, const Input& input,
   return absl::OkStatus();
 }
 
-absl::Status Estimate(Input* input, const Resolution& resolution, v1::ResolveConfigResponse* out) {
+// Takes the model and the config with it: they come last.
+absl::Status Estimate(Input* input, Resolution* resolution, v1::ResolveConfigResponse* out) {
   EstimateRequest request;
-  request.config = resolution.config.root();
+  request.config = std::move(resolution->config.root());
   request.model = std::move(input->model);
   const ConfigInteger* ranks = input->resolve.arguments.world_size.integer();
   if (ranks == nullptr || !ranks->ToInt64(&request.world_size)) request.world_size = 1;
@@ -362,7 +363,7 @@ absl::Status Answer(const v1::ResolveConfigRequest& request, ConfigAnswer* answe
   }
   DescribeResolved(request, resolution, &answer->response);
   if (!request.estimate_memory()) return absl::OkStatus();
-  return Estimate(&input, resolution, &answer->response);
+  return Estimate(&input, &resolution, &answer->response);
 }
 
 }  // namespace

@@ -152,7 +152,8 @@ ODD = [
     None, True, False, 0, 1, 2, 3, -1, 7, 0.0, -0.0, 1.0, 2.0, 3.0, 0.5, 1e-5, 5e8, 1e16, 1e22,
     1.5e300, float("inf"), float("-inf"), float("nan"), 2**63, 2**64, -(2**63) - 1, 10**30,
     10**320, "", "auto", "auto ", "AUTO", "3", "1e-5", "true", "cpu", "nvme", "none", "it's",
-    'both "\'', "tab\tnew\nline\\", "\u00e9\u6f22\u2028\x7f\U0001f600\u200b\u00a0\u00ad", [], [0.9, 0.999],
+    'both "\'', "tab\tnew\nline\\", "\u00e9\u6f22\u2028\x7f\U0001f600\u200b\u00a0\u00ad", [],
+    [0.9, 0.999],
     [1], ["auto"], [None, True], [[1, [2.0]], {"a": "b'"}], {}, {"a": 1}, {"enabled": "auto"},
     {"auto": "auto"}, {"device": "cpu"}, {"x": [1, None, True, "q'uote", 5e-5]}, {"": {"": None}},
 ]
@@ -162,7 +163,8 @@ SIZES = [8, 64, 333, 768, 1000, 1024, 4096, 7168, 12288, 16384, 32768, 100003]
 def plain_config(rng, args, steps):
     auto_or = lambda *values: "auto" if rng.random() < 0.6 else rng.choice(values)
     sections = {
-        "zero_optimization": lambda: rng.choice([None, zero(rng)]) if rng.random() < 0.1 else zero(rng),
+        "zero_optimization": lambda: (
+            rng.choice([None, zero(rng)]) if rng.random() < 0.1 else zero(rng)),
         "fp16": lambda: {"enabled": auto_or(True, False, args["fp16"], 0, 1, "true"),
                          "loss_scale": 0, "initial_scale_power": 16},
         "bf16": lambda: {"enabled": auto_or(True, False, args["bf16"], 0, 1, "true")},
@@ -182,7 +184,8 @@ def plain_config(rng, args, steps):
         "scheduler": lambda: {
             "type": rng.choice(["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]),
             "params": subset(rng, {
-                "warmup_min_lr": auto_or(0, 0.25), "warmup_max_lr": auto_or(args["learning_rate"], 7),
+                "warmup_min_lr": auto_or(0, 0.25),
+                "warmup_max_lr": auto_or(args["learning_rate"], 7),
                 "warmup_num_steps": auto_or(100, args["warmup_steps"], 0.25),
                 "total_num_steps": auto_or(steps, float(steps), 1000)})},
         "tensor_parallel": lambda: {"autotp_size": rng.choice([0, 1, 2, 4])},
@@ -240,7 +243,8 @@ def odd_arguments(rng, args):
     if rng.random() < 0.2:
         args["max_grad_norm"] = None
     if rng.random() < 0.2:
-        args["warmup_steps"] = rng.choice([float("nan"), float("inf"), -5, -0.3, 0.999, 1e17, 1 / 3])
+        args["warmup_steps"] = rng.choice(
+            [float("nan"), float("inf"), -5, -0.3, 0.999, 1e17, 1 / 3])
 
 
 def plain_model(rng):
@@ -310,12 +314,15 @@ def damage(rng, text):
     """`text` with a little of it removed, doubled or replaced."""
     at = rng.randrange(len(text) + 1)
     return rng.choice([
-        lambda: text[:at], lambda: text[:at] + text[at + 1:], lambda: text + rng.choice(["x", ",", "}", " 1"]),
-        lambda: text[:at] + rng.choice(list(',:"{}[]0-+.eE\\/nNtIa \x00\x01\t\u00e9\ufeff')) + text[at:],
+        lambda: text[:at], lambda: text[:at] + text[at + 1:],
+        lambda: text + rng.choice(["x", ",", "}", " 1"]),
+        lambda: text[:at] + rng.choice(
+            list(',:"{}[]0-+.eE\\/nNtIa \x00\x01\t\u00e9\ufeff')) + text[at:],
         lambda: rng.choice(["\ufeff", "[", "-", "01"]) + text,
         lambda: text.replace("true", "True").replace('"', "'"),
-        lambda: rng.choice(["NaN", "-Infinity", "5", "1.5", "true", '"auto"', '"{}"', "[{}]", "[1", " ",
-                            "\t{}\n", "{}\x00", "{\"a\": -}", "{\"a\": 1.}", "{\"a\": .5}", "{\"a\": 1e}",
+        lambda: rng.choice(["NaN", "-Infinity", "5", "1.5", "true", '"auto"', '"{}"', "[{}]", "[1",
+                            " ", "\t{}\n", "{}\x00", "{\"a\": -}", "{\"a\": 1.}", "{\"a\": .5}",
+                            "{\"a\": 1e}",
                             "{\"a\": 0x10}", "{\"a\": 00}", "{\"a\": -01}", "{\"a\": 1e5.5}",
                             "{\"a\": \"\\x41\"}", "{\"a\": \"\\u12g4\"}", "{a: 1}", "{\"a\": 1,}"]),
     ])()
@@ -403,7 +410,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="file with the ids to keep, one a line, in the order to write them")
+    parser.add_argument("--only", help="file with the ids to keep, one a line, in their order")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--check", type=pathlib.Path)
     options = parser.parse_args()
