@@ -2,6 +2,7 @@
 #define ZEROCAST_TESTS_CLIENT_AGENT_HANDOVER_FIXTURE_H_
 
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
 
 #include <cstring>
 #include <memory>
@@ -33,6 +34,9 @@ inline std::string CodeOf(const nlohmann::json& answer) {
 class HandOverTest : public ::testing::Test {
  protected:
   HandOverTest() {
+    // Made before the server's threads log: the packaged library is not built for ThreadSanitizer,
+    // which does not see the guard of its static registry.
+    EXPECT_NE(spdlog::default_logger_raw(), nullptr);
     ShardIndex index;
     index.load = kLoad;
     index.world_size = 2;
