@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/copy/element_ops.h"
+#include "kernels/copy/for_each_step.h"
 
 namespace zerocast {
 namespace {
@@ -61,26 +62,6 @@ const Kernels& KernelsFor(DType from, DType to) {
       return kCopy4;
     default:
       return kCopy8;
-  }
-}
-
-// Calls visit(source, target) for every step of `loops`, the last one innermost; strides in bytes.
-template <typename Visit>
-void ForEachStep(const Loop* loops, int num_loops, const char* source, char* target,
-                 const Visit& visit) {
-  int64_t steps[kMaxBoxDims] = {};
-  for (;;) {
-    visit(source, target);
-    int k = num_loops - 1;
-    for (; k >= 0; --k) {
-      source += loops[k].source_stride;
-      target += loops[k].target_stride;
-      if (++steps[k] < loops[k].extent) break;
-      source -= loops[k].extent * loops[k].source_stride;
-      target -= loops[k].extent * loops[k].target_stride;
-      steps[k] = 0;
-    }
-    if (k < 0) return;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kernels/copy/copy.h"
+#include "kernels/copy/for_each_step.h"
 
 namespace zerocast {
 namespace {
@@ -151,26 +152,6 @@ class BoxDecoder {
   const DType target_dtype_;
   const int64_t target_size_;
 };
-
-// Calls visit(source place, target place) for every step of `loops`.
-template <typename Visit>
-void ForEachStep(const BoxDim* loops, int num_loops, int64_t source, int64_t target,
-                 const Visit& visit) {
-  int64_t steps[kMaxBoxDims] = {};
-  for (;;) {
-    visit(source, target);
-    int k = num_loops - 1;
-    for (; k >= 0; --k) {
-      source += loops[k].source_stride;
-      target += loops[k].target_stride;
-      if (++steps[k] < loops[k].extent) break;
-      source -= loops[k].extent * loops[k].source_stride;
-      target -= loops[k].extent * loops[k].target_stride;
-      steps[k] = 0;
-    }
-    if (k < 0) return;
-  }
-}
 
 bool Divides(int64_t part, int64_t whole) { return part >= 1 && whole >= 1 && whole % part == 0; }
 
