@@ -1,7 +1,6 @@
 #include "server/rpc/config_leases.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,8 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/rpc/random_hex.h"
+#include "server/rpc/records.h"
 
 namespace zerocast::rpc {
 namespace {
@@ -24,24 +25,6 @@ constexpr size_t kMaxEndings = 1000;
 
 std::string ConfigKey(absl::string_view job) {
   return absl::StrCat(kConfigs, absl::StripPrefix(job, kJobs));
-}
-
-std::string NewName() {
-  char bytes[16];
-  for (size_t done = 0; done < sizeof(bytes);) {
-    // Fails for EINTR alone, once the kernel has started.
-    const ssize_t got = ::getrandom(bytes + done, sizeof(bytes) - done, 0);
-    if (got > 0) done += static_cast<size_t>(got);
-  }
-  return absl::StrCat(kLeases, absl::BytesToHexString({bytes, sizeof(bytes)}));
-}
-
-absl::Status Damaged(absl::string_view key) {
-  return WithReason(
-      absl::DataLossError(absl::StrCat("read the record of ", key,
-                                       ": it is damaged or of a newer format; restore "
-                                       "the store from a copy, or start with another one")),
-      "INTERNAL");
 }
 
 absl::Status NoSuchLease(absl::string_view name) {
@@ -150,7 +133,7 @@ absl::Status ConfigLeases::RestoreConfigs() {
       config->resolved_json = record.Base64("resolved");
       config->dtype = record.Text("dtype");
       config->zero_stage = static_cast<int>(record.Number("zero_stage"));
-      if (!record.ok()) return Damaged(entry.key);
+      if (!record.ok()) return DamagedRecord(entry.key, "it is damaged or of a newer format");
       configs_[absl::StrCat(kJobs, absl::StripPrefix(entry.key, kConfigs))].config =
           std::move(config);
       after = entry.key;
@@ -174,7 +157,8 @@ absl::Status ConfigLeases::RestoreLeases() {
       held.request_id = record.Base64("request_id");
       const auto kept = configs_.find(held.lease.job);
       // Lease and config are written in one commit.
-      if (!record.ok() || kept == configs_.end()) return Damaged(entry.key);
+      if (!record.ok() || kept == configs_.end())
+        return DamagedRecord(entry.key, "it is damaged or of a newer format");
       // The wall clock may have been set meanwhile: no lease grows by that.
       held.until =
           clock_->Steady() + std::min(held.lease.expire_time - clock_->Now(), held.lease.ttl);
@@ -232,7 +216,7 @@ absl::StatusOr<ConfigLease> ConfigLeases::Acquire(absl::string_view job, const K
     }
     is_first = configs_.find(job) == configs_.end();
   }
-  held.lease = {NewName(), std::string(job), ttl, clock_->Now() + ttl};
+  held.lease = {absl::StrCat(kLeases, RandomHex(16)), std::string(job), ttl, clock_->Now() + ttl};
   held.request_id = std::string(request_id);
   held.until = clock_->Steady() + ttl;
   ZC_RETURN_IF_ERROR(WriteHeld(held, is_first ? &config : nullptr));

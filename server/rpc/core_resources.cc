@@ -1,16 +1,14 @@
-#include <sys/random.h>
-
 #include <algorithm>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/core.h"
+#include "server/rpc/random_hex.h"
 #include "server/rpc/records.h"
 
 namespace zerocast::rpc {
@@ -18,17 +16,6 @@ namespace {
 
 // How often a blocked dry run looks whether its caller is still there.
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
-
-// Random bytes from the kernel, as hexadecimal digits.
-std::string RandomHex(size_t num_bytes) {
-  std::string bytes(num_bytes, '\0');
-  for (size_t done = 0; done < num_bytes;) {
-    // Fails for EINTR alone, once the kernel has started.
-    const ssize_t got = ::getrandom(&bytes[done], num_bytes - done, 0);
-    if (got > 0) done += static_cast<size_t>(got);
-  }
-  return absl::BytesToHexString(bytes);
-}
 
 // A page of a list, bounded in number and in bytes.
 template <typename Resource>

@@ -17,13 +17,6 @@ namespace {
 
 constexpr int kFormat = 1;
 
-absl::Status Damaged(absl::string_view name, absl::string_view what) {
-  return WithReason(absl::DataLossError(
-                        absl::StrCat("read the record of ", name, ": ", what,
-                                     "; restore the store from a copy, or start with another one")),
-                    "INTERNAL");
-}
-
 nlohmann::json Envelope(const std::string& message, const jobs::RequestKey& request) {
   return {{"format", kFormat},
           {"message", absl::Base64Escape(message)},
@@ -49,21 +42,28 @@ template <typename Message>
 absl::StatusOr<nlohmann::json> Open(absl::string_view name, const std::string& text,
                                     Message* message, jobs::RequestKey* request) {
   nlohmann::json record = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!record.is_object()) return Damaged(name, "it is no JSON object");
+  if (!record.is_object()) return DamagedRecord(name, "it is no JSON object");
   const auto format = record.find("format");
   if (format == record.end() || *format != kFormat) {
-    return Damaged(name, absl::StrCat("it is not of format ", kFormat));
+    return DamagedRecord(name, absl::StrCat("it is not of format ", kFormat));
   }
   std::string bytes;
   if (!TakeBase64(record, "message", &bytes) || !message->ParseFromString(bytes) ||
       !TakeBase64(record, "request_id", &request->request_id) ||
       !Take(record, "fingerprint", &request->fingerprint)) {
-    return Damaged(name, "a field is missing or damaged");
+    return DamagedRecord(name, "a field is missing or damaged");
   }
   return record;
 }
 
 }  // namespace
+
+absl::Status DamagedRecord(absl::string_view name, absl::string_view what) {
+  return WithReason(absl::DataLossError(
+                        absl::StrCat("read the record of ", name, ": ", what,
+                                     "; restore the store from a copy, or start with another one")),
+                    "INTERNAL");
+}
 
 std::string JobToRecord(const jobs::Job& job) {
   nlohmann::json record = Envelope(JobToProto(job).SerializeAsString(), job.request);
@@ -84,14 +84,15 @@ absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::s
   ZC_ASSIGN_OR_RETURN(const nlohmann::json record, Open(name, text, &message, &request));
   ConfigFacts facts{message.resolved_config_json(), message.config_dtype(), message.zero_stage()};
   absl::StatusOr<jobs::Job> job = JobFromRecord(message.spec(), facts);
-  if (!job.ok()) return Damaged(name, job.status().message());
+  if (!job.ok()) return DamagedRecord(name, job.status().message());
   job->name = std::string(name);
   job->state = message.state() == v1::JOB_STATE_CANCELLED ? jobs::JobState::kCancelled
                                                           : jobs::JobState::kActive;
   job->create_time = absl::FromUnixNanos(
       google::protobuf::util::TimeUtil::TimestampToNanoseconds(message.create_time()));
   job->request = std::move(request);
-  if (!Take(record, "attach_token", &job->attach_token)) return Damaged(name, "no attach_token");
+  if (!Take(record, "attach_token", &job->attach_token))
+    return DamagedRecord(name, "no attach_token");
   return job;
 }
 
@@ -101,14 +102,15 @@ absl::StatusOr<jobs::Load> LoadFromRecordText(absl::string_view name, const std:
   jobs::RequestKey request;
   ZC_ASSIGN_OR_RETURN(const nlohmann::json record, Open(name, text, &message, &request));
   if (!v1::LoadState_IsValid(message.state()) || message.state() == v1::LOAD_STATE_UNSPECIFIED) {
-    return Damaged(name, "its state is unknown");
+    return DamagedRecord(name, "its state is unknown");
   }
   jobs::Load load = LoadFromProto(message);
   load.name = std::string(name);
   load.epoch = epoch;
   load.request = std::move(request);
   const auto released = record.find("released");
-  if (released == record.end() || !released->is_boolean()) return Damaged(name, "no released");
+  if (released == record.end() || !released->is_boolean())
+    return DamagedRecord(name, "no released");
   load.released = released->get<bool>();
   *job_name = message.job();
   return load;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/jobs/types.h"
@@ -15,6 +16,10 @@ namespace zerocast::rpc {
 // never see.  README.md lists the fields.
 std::string JobToRecord(const jobs::Job& job);
 std::string LoadToRecord(const jobs::Load& load);
+
+// What reading a record that is damaged or of a newer format fails with: DATA_LOSS, naming it and
+// what is wrong.
+absl::Status DamagedRecord(absl::string_view name, absl::string_view what);
 
 // Errors: DATA_LOSS naming `name` when the record is damaged or of a newer format.
 absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::string& text);
