@@ -6,27 +6,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 
 #include "client/verify/cast.h"
+#include "tests/recorded_decodes.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast::verify {
 namespace {
-
-constexpr int64_t kNumScales = 256;
-
-// splitmix64 of an index.
-uint64_t Mix(uint64_t index) {
-  uint64_t z = (index + 1) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 Tensor Scales(DType dtype) {
   const int64_t size = SizeOf(dtype);
@@ -42,18 +32,6 @@ Tensor Scales(DType dtype) {
     scales.bytes.append(reinterpret_cast<const char*>(&bits), size);
   }
   return scales;
-}
-
-std::string Checksum(const std::string& elements, int64_t size) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < elements.size() / size; ++i) {
-    uint64_t bits = 0;
-    std::memcpy(&bits, &elements[i * size], size);
-    sum += bits * (Mix(i) | 1);
-  }
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(sum));
-  return text;
 }
 
 TEST(Dequantize, EveryByteWithManyScalesAsTorch) {

@@ -16,21 +16,12 @@
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
 #include "kernels/copy/decode_box.h"
+#include "tests/recorded_decodes.h"
 
 namespace zerocast {
 namespace {
 
 using DecodeFunction = void (*)(const Box&, const Decoder&, const EncodedSource&, void*, DType);
-
-// splitmix64 of an index.
-uint64_t Mix(uint64_t index) {
-  uint64_t z = (index + 1) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
-constexpr int64_t kNumScales = 256;
 
 // The scales of make_decodes.py, little-endian.
 std::vector<char> Scales(DType dtype) {
@@ -49,18 +40,6 @@ std::vector<char> Scales(DType dtype) {
   std::vector<char> bytes(kNumScales * size);
   for (int64_t i = 0; i < kNumScales; ++i) std::memcpy(&bytes[i * size], &bits[i], size);
   return bytes;
-}
-
-std::string Checksum(const std::vector<char>& elements, int64_t size) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < elements.size() / size; ++i) {
-    uint64_t bits = 0;
-    std::memcpy(&bits, &elements[i * size], size);
-    sum += bits * (Mix(i) | 1);
-  }
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(sum));
-  return text;
 }
 
 class Decodes : public ::testing::TestWithParam<DecodeFunction> {};

@@ -17,6 +17,7 @@
 #include "server/config/hidden_size.h"
 #include "server/config/json_reader.h"
 #include "server/config/resolve.h"
+#include "tests/server/config/paths.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -24,12 +25,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::vector<std::string> Paths(const absl::Status& status) {
-  std::vector<std::string> paths;
-  for (const FieldViolation& violation : ViolationsOf(status)) paths.push_back(violation.field);
-  return paths;
-}
 
 // What the caller of a resolution sees: the call's error or the integration's.
 absl::Status Resolve(std::string config) {

@@ -6,9 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "server/base/errors.h"
 #include "server/config/json_reader.h"
 #include "server/config/resolve.h"
@@ -17,19 +15,6 @@
 
 namespace zerocast {
 namespace {
-
-// The lines of a file: a name is under ZC_TEST_DATA/config, a path is taken as it is.
-std::vector<ConfigValue> ReadLines(const std::string& name) {
-  const std::string text =
-      ReadDataFile(absl::StartsWith(name, "/") ? name : absl::StrCat("config/", name));
-  std::vector<ConfigValue> lines;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-    auto document = ReadJson(line, "line");
-    EXPECT_THAT(document, IsOk());
-    if (document.ok()) lines.push_back(std::move(document->value));
-  }
-  return lines;
-}
 
 absl::StatusOr<Resolution> Resolve(const ConfigValue& line) {
   ResolveRequest request;
@@ -108,7 +93,7 @@ ConfigValue Describe(const Resolution& resolution) {
 class Golden : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(Golden, EveryCaseComesOutAsInPython) {
-  const std::vector<ConfigValue> lines = ReadLines(GetParam());
+  const std::vector<ConfigValue> lines = ReadConfigCases(GetParam());
   ASSERT_FALSE(lines.empty());
   std::map<std::string, int> passed;
   for (const ConfigValue& line : lines) {
@@ -154,13 +139,13 @@ INSTANTIATE_TEST_SUITE_P(Named, Golden, ::testing::ValuesIn(NamedFile()));
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Golden);
 
 TEST(GoldenFiles, AreWhole) {
-  EXPECT_EQ(ReadLines("config.jsonl.gz").size(), 500u);
-  EXPECT_EQ(ReadLines("config-odd.jsonl.gz").size(), 60u);
+  EXPECT_EQ(ReadConfigCases("config.jsonl.gz").size(), 500u);
+  EXPECT_EQ(ReadConfigCases("config-odd.jsonl.gz").size(), 60u);
 }
 
 // Resolving a resolved config changes nothing.
 TEST(GoldenFiles, AResolvedConfigResolvesToItself) {
-  for (ConfigValue& line : ReadLines("config.jsonl.gz")) {
+  for (ConfigValue& line : ReadConfigCases("config.jsonl.gz")) {
     const auto first = Resolve(line);
     ASSERT_THAT(first, IsOk());
     if (first->error.has_value()) continue;

@@ -7,6 +7,7 @@
 #include "server/base/errors.h"
 #include "server/config/hidden_size.h"
 #include "server/config/training_arguments.h"
+#include "tests/server/config/paths.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -14,12 +15,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::vector<std::string> Paths(const absl::Status& status) {
-  std::vector<std::string> paths;
-  for (const FieldViolation& violation : ViolationsOf(status)) paths.push_back(violation.field);
-  return paths;
-}
 
 TEST(ModelConfig, IsAnObjectOfAtMost4MiB) {
   EXPECT_THAT(ReadModelConfig(R"({"hidden_size": 8})"), IsOk());

@@ -1,8 +1,6 @@
 // What nine releases of DeepSpeed said about configs, and what the lint says (tests/oracle).
 #include <gtest/gtest.h>
-#include <zlib.h>
 
-#include <cstdlib>
 #include <map>
 #include <set>
 #include <string>
@@ -10,33 +8,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "server/config/json_reader.h"
 #include "server/config/lint.h"
+#include "tests/server/config/data_file.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
 namespace {
-
-// The lines of a gzip file under ZC_TEST_DATA/config.
-std::vector<ConfigValue> ReadLines(const std::string& name) {
-  const char* data = std::getenv("ZC_TEST_DATA");
-  const std::string path = absl::StrCat(data == nullptr ? "" : data, "/config/", name);
-  gzFile file = gzopen(path.c_str(), "rb");
-  EXPECT_NE(file, nullptr) << path;
-  if (file == nullptr) return {};
-  std::string text;
-  char buffer[1 << 16];
-  for (int n; (n = gzread(file, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);
-  gzclose(file);
-  std::vector<ConfigValue> lines;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-    auto document = ReadJson(line, "line");
-    EXPECT_THAT(document, IsOk());
-    if (document.ok()) lines.push_back(std::move(document->value));
-  }
-  return lines;
-}
 
 std::vector<LintFinding> Lint(const ConfigValue& row) {
   LintRequest request;
@@ -89,7 +67,7 @@ std::string Expected(const ConfigValue& row) {
 }
 
 TEST(LintGolden, EveryCaseHasItsFindings) {
-  const std::vector<ConfigValue> rows = ReadLines("lint.jsonl.gz");
+  const std::vector<ConfigValue> rows = ReadConfigCases("lint.jsonl.gz");
   std::map<std::string, int> by_version;
   for (const ConfigValue& row : rows) {
     const std::string& id = *row.Find("id")->text();
@@ -111,7 +89,7 @@ TEST(LintGolden, EveryCaseHasItsFindings) {
 
 TEST(LintGolden, EveryRuleHasACase) {
   std::set<std::string> rules;
-  for (const ConfigValue& row : ReadLines("lint.jsonl.gz")) {
+  for (const ConfigValue& row : ReadConfigCases("lint.jsonl.gz")) {
     for (const LintFinding& finding : Lint(row)) rules.insert(finding.rule);
   }
   EXPECT_EQ(absl::StrJoin(rules, " "),
@@ -122,7 +100,7 @@ TEST(LintGolden, EveryRuleHasACase) {
 
 // Each key with each kind of value, and what the integration made of the golden configs.
 TEST(LintGolden, AnErrorIsFoundExactlyWhereDeepSpeedRaises) {
-  const std::vector<ConfigValue> rows = ReadLines("lint-values.jsonl.gz");
+  const std::vector<ConfigValue> rows = ReadConfigCases("lint-values.jsonl.gz");
   size_t raised = 0, differ = 0;
   for (const ConfigValue& row : rows) {
     const bool raises = !row.Find("raises")->is_null();

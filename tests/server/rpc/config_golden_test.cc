@@ -1,15 +1,12 @@
 // The golden configs through the wire: as answers of BatchResolveConfigs and of ResolveConfig they
 // are what Transformers did, byte for byte.
-#include <zlib.h>
-
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
 #include "server/config/json_reader.h"
+#include "tests/server/config/data_file.h"
 #include "tests/server/rpc/server_fixture.h"
 
 namespace zerocast {
@@ -18,25 +15,6 @@ namespace {
 constexpr const char* kQueryPaths[] = {
     "zero_optimization.stage", "fp16.enabled", "bf16.enabled",
     "optimizer.params.lr",     "nope.nope",    "train_batch_size"};
-
-std::vector<ConfigValue> ReadLines(const std::string& name) {
-  const char* data = std::getenv("ZC_TEST_DATA");
-  const std::string path = absl::StrCat(data == nullptr ? "" : data, "/config/", name);
-  gzFile file = gzopen(path.c_str(), "rb");
-  EXPECT_NE(file, nullptr) << path;
-  if (file == nullptr) return {};
-  std::string text;
-  char buffer[1 << 16];
-  for (int n; (n = gzread(file, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);
-  gzclose(file);
-  std::vector<ConfigValue> lines;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-    auto document = ReadJson(line, "line");
-    EXPECT_THAT(document, IsOk());
-    if (document.ok()) lines.push_back(std::move(document->value));
-  }
-  return lines;
-}
 
 v1::ResolveConfigRequest Request(const ConfigValue& line) {
   v1::ResolveConfigRequest request;
@@ -128,7 +106,7 @@ ConfigValue Describe(const v1::ResolveConfigResponse& response, bool resolved) {
 class ConfigGolden : public ServerTest, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(ConfigGolden, EveryCaseInOneBatchComesOutAsInPython) {
-  const std::vector<ConfigValue> lines = ReadLines(GetParam());
+  const std::vector<ConfigValue> lines = ReadConfigCases(GetParam());
   ASSERT_FALSE(lines.empty());
   v1::BatchResolveConfigsRequest batch;
   for (const ConfigValue& line : lines) *batch.add_requests() = Request(line);
@@ -156,7 +134,7 @@ TEST_P(ConfigGolden, EveryCaseByItselfComesOutAsInPython) {
   // Of 8 KB of metadata the status takes its message twice: as text, up to three times as long, and
   // in the details.
   constexpr size_t kShort = 1000;
-  const std::vector<ConfigValue> lines = ReadLines(GetParam());
+  const std::vector<ConfigValue> lines = ReadConfigCases(GetParam());
   size_t compared = 0;
   for (const ConfigValue& line : lines) {
     const std::string& id = *line.Find("id")->text();
@@ -185,7 +163,7 @@ TEST_P(ConfigGolden, EveryCaseByItselfComesOutAsInPython) {
 // An admission webhook's answer: the verdict and nothing else.
 TEST_P(ConfigGolden, ValidateOnlyGivesTheSameVerdict) {
   v1::BatchResolveConfigsRequest full, verdicts;
-  for (const ConfigValue& line : ReadLines(GetParam())) {
+  for (const ConfigValue& line : ReadConfigCases(GetParam())) {
     v1::ResolveConfigRequest request = Request(line);
     request.clear_query_paths();
     *full.add_requests() = request;
