@@ -5,30 +5,20 @@ import gc
 import os
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import unittest
 from pathlib import Path
 
-sys.path.insert(0, str(Path(os.environ["ZC_SOURCE_DIR"]) / "client/python/src"))
+import numpy
+from agent_fixture import LOAD, TOKEN, AgentTest, expected_bytes
 
-import numpy  # noqa: E402
-
-import zerocast  # noqa: E402
+import zerocast  # on the path since agent_fixture
 
 try:
     import ml_dtypes
 except ImportError:
     ml_dtypes = None
-
-FIXTURE = os.environ["ZC_HAND_OVER_FIXTURE"]
-LOAD, TOKEN = "loads/test", "secret"
-
-
-def expected_bytes(rank, offset, count):
-    return bytes((k + 100 * rank) % 251 for k in range(offset, offset + count))
 
 
 def num_mappings():
@@ -36,25 +26,7 @@ def num_mappings():
         Path("/proc/self/maps").read_text().count("/memfd:fixture")
 
 
-class AttachTest(unittest.TestCase):
-
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-        self.socket = self.folder.name + "/agent.sock"
-        self.agent = subprocess.Popen([FIXTURE, self.socket], stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self.stop)
-        self.assertEqual(self.agent.stdout.readline(), "ready\n")
-
-    def stop(self):
-        self.agent.stdin.close()
-        self.agent.wait(timeout=20)
-        self.agent.stdout.close()
-
-    def attach(self, rank=0, **arguments):
-        arguments = {"token": TOKEN, "socket": self.socket, **arguments}
-        return zerocast.attach(LOAD, rank, **arguments)
+class AttachTest(AgentTest):
 
     def test_gives_every_partition_with_its_bytes(self):
         shard = self.attach(rank=1)

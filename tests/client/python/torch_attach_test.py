@@ -11,7 +11,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
@@ -55,18 +54,10 @@ if __name__ == "__main__" and os.environ.get("ZC_TORCH_FOUND") != "1":
     sys.stdout.flush()
     os.execv(PYTHON, [PYTHON, "-B", __file__, *sys.argv[1:]])
 
-sys.path.insert(0, str(Path(os.environ["ZC_SOURCE_DIR"]) / "client/python/src"))
-
 import torch  # noqa: E402
+from agent_fixture import AgentTest, expected_bytes  # noqa: E402
 
-import zerocast  # noqa: E402
-
-FIXTURE = os.environ["ZC_HAND_OVER_FIXTURE"]
-LOAD, TOKEN = "loads/test", "secret"
-
-
-def expected_bytes(rank, offset, count):
-    return bytes((k + 100 * rank) % 251 for k in range(offset, offset + count))
+import zerocast  # noqa: E402  (on the path since agent_fixture)
 
 
 def bytes_of(tensor):
@@ -79,25 +70,8 @@ def arena_ranges():
             for line in Path("/proc/self/maps").read_text().splitlines() if "/memfd:" in line]
 
 
-class TorchAttachTest(unittest.TestCase):
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.socket = folder.name + "/agent.sock"
-        self.agent = subprocess.Popen([FIXTURE, self.socket], stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self.stop)
-        self.assertEqual(self.agent.stdout.readline(), "ready\n")
-
-    def stop(self):
-        self.agent.stdin.close()
-        self.agent.wait(timeout=20)
-        self.agent.stdout.close()
-
-    def attach(self, rank=0, **arguments):
-        return zerocast.attach(LOAD, rank, token=TOKEN, socket=self.socket, framework="torch",
-                               **arguments)
+class TorchAttachTest(AgentTest):
+    attach_arguments = {"framework": "torch"}
 
     def test_dtypes_shapes_and_bytes_are_the_arenas(self):
         shard = self.attach(rank=1)

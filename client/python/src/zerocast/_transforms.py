@@ -1,6 +1,7 @@
 """The installed transformers' weight transforms as data: what zerocast.rules and zerocast.spec share."""
 
 import re
+import sys
 
 # Attributes of the library's operations and the field of a rule that holds each.
 _FIELDS = {
@@ -168,3 +169,12 @@ def dialect():
                 semantics["wildcard"] in wildcards:
             return name
     raise UnknownRelease(f"this release matches names as none that zerocast knows: {found}")
+
+
+def write_text(text, path):
+    """Writes the text to the file, or to stdout where path is empty."""
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        sys.stdout.write(text)

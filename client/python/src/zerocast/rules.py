@@ -193,12 +193,7 @@ def main(argv=None):
         return 1
     for line in failed:
         print(f"zerocast.rules: left out: {line}", file=sys.stderr)
-    text = dump(table)
-    if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            file.write(text)
-    else:
-        sys.stdout.write(text)
+    _transforms.write_text(dump(table), arguments.out)
     return 0
 
 

@@ -173,12 +173,7 @@ def main(argv=None):
     except (ImportError, OSError, ValueError, SpecError, _transforms.UnknownRelease) as error:
         print(f"zerocast.spec: {arguments.checkpoint}: {error}", file=sys.stderr)
         return 1
-    text = json.dumps(spec, indent=1) + "\n"
-    if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            file.write(text)
-    else:
-        sys.stdout.write(text)
+    _transforms.write_text(json.dumps(spec, indent=1) + "\n", arguments.out)
     return 0
 
 
