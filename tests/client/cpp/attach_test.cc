@@ -209,11 +209,13 @@ class FakeAgentTest : public ::testing::Test {
  protected:
   // Attaches to an agent that gives these answers.
   absl::StatusOr<AttachedShard> AttachTo(std::vector<FakeAgent::Answer> answers,
-                                         absl::Duration timeout = absl::Seconds(20)) {
+                                         absl::Duration timeout = absl::Seconds(20),
+                                         bool shared = false) {
     std::filesystem::remove(path_);
     FakeAgent agent(path_, std::move(answers));
     AttachOptions options = To(path_);
     options.timeout = timeout;
+    options.shared = shared;
     absl::StatusOr<AttachedShard> shard = Attach(options);
     messages_ = agent.Messages();
     return shard;
@@ -326,9 +328,15 @@ TEST_F(FakeAgentTest, WithoutADescriptorThereIsNoShard) {
 }
 
 TEST_F(FakeAgentTest, AnErrorAfterTheAcknowledgementIsTold) {
-  EXPECT_THAT(AttachTo({{Frame(Index().dump())},
-                        {Frame(R"({"ok":false,"error":{"code":"UNIMPLEMENTED","message":"m"}})")}}),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("take rank 0")));
+  const std::string error = Frame(R"({"ok":false,"error":{"code":"UNIMPLEMENTED","message":"m"}})");
+  json index = Index();
+  EXPECT_THAT(AttachTo({{Frame(index.dump())}, {error}}),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       AllOf(HasSubstr("take rank 0"), Not(HasSubstr("acknowledged")))));
+  // What is shared has left the agent's books by then.
+  index["mode"] = "shared";
+  EXPECT_THAT(AttachTo({{Frame(index.dump())}, {error}}, absl::Seconds(20), /*shared=*/true),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("acknowledged")));
 }
 
 TEST_F(FakeAgentTest, AConnectionThatEndsInAnAnswerIsBroken) {

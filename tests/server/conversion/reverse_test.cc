@@ -296,6 +296,13 @@ TEST_F(ReverseRulesTest, AShapeThatTheRuleCannotHaveMadeIsRefused) {
                            "rule [e.*.gate, e.*.up] -> [e.gu]: unstack: ")));
 }
 
+TEST_F(ReverseRulesTest, ANameThatLoadingWouldChangeIsRefused) {
+  rules_.dialect = CatalogueDialect("5.1.0").value();  // it takes no name back that rules changed
+  AddRule(R"j({"kind": "rename", "from": "^a\\.", "to": "b."})j");
+  AddTensor("a.w", {1});
+  EXPECT_THAT(Names(), ElementsAre(HasSubstr("loading it again would not give this name")));
+}
+
 TEST_F(ReverseRulesTest, ARuleWithoutAReverseIsNamed) {
   AddRule(R"j({"kind": "convert", "from": ["w$", "w_scale_inv"], "to": ["w"],
               "ops": [{"op": "stack", "dim": 0}]})j");
