@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/base/errors.h"
+#include "server/conversion/catalogue.h"
 #include "server/rpc/server.h"
 
 namespace {
@@ -89,6 +90,11 @@ int Run(zerocast::Server::Options options, const std::string& port_file) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
+  // A rule table that does not hold is found before a job needs it.
+  for (const absl::string_view dialect : zerocast::kDialects) {
+    const absl::Status table = zerocast::BuiltInCatalogue(dialect).status();
+    if (!table.ok()) return Fail(table);
+  }
   auto server = zerocast::Server::Start(std::move(options));
   if (!server.ok()) return Fail(server.status());
   if (!port_file.empty()) {
