@@ -1,9 +1,9 @@
 #include "client/cli/plan_manifest.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/model_listing.h"
 #include "client/formats/file.h"
@@ -23,11 +23,7 @@ constexpr int64_t kMaxListingBytes = int64_t{512} << 20;
 
 absl::StatusOr<ModelListing> ReadListing(const std::string& path) {
   ZC_ASSIGN_OR_RETURN(std::string text, ReadTextFile(path, kMaxListingBytes));
-  if (absl::StartsWith(text, "\x1f\x8b")) {
-    absl::StatusOr<std::string> unpacked = Gunzip(text, kMaxListingBytes);
-    if (!unpacked.ok()) return Annotate(unpacked.status(), path);
-    text = *std::move(unpacked);
-  }
+  ZC_ASSIGN_OR_RETURN(text, GunzipIfPacked(std::move(text), path, kMaxListingBytes));
   absl::StatusOr<ModelListing> listing = ParseModelListing(text);
   if (!listing.ok()) return Annotate(listing.status(), path);
   return listing;
@@ -38,17 +34,18 @@ absl::StatusOr<Layout> LayoutOf(const v1::JobSpec& job, std::string* dtype_reaso
   const v1::LoadOptions& options = job.options();
   Layout layout;
   layout.world_size = job.topology().world_size();
-  layout.num_nodes = job.topology().num_nodes() > 0 ? job.topology().num_nodes() : 1;
+  const int32_t named = job.topology().nodes_size();
+  layout.num_nodes = job.topology().num_nodes();
+  if (layout.num_nodes == 0) layout.num_nodes = std::max(named, 1);
+  if (named > 0 && layout.num_nodes != named) {
+    return InvalidFields({{"--nodes", absl::StrCat("must be the number of nodes named by --node, ",
+                                                   named, ", was ", layout.num_nodes)}});
+  }
   if (layout.num_nodes > layout.world_size) {
     return InvalidFields({{"--nodes", absl::StrCat("must be at most the ", layout.world_size,
                                                    " ranks, was ", layout.num_nodes)}});
   }
-  for (int64_t rank = 0; rank < layout.world_size; ++rank) {
-    const int64_t more = layout.world_size % layout.num_nodes;
-    const int64_t base = layout.world_size / layout.num_nodes;
-    layout.node_of_rank.push_back(static_cast<int32_t>(
-        rank < more * (base + 1) ? rank / (base + 1) : more + (rank - more * (base + 1)) / base));
-  }
+  layout.node_of_rank = PlaceRanks(layout.world_size, layout.num_nodes);
   if (options.has_zero_stage()) layout.zero_stage = options.zero_stage();
   ZC_ASSIGN_OR_RETURN(layout.read_mode, ReadModeFromProto(options.read_mode()));
   ZC_ASSIGN_OR_RETURN(layout.move_mode, MoveModeFromProto(options.move_mode()));

@@ -19,7 +19,6 @@
 #include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
-#include "server/jobs/placement.h"
 #include "server/rpc/convert.h"
 #include "server/wire/key_mapping.h"
 #include "server/wire/plan_wire.h"
@@ -104,7 +103,7 @@ void ReadTopology(const v1::Topology& topology, jobs::Job* job, Violations* viol
   if (!violations->empty()) return;
   job->layout.world_size = world_size;
   job->layout.num_nodes = num_nodes;
-  job->layout.node_of_rank = jobs::PlaceRanks(world_size, num_nodes);
+  job->layout.node_of_rank = PlaceRanks(world_size, num_nodes);
 }
 
 void ReadStageTimeout(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
@@ -275,7 +274,7 @@ absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
   if (spec.deepspeed_config_json().empty()) return ConfigFacts();
   if (spec.training_arguments_json().empty()) return ReadConfigAlone(spec);
   ResolveRequest request;
-  request.all_origins = false;
+  request.all_origins = request.keep_processed = false;
   request.config = spec.deepspeed_config_json();
   ZC_ASSIGN_OR_RETURN(const ConfigValue arguments, ReadArgumentsText(spec.training_arguments_json(),
                                                                      "spec.training_arguments_json",

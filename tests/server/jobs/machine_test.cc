@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "server/base/errors.h"
-#include "server/jobs/placement.h"
+#include "server/plan/layout.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast::jobs {

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/errors.h"
 #include "server/jobs/machine.h"
-#include "server/jobs/placement.h"
+#include "server/plan/layout.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast::jobs {

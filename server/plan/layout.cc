@@ -1,6 +1,6 @@
-#include "server/jobs/placement.h"
+#include "server/plan/layout.h"
 
-namespace zerocast::jobs {
+namespace zerocast {
 
 std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
   std::vector<int32_t> node_of_rank;
@@ -12,4 +12,4 @@ std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
   return node_of_rank;
 }
 
-}  // namespace zerocast::jobs
+}  // namespace zerocast
