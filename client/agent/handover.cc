@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <map>
 #include <thread>
 #include <utility>
 
@@ -29,7 +28,6 @@ namespace zerocast {
 namespace {
 
 constexpr int kBacklog = 128;
-constexpr absl::Duration kLinger = absl::Seconds(1);
 
 absl::StatusOr<sockaddr_un> Address(const std::string& path) {
   sockaddr_un address = {};
@@ -94,7 +92,9 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path, mode_t mode) {
 
 // Shared with the connections' threads.
 struct HandOverServer::State {
-  HandOverOptions options;
+  explicit State(HandOverOptions o) : options(std::move(o)), served(options.max_connections) {}
+
+  const HandOverOptions options;
   UniqueFd listener;
   UniqueFd wake;  // readable once the server stops
   struct stat socket_info = {};
@@ -102,8 +102,7 @@ struct HandOverServer::State {
 
   Mutex mutex;
   CondVar changed;
-  int num_connections ABSL_GUARDED_BY(mutex) = 0;  // that are served
-  std::map<uid_t, int> connections_by_uid ABSL_GUARDED_BY(mutex);
+  UserQuota served ABSL_GUARDED_BY(mutex);
 
   void Accept(const std::shared_ptr<State>& self);
   void AcceptOne(HandOverLobby* lobby);
@@ -176,24 +175,16 @@ void HandOverServer::State::Admit(const std::shared_ptr<State>& self, HandOverLo
 
 absl::Status HandOverServer::State::CountIn(uid_t uid) {
   MutexLock lock(&mutex);
-  const auto found = connections_by_uid.find(uid);
-  const int of_user = found == connections_by_uid.end() ? 0 : found->second;
-  if (num_connections >= options.max_connections ||
-      of_user >= std::max(1, options.max_connections / 2)) {
-    return WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                          "attach: ", num_connections, " processes are being served, ", of_user,
-                          " of them of user ", uid, "; try again in a moment")),
-                      "RESOURCE_EXHAUSTED");
-  }
-  ++num_connections;
-  ++connections_by_uid[uid];
-  return absl::OkStatus();
+  if (served.Enter(uid)) return absl::OkStatus();
+  return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                        "attach: ", served.total(), " processes are being served, ", served.of(uid),
+                        " of them of user ", uid, "; try again in a moment")),
+                    "RESOURCE_EXHAUSTED");
 }
 
 void HandOverServer::State::CountOut(uid_t uid) {
   MutexLock lock(&mutex);
-  --num_connections;
-  if (--connections_by_uid[uid] == 0) connections_by_uid.erase(uid);
+  served.Leave(uid);
   changed.SignalAll();
 }
 
@@ -259,15 +250,14 @@ absl::Status HandOverServer::State::Attach(int socket) {
 }
 
 absl::StatusOr<std::unique_ptr<HandOverServer>> HandOverServer::Start(HandOverOptions options) {
-  auto state = std::make_shared<State>();
-  const std::string path = options.socket_path;
-  ZC_ASSIGN_OR_RETURN(state->listener, Listen(path, options.mode));
+  auto state = std::make_shared<State>(std::move(options));
+  const std::string& path = state->options.socket_path;
+  ZC_ASSIGN_OR_RETURN(state->listener, Listen(path, state->options.mode));
   state->wake = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!state->wake.valid()) return ErrnoStatus(errno, "create eventfd");
   if (::lstat(path.c_str(), &state->socket_info) != 0) {
     return ErrnoStatus(errno, absl::StrCat("look at socket ", path));
   }
-  state->options = std::move(options);
   ZC_ASSIGN_OR_RETURN(state->accepter, StartThread([state] { state->Accept(state); }));
   return std::unique_ptr<HandOverServer>(new HandOverServer(std::move(state)));
 }
@@ -289,7 +279,7 @@ HandOverServer::~HandOverServer() {
   state_->listener.Reset();
   // Every wait of a connection ends at once by `wake`.
   MutexLock lock(&state_->mutex);
-  while (state_->num_connections > 0) {
+  while (state_->served.total() > 0) {
     state_->changed.WaitWithTimeout(&state_->mutex, absl::Seconds(1));
   }
 }

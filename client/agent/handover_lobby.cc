@@ -13,43 +13,51 @@
 namespace zerocast {
 namespace {
 
-// Refused clients are given this long to read why; when more than this many do, the oldest ones
-// are not waited for.
-constexpr absl::Duration kLinger = absl::Seconds(1);
+// When more than this many read why they were refused, the oldest ones are not waited for.
 constexpr int kMaxRefused = 256;
 // The buffer of a new socket is empty: writing does not wait.
 constexpr absl::Duration kWriteTimeout = absl::Milliseconds(10);
 
 }  // namespace
 
+int UserQuota::of(uid_t uid) const {
+  const auto found = by_uid_.find(uid);
+  return found == by_uid_.end() ? 0 : found->second;
+}
+
+bool UserQuota::Enter(uid_t uid) {
+  if (total_ >= max_ || of(uid) >= std::max(1, max_ / 2)) return false;
+  ++total_;
+  ++by_uid_[uid];
+  return true;
+}
+
+void UserQuota::Leave(uid_t uid) {
+  --total_;
+  if (--by_uid_[uid] == 0) by_uid_.erase(uid);
+}
+
 std::list<HandOverLobby::Entry>::iterator HandOverLobby::Remove(std::list<Entry>::iterator entry) {
   if (entry->refused) {
     --num_refused_;
   } else {
-    --num_waiting_;
-    const auto of_user = waiting_by_uid_.find(entry->guest.uid);
-    if (--of_user->second == 0) waiting_by_uid_.erase(of_user);
+    waiting_.Leave(entry->guest.uid);
   }
   return entries_.erase(entry);
 }
 
 void HandOverLobby::Receive(Guest guest) {
-  const auto of_user = waiting_by_uid_.find(guest.uid);
-  const int user_waiting = of_user == waiting_by_uid_.end() ? 0 : of_user->second;
-  if (num_waiting_ >= options_.max_waiting ||
-      user_waiting >= std::max(1, options_.max_waiting / 2)) {
-    Refuse(std::move(guest.socket), WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                                                   "attach: ", num_waiting_,
-                                                   " connections wait that have not asked for "
-                                                   "anything, ",
-                                                   user_waiting, " of them of user ", guest.uid,
-                                                   "; close them, or try again in ",
-                                                   absl::FormatDuration(options_.timeout))),
-                                               "RESOURCE_EXHAUSTED"));
+  if (!waiting_.Enter(guest.uid)) {
+    Refuse(
+        std::move(guest.socket),
+        WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                       "attach: ", waiting_.total(),
+                       " connections wait that have not asked for anything, ",
+                       waiting_.of(guest.uid), " of them of user ", guest.uid,
+                       "; close them, or try again in ", absl::FormatDuration(options_.timeout))),
+                   "RESOURCE_EXHAUSTED"));
     return;
   }
-  ++num_waiting_;
-  ++waiting_by_uid_[guest.uid];
   entries_.push_back({std::move(guest), Deadline(options_.timeout), /*refused=*/false});
 }
 

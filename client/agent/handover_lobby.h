@@ -16,6 +16,26 @@
 
 namespace zerocast {
 
+// How long a client that was refused is given to read why.
+inline constexpr absl::Duration kLinger = absl::Seconds(1);
+
+// Counts what is at most `max` at a time, of one user at most half of it.  Thread-compatible.
+class UserQuota {
+ public:
+  explicit UserQuota(int max) : max_(max) {}
+
+  // False, and nothing is counted, where there is no room.
+  bool Enter(uid_t uid);
+  void Leave(uid_t uid);
+  int total() const { return total_; }
+  int of(uid_t uid) const;
+
+ private:
+  const int max_;
+  int total_ = 0;
+  std::map<uid_t, int> by_uid_;
+};
+
 // The connections of the hand-over socket that need no thread: those that have not said anything
 // yet, and those that were refused and get the time to read why.  However many there are, they keep
 // nobody else waiting.  Thread-compatible: the accepting thread's own.
@@ -31,7 +51,7 @@ class HandOverLobby {
     // At most this many wait at a time; of one user at most half of them.
     int max_waiting = 0;
   };
-  explicit HandOverLobby(Options options) : options_(options) {}
+  explicit HandOverLobby(Options options) : options_(options), waiting_(options.max_waiting) {}
 
   // A new connection waits here; or, when too many do, is refused with RESOURCE_EXHAUSTED.
   void Receive(Guest guest);
@@ -56,9 +76,8 @@ class HandOverLobby {
 
   const Options options_;
   std::list<Entry> entries_;
-  int num_waiting_ = 0;
+  UserQuota waiting_;
   int num_refused_ = 0;
-  std::map<uid_t, int> waiting_by_uid_;
 };
 
 }  // namespace zerocast
