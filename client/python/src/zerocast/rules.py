@@ -61,10 +61,12 @@ def quiet():
     """What the library says about default configs is of no use here."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(level)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _config_path(root, wanted):
@@ -96,8 +98,8 @@ def _within(cls):
     return model.base_model_prefix, modules
 
 
-def sub_models(bound, progress=None):
-    """(sub_models, auto_classes) of a rule table; `bound` holds the names that have rules."""
+def sub_models(bound):
+    """(sub_models, auto_classes, failed) of a rule table; `bound` holds the names that have rules."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
     auto_classes = {}
@@ -120,8 +122,6 @@ def sub_models(bound, progress=None):
         except Exception as error:  # a class that cannot be built without more is left out
             failed.append(f"{cls.__name__}: {error}".split("\n")[0][:200])
             continue
-        if progress is not None:
-            progress(cls.__name__)
         # Where nothing within has rules of its own, or could be replaced by what has, there is
         # nothing to say.
         if any(config or name in bound or model_type in bound
@@ -130,8 +130,9 @@ def sub_models(bound, progress=None):
     return models, auto_classes, failed
 
 
-def export(with_sub_models=True, progress=None):
-    """The rule table of the installed transformers, as JSON values."""
+def export(with_sub_models=True):
+    """(table, failed): the rule table of the installed transformers, as JSON values; and a line for
+    each class whose sub-models are left out because it could not be built."""
     import transformers
     recorder = _transforms.Recorder()
     mapping = _mapping(recorder)
@@ -159,7 +160,7 @@ def export(with_sub_models=True, progress=None):
         table["class_renames"] = {"class_name_substrings": "VLMS list", "map": renames}
     failed = []
     if with_sub_models and dialect != "5.1.0":  # that release looks at the whole model alone
-        models, auto_classes, failed = sub_models(set(by_class) | set(by_type), progress)
+        models, auto_classes, failed = sub_models(set(by_class) | set(by_type))
         table["sub_models"] = models
         table["auto_classes"] = auto_classes
     return table, failed
