@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/utf8.h"
 #include "server/config/python_error.h"
 
 namespace zerocast {

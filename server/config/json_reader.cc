@@ -1,6 +1,7 @@
 #include "server/config/json_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 #include "server/config/python_format.h"
 
 namespace zerocast {
@@ -357,41 +359,6 @@ class Builder : public nlohmann::json_sax<json> {
   absl::Status status_;
 };
 
-void WriteTo(const ConfigValue& value, std::string* out) {
-  if (value.is_null()) {
-    out->append("null");
-  } else if (const bool* boolean = value.boolean()) {
-    out->append(*boolean ? "true" : "false");
-  } else if (const ConfigInteger* integer = value.integer()) {
-    out->append(integer->decimal());
-  } else if (const double* real = value.real()) {
-    if (std::isfinite(*real)) {
-      out->append(PythonRepr(value));
-    } else {
-      out->append(std::isnan(*real) ? "NaN" : *real > 0 ? "Infinity" : "-Infinity");
-    }
-  } else if (const std::string* text = value.text()) {
-    AppendJsonString(*text, out);
-  } else if (const ConfigValue::Array* array = value.array()) {
-    out->push_back('[');
-    for (size_t i = 0; i < array->size(); ++i) {
-      if (i > 0) out->append(", ");
-      WriteTo((*array)[i], out);
-    }
-    out->push_back(']');
-  } else {
-    const ConfigValue::Object& members = *value.object();
-    out->push_back('{');
-    for (size_t i = 0; i < members.size(); ++i) {
-      if (i > 0) out->append(", ");
-      AppendJsonString(members[i].key, out);
-      out->append(": ");
-      WriteTo(members[i].value, out);
-    }
-    out->push_back('}');
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<JsonDocument> ReadJson(absl::string_view text, absl::string_view field,
@@ -418,22 +385,68 @@ bool IsJsonSyntaxError(const absl::Status& status) {
 
 void AppendJsonString(absl::string_view text, std::string* out) {
   // Printable ASCII without '"' and '\\' needs no escapes.
+  static constexpr auto kPlain = [] {
+    std::array<bool, 256> plain = {};
+    for (int c = 0x20; c < 0x7F; ++c) plain[c] = c != '"' && c != '\\';
+    return plain;
+  }();
   bool plain = true;
-  for (const char c : text) {
-    plain &= static_cast<signed char>(c) >= 0x20 && c != 0x7F && c != '"' && c != '\\';
-  }
+  for (const char c : text) plain &= kPlain[static_cast<uint8_t>(c)];
   if (plain) {
-    out->push_back('"');
-    out->append(text.data(), text.size());
-    out->push_back('"');
+    absl::StrAppend(out, "\"", text, "\"");
     return;
   }
   out->append(json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
+void AppendJson(const ConfigValue& value, const JsonStyle& style, std::string* out) {
+  if (value.is_null()) {
+    out->append("null");
+  } else if (const bool* boolean = value.boolean()) {
+    out->append(*boolean ? "true" : "false");
+  } else if (const ConfigInteger* integer = value.integer()) {
+    out->append(integer->decimal());
+  } else if (const double* real = value.real()) {
+    if (std::isfinite(*real)) {
+      out->append(PythonRepr(value));
+    } else {
+      out->append(std::isnan(*real) ? "NaN" : *real > 0 ? "Infinity" : "-Infinity");
+    }
+  } else if (const std::string* text = value.text()) {
+    AppendJsonString(*text, out);
+  } else if (const ConfigValue::Array* array = value.array()) {
+    out->push_back('[');
+    for (size_t i = 0; i < array->size(); ++i) {
+      if (i > 0) absl::StrAppend(out, style.comma);
+      AppendJson((*array)[i], style, out);
+    }
+    out->push_back(']');
+  } else {
+    const auto append = [&](const ConfigMember& member, bool first) {
+      if (!first) absl::StrAppend(out, style.comma);
+      AppendJsonString(member.key, out);
+      absl::StrAppend(out, style.colon);
+      AppendJson(member.value, style, out);
+    };
+    const ConfigValue::Object& members = *value.object();
+    out->push_back('{');
+    if (style.sorted) {
+      std::vector<const ConfigMember*> sorted;
+      sorted.reserve(members.size());
+      for (const ConfigMember& member : members) sorted.push_back(&member);
+      std::sort(sorted.begin(), sorted.end(),
+                [](const ConfigMember* a, const ConfigMember* b) { return a->key < b->key; });
+      for (const ConfigMember* member : sorted) append(*member, member == sorted.front());
+    } else {
+      for (const ConfigMember& member : members) append(member, &member == &members.front());
+    }
+    out->push_back('}');
+  }
+}
+
 std::string WriteJson(const ConfigValue& value) {
   std::string out;
-  WriteTo(value, &out);
+  AppendJson(value, JsonStyle(), &out);
   return out;
 }
 

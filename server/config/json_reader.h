@@ -36,10 +36,15 @@ bool IsJsonSyntaxError(const absl::Status& status);
 // JSON text as Python's json.dumps(value, ensure_ascii=False) writes it: NaN and Infinity stay,
 // 1.0 stays a float.  ReadJson(WriteJson(v)) == v.
 std::string WriteJson(const ConfigValue& value);
+// How a value is written: as Python's json.dumps does by default.
+struct JsonStyle {
+  absl::string_view comma = ", ", colon = ": ";
+  // Members by their keys: the bytes of UTF-8 sort as Python's code points do.
+  bool sorted = false;
+};
+void AppendJson(const ConfigValue& value, const JsonStyle& style, std::string* out);
 // The same of one string, in its quotes.
 void AppendJsonString(absl::string_view text, std::string* out);
-
-bool IsValidUtf8(absl::string_view text);
 
 }  // namespace zerocast
 

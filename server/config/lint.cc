@@ -75,18 +75,18 @@ void LintDuplicates(LintContext* context, const std::vector<std::string>& duplic
   }
 }
 
-absl::StatusOr<int> FindVersion(const LintTable& table, const std::string& name) {
-  if (name.empty()) return static_cast<int>(table.versions.size()) - 1;
-  const auto found = std::find(table.versions.begin(), table.versions.end(), name);
-  if (found == table.versions.end()) {
-    return InvalidFields({{"deepspeed_version", absl::StrCat("must be empty or one of ",
-                                                             absl::StrJoin(table.versions, ", "),
-                                                             "; is ", ToValidUtf8(name))}});
-  }
-  return static_cast<int>(found - table.versions.begin());
-}
-
 }  // namespace
+
+absl::StatusOr<int> FindDeepSpeedVersion(absl::string_view name) {
+  const auto* const begin = std::begin(kDeepSpeedVersions);
+  const auto* const end = std::end(kDeepSpeedVersions);
+  if (name.empty()) return static_cast<int>(end - begin) - 1;
+  const auto* const found = std::find(begin, end, name);
+  if (found != end) return static_cast<int>(found - begin);
+  return InvalidFields({{"deepspeed_version", absl::StrCat("must be empty or one of ",
+                                                           absl::StrJoin(kDeepSpeedVersions, ", "),
+                                                           "; is ", ToValidUtf8(name))}});
+}
 
 absl::string_view LintSeverityName(LintSeverity severity) {
   switch (severity) {
@@ -102,7 +102,7 @@ absl::string_view LintSeverityName(LintSeverity severity) {
 
 absl::StatusOr<std::vector<LintFinding>> LintConfig(const LintRequest& request) {
   ZC_ASSIGN_OR_RETURN(const LintTable* table, BuiltInLintTable());
-  ZC_ASSIGN_OR_RETURN(const int version, FindVersion(*table, request.deepspeed_version));
+  ZC_ASSIGN_OR_RETURN(const int version, FindDeepSpeedVersion(request.deepspeed_version));
   if (request.world_size.has_value() && *request.world_size < 1) {
     return InvalidFields(
         {{"world_size", absl::StrCat("must be at least 1, is ", *request.world_size)}});

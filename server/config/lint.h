@@ -32,6 +32,10 @@ struct LintFinding {
   LintSeverity severity = LintSeverity::kNotice;
 };
 
+// The index of a release in kDeepSpeedVersions; of the newest for "".  Errors: INVALID_ARGUMENT for
+// field deepspeed_version, naming the known ones.
+absl::StatusOr<int> FindDeepSpeedVersion(absl::string_view name);
+
 struct LintRequest {
   const ConfigValue* config = nullptr;      // not owned; not null
   std::vector<std::string> duplicate_keys;  // JsonDocument::duplicate_keys

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "server/config/lint_value.h"
 #include "server/config/python_format.h"
 
@@ -22,12 +21,7 @@ void LintContext::Report(LintSeverity severity, absl::string_view rule, absl::st
 }
 
 const ConfigValue* LintContext::Find(absl::string_view path) const {
-  const ConfigValue* node = &root();
-  for (const absl::string_view key : absl::StrSplit(path, '.')) {
-    node = node->object() == nullptr ? nullptr : node->Find(key);
-    if (node == nullptr) return nullptr;
-  }
-  return node;
+  return FindPath(root(), path);
 }
 
 const ConfigValue* LintContext::FindSet(absl::string_view path) const {

@@ -61,6 +61,8 @@ bool ReportRemoved(LintContext* context, const KeySection& section, const KeyRul
     context->Error("removed-key", path, rule.message);
     return true;
   }
+  // Rules of a key do not overlap: the last one has none after it.
+  if (rule.last_version + 1 == static_cast<int>(context->table().versions.size())) return false;
   const auto found = section.keys.find(key);
   if (found == section.keys.end()) return false;
   for (const KeyRule& later : found->second) {

@@ -3,7 +3,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/json_reader.h"
@@ -12,20 +11,11 @@
 namespace zerocast {
 namespace {
 
-const ConfigValue* Lead(const ConfigValue& root, absl::string_view path) {
-  const ConfigValue* node = &root;
-  for (const absl::string_view name : absl::StrSplit(path, '.')) {
-    node = node->Find(name);
-    if (node == nullptr) return nullptr;
-  }
-  return node;
-}
-
 class Lister {
  public:
   Lister(const ConfigValue& root, const std::vector<ValueOrigin>& changed) : root_(root) {
     for (const ValueOrigin& origin : changed) {
-      const ConfigValue* value = Lead(root, origin.path);
+      const ConfigValue* value = FindPath(root, origin.path);
       if (value == nullptr) {
         removed_.push_back(&origin);
       } else {
@@ -102,12 +92,13 @@ absl::StatusOr<std::vector<ValueOrigin>> DefaultOrigins(const ConfigValue& root,
   ZC_ASSIGN_OR_RETURN(const LintTable* table, BuiltInLintTable());
   std::vector<ValueOrigin> out;
   const auto list = [&](absl::string_view path, const KeySection& section) {
-    const ConfigValue* node = path.empty() ? &root : Lead(root, path);
+    const ConfigValue* node = path.empty() ? &root : FindPath(root, path);
     if (node == nullptr || node->object() == nullptr) return;
     for (const auto& [key, rules] : section.keys) {
       const KeyRule* rule = section.FindKey(key, version);
       if (rule == nullptr || !rule->fallback.has_value() || rule->deprecated) continue;
-      if (node->Find(key) != nullptr || node->Find(rule->name) != nullptr) continue;
+      if (node->Find(key) != nullptr) continue;
+      if (!rule->name.empty() && node->Find(rule->name) != nullptr) continue;
       out.push_back({absl::StrCat(path, path.empty() ? "" : ".", key),
                      OriginKind::kDeepSpeedDefault,
                      absl::StrCat("default of DeepSpeed ", table->versions[version], ": ",
@@ -117,7 +108,7 @@ absl::StatusOr<std::vector<ValueOrigin>> DefaultOrigins(const ConfigValue& root,
   for (const auto& [path, section] : table->sections) list(path, section);
   const auto list_params = [&](absl::string_view path, const LintTable::Sections& by_type,
                                bool any_case) {
-    const ConfigValue* type = Lead(root, absl::StrCat(path, ".type"));
+    const ConfigValue* type = FindPath(root, absl::StrCat(path, ".type"));
     if (type == nullptr || type->text() == nullptr) return;
     const auto found =
         by_type.find(any_case ? absl::AsciiStrToLower(*type->text()) : *type->text());

@@ -55,6 +55,10 @@ PythonOrder CompareIntegerWithFloat(const ConfigInteger& a, double b) {
 
 // Schoolbook product on limbs of 9 decimal digits: hidden sizes and batch sizes are short.
 ConfigInteger MultiplyIntegers(const ConfigInteger& a, const ConfigInteger& b) {
+  int64_t x, y, both;
+  if (a.ToInt64(&x) && b.ToInt64(&y) && !__builtin_mul_overflow(x, y, &both)) {
+    return ConfigInteger(both);
+  }
   constexpr uint64_t kBase = 1000000000;
   const auto limbs = [](const ConfigInteger& integer) {
     const std::string& text = integer.decimal();

@@ -88,15 +88,6 @@ absl::Status Catch(const absl::Status& status, absl::string_view stage,
   return absl::OkStatus();
 }
 
-// The index in kDeepSpeedVersions, or -1.
-int VersionIndex(absl::string_view version) {
-  const auto* found =
-      std::find(std::begin(kDeepSpeedVersions), std::end(kDeepSpeedVersions), version);
-  return found == std::end(kDeepSpeedVersions)
-             ? -1
-             : static_cast<int>(found - std::begin(kDeepSpeedVersions));
-}
-
 absl::Status CheckRequest(const ResolveRequest& request) {
   std::vector<FieldViolation> violations;
   if (!request.dialect.empty() && std::find(std::begin(kConfigDialects), std::end(kConfigDialects),
@@ -109,10 +100,9 @@ absl::Status CheckRequest(const ResolveRequest& request) {
     violations.push_back({"num_training_steps",
                           absl::StrCat("must be at least 0, was ", *request.num_training_steps)});
   }
-  if (!request.deepspeed_version.empty() && VersionIndex(request.deepspeed_version) < 0) {
-    violations.push_back({"deepspeed_version",
-                          absl::StrCat("must be one of ", absl::StrJoin(kDeepSpeedVersions, ", "),
-                                       ", was ", request.deepspeed_version)});
+  for (FieldViolation& violation :
+       ViolationsOf(FindDeepSpeedVersion(request.deepspeed_version).status())) {
+    violations.push_back(std::move(violation));
   }
   return InvalidFields(violations);
 }
@@ -130,7 +120,7 @@ absl::Status Run(const ResolveRequest& request, Resolution* out) {
   ZC_RETURN_IF_ERROR(Catch(resolver.Process(), "process", request, out));
   if (out->error.has_value()) return absl::OkStatus();
 
-  out->processed = out->config;
+  if (request.keep_processed) out->processed = out->config;
   const std::optional<int64_t> steps = Steps(request);
   if (!steps.has_value()) return Catch(resolver.RaiseMismatches(), "process", request, out);
   ZC_RETURN_IF_ERROR(Catch(resolver.Finalize(ConfigValue(*steps)), "init", request, out));
@@ -147,7 +137,7 @@ absl::StatusOr<Resolution> ResolveConfig(const ResolveRequest& request) {
   if (!request.all_origins) return out;
   out.origins = AllOrigins(out.config.root(), out.origins);
   if (request.deepspeed_version.empty() || out.error.has_value()) return out;
-  const int version = VersionIndex(request.deepspeed_version);
+  ZC_ASSIGN_OR_RETURN(const int version, FindDeepSpeedVersion(request.deepspeed_version));
   ZC_ASSIGN_OR_RETURN(std::vector<ValueOrigin> defaults,
                       DefaultOrigins(out.config.root(), version));
   std::move(defaults.begin(), defaults.end(), std::back_inserter(out.origins));

@@ -38,6 +38,8 @@ struct ResolveRequest {
   bool allow_extensions = false;
   // List the origin of every value; without it, only of those that differ from what the user wrote.
   bool all_origins = true;
+  // Keep the config as it was before finalizing too.
+  bool keep_processed = true;
   // A release of DeepSpeed ("0.19.8") whose defaults are listed among the origins for keys that are
   // absent; empty: none are.  Needs all_origins.
   std::string deepspeed_version;
@@ -76,7 +78,8 @@ enum class MadeBy {
 struct Resolution {
   // The resolved config with dtype, stage and offload; after an error, as far as it came.
   DeepSpeedConfig config;
-  // The same after step 2 of the room's README, before finalize and init; empty where that failed.
+  // The same after step 2 of the room's README, before finalize and init; empty where that failed
+  // or was not asked for.
   DeepSpeedConfig processed;
   // In the order of the resolved config (origins.h); then what was removed, then the defaults.
   std::vector<ValueOrigin> origins;

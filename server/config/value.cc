@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 
 namespace zerocast {
 
@@ -64,6 +65,15 @@ bool ConfigValue::operator==(const ConfigValue& other) const {
     return std::memcmp(real(), other.real(), sizeof(double)) == 0;
   }
   return data_ == other.data_;
+}
+
+const ConfigValue* FindPath(const ConfigValue& root, absl::string_view path) {
+  const ConfigValue* node = &root;
+  for (const absl::string_view name : absl::StrSplit(path, '.')) {
+    node = node->Find(name);
+    if (node == nullptr) return nullptr;
+  }
+  return node;
 }
 
 }  // namespace zerocast

@@ -85,6 +85,9 @@ class ConfigValue {
   std::variant<std::monostate, bool, ConfigInteger, double, std::string, Array, Object> data_;
 };
 
+// The value at a path ("optimizer.params.lr"); null where a part of it is absent.
+const ConfigValue* FindPath(const ConfigValue& root, absl::string_view path);
+
 struct ConfigMember {
   std::string key;
   ConfigValue value;

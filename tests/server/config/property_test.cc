@@ -81,14 +81,6 @@ void SetPath(absl::string_view path, ConfigValue value, ConfigValue* root) {
   node->Set(names.back(), std::move(value));
 }
 
-const ConfigValue* FindPath(absl::string_view path, const ConfigValue& root) {
-  const ConfigValue* node = &root;
-  for (const absl::string_view name : absl::StrSplit(path, '.')) {
-    if (node != nullptr) node = node->Find(name);
-  }
-  return node;
-}
-
 ResolveRequest Request() {
   ResolveRequest request;
   request.arguments.world_size = ConfigValue(2);
@@ -218,7 +210,7 @@ TEST_F(ConfigProperty, AsManyViolationsAsBrokenFields) {
     if (Pick(4) == 0 && !under_broken("zero_optimization.stage")) {
       request.model_config = ConfigValue();
       for (int i : {1, 2, 3}) {
-        const ConfigValue* value = FindPath(kFilled[i], config);
+        const ConfigValue* value = FindPath(config, kFilled[i]);
         if (value != nullptr && value->IsText("auto")) broken.emplace_back(kFilled[i]);
       }
     }
@@ -234,7 +226,7 @@ TEST_F(ConfigProperty, AsManyViolationsAsBrokenFields) {
     std::vector<std::string> named;
     for (const FieldViolation& violation : ViolationsOf(resolution.status())) {
       named.push_back(violation.field);
-      EXPECT_NE(FindPath(violation.field, config), nullptr) << violation.field;
+      EXPECT_NE(FindPath(config, violation.field), nullptr) << violation.field;
     }
     EXPECT_THAT(named, UnorderedElementsAreArray(broken)) << WriteJson(config) << "\n"
                                                           << resolution.status();
