@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_SERVER_RPC_CORE_H_
 #define ZEROCAST_SERVER_RPC_CORE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -235,6 +236,13 @@ class Core {
   void DoLocked(const jobs::NotifyLoad& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DoLocked(const jobs::LoadEnded& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string NewNameLocked(absl::string_view collection) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How many changes wait to be written that make such a resource.
+  template <typename Resource>
+  int64_t NumChangesLocked(std::optional<Resource> Change::*made) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return std::count_if(changes_.begin(), changes_.end(),
+                         [made](const auto& change) { return ((*change).*made).has_value(); });
+  }
   // The present state, once it is durable.
   absl::StatusOr<v1::Job> ReadJobLocked(absl::string_view name, absl::Duration until)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -76,7 +76,7 @@ absl::StatusOr<Core::CreatedJob> Core::CreateJob(jobs::Job job, bool validate_on
   ZC_ASSIGN_OR_RETURN(std::optional<CreatedJob> made, FindJobLocked(job.request, until));
   if (made.has_value()) return *std::move(made);
   ZC_RETURN_IF_ERROR(CheckNotDrainingLocked());
-  ZC_RETURN_IF_ERROR(machine_.CheckNewJob(static_cast<int64_t>(changes_.size())));
+  ZC_RETURN_IF_ERROR(machine_.CheckNewJob(NumChangesLocked(&Change::new_job)));
   job.create_time = clock_->Now();
   if (validate_only) return CreatedJob{JobToProto(job), ""};
   job.name = NewNameLocked("jobs");
@@ -105,7 +105,7 @@ absl::StatusOr<v1::Load> Core::CreateLoad(absl::string_view job, const jobs::Req
     if (!name.empty()) return ReadLoadLocked(name, until);
   }
   ZC_RETURN_IF_ERROR(CheckNotDrainingLocked());
-  ZC_RETURN_IF_ERROR(machine_.CheckNewLoad(job, static_cast<int64_t>(changes_.size())));
+  ZC_RETURN_IF_ERROR(machine_.CheckNewLoad(job, NumChangesLocked(&Change::new_load)));
   jobs::Load load;
   ZC_ASSIGN_OR_RETURN(load.job, machine_.GetJob(job));
   load.create_time = clock_->Now();
@@ -218,11 +218,13 @@ absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag,
   ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(std::string(name), until));
   ZC_RETURN_IF_ERROR(CheckUsableLocked());
   ZC_ASSIGN_OR_RETURN(const auto job, machine_.GetJob(name));
-  const std::string current = JobToProto(*job).etag();
-  if (!etag.empty() && etag != current) {
-    return WithReason(absl::AbortedError(absl::StrCat("delete ", name, ": its etag is ", current,
-                                                      ", not ", etag, "; read it again")),
-                      "WRONG_STATE");
+  if (!etag.empty()) {
+    const std::string current = JobToProto(*job).etag();
+    if (etag != current) {
+      return WithReason(absl::AbortedError(absl::StrCat("delete ", name, ": its etag is ", current,
+                                                        ", not ", etag, "; read it again")),
+                        "WRONG_STATE");
+    }
   }
   ZC_ASSIGN_OR_RETURN(std::vector<std::string> names, machine_.CheckDeleteJob(name));
   names.emplace_back(name);

@@ -139,7 +139,8 @@ Core::Round Core::TakeRoundLocked() {
   size_t bytes = 0;
   for (const std::shared_ptr<Change>& change : changes_) {
     if (bytes > kRoundBytes) break;
-    for (const StoreWrite& write : change->writes) bytes += write.value.value_or("").size();
+    for (const StoreWrite& write : change->writes)
+      bytes += write.value.has_value() ? write.value->size() : 0;
     round.changes.push_back(change);
   }
   return round;
