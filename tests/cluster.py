@@ -36,15 +36,15 @@ class Result:
         return f"exit {self.code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
-def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None):
-    """Runs the zerocast command and returns its Result, whatever the exit code."""
+def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b""):
+    """Runs the zerocast command on the bytes of stdin and returns its Result, whatever the exit code."""
     environment = {k: v for k, v in os.environ.items() if k != "ZEROCAST_SERVER"}
     environment.update(env or {})
-    return Result(
-        subprocess.run(
-            [str(BIN / "zerocast"), *map(str, args)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-            env=environment, check=False))
+    completed = subprocess.run([str(BIN / "zerocast"), *map(str, args)], input=stdin,
+                               capture_output=True, timeout=timeout, env=environment, check=False)
+    # Not text=True: the answers hold line ends of other kinds, which must stay as they are.
+    completed.stdout, completed.stderr = completed.stdout.decode(), completed.stderr.decode()
+    return Result(completed)
 
 
 def read_safetensors(path):

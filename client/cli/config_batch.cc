@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -15,7 +14,9 @@
 #include "client/cli/json_slices.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 #include "server/wire/gzip.h"
+#include "server/wire/status.h"
 
 namespace zerocast {
 namespace {
@@ -58,20 +59,20 @@ absl::StatusOr<std::string> ReadText(const JsonSlice& member) {
 }
 
 absl::Status ReadMember(const JsonSlice& member, v1::ResolveConfigRequest* request) {
-  const std::string value(member.value);
+  const absl::string_view value = member.value;
   const bool is_null = value == "null";
   bool flag = false;
   int64_t steps = 0;
   if (member.key == "ds_config") {
-    request->set_config_value_json(value);
+    request->set_config_value_json(std::string(value));
   } else if (member.key == "ds_config_text") {
     ZC_ASSIGN_OR_RETURN(*request->mutable_config_json(), ReadText(member));
   } else if (member.key == "ds_config_base64") {
     ZC_ASSIGN_OR_RETURN(*request->mutable_config_base64(), ReadText(member));
   } else if (member.key == "args") {
-    request->set_training_arguments_json(value);
+    request->set_training_arguments_json(std::string(value));
   } else if (member.key == "model_config") {
-    request->set_model_config_json(is_null ? "" : value);
+    request->set_model_config_json(std::string(is_null ? "" : value));
   } else if (member.key == "num_training_steps" && !is_null) {
     if (!absl::SimpleAtoi(value, &steps)) return Wrong(member.key, "must be a 64-bit integer");
     request->set_num_training_steps(steps);
@@ -94,7 +95,7 @@ absl::Status ReadCase(absl::string_view line, const ResolveFlags& flags, Case* o
     return Wrong("line", absl::StrCat("has ", line.size(), " bytes, more than the ", kMaxLineBytes,
                                       " allowed"));
   }
-  if (!IsUtf8(line)) return Wrong("line", "is not UTF-8 text");
+  if (!IsValidUtf8(line)) return Wrong("line", "is not UTF-8 text");
   ZC_ASSIGN_OR_RETURN(const std::vector<JsonSlice> members, SplitObject(line));
   request->set_dialect(flags.dialect);
   for (const char* path : kQueryPaths) request->add_query_paths(path);
@@ -107,18 +108,6 @@ absl::Status ReadCase(absl::string_view line, const ResolveFlags& flags, Case* o
   }
   return absl::OkStatus();
 }
-
-// JSON text of one object, put together from JSON text.
-class ObjectText {
- public:
-  void Add(absl::string_view key, absl::string_view json) {
-    absl::StrAppend(&text_, text_.size() == 1 ? "" : ", ", WriteJsonString(key), ": ", json);
-  }
-  std::string Take() { return std::move(text_.append("}")); }
-
- private:
-  std::string text_ = "{";
-};
 
 const char* Bool(bool value) { return value ? "true" : "false"; }
 
@@ -199,7 +188,7 @@ std::string AnswerText(const Case& c, const v1::ResolveConfigResult* result) {
     const v1::IntegrationError& error = result->error();
     out.Add("error", ErrorText(error.stage(), error.type(), error.message()));
   } else if (result->has_status()) {
-    AddRefusal(c, StatusOf(result->status()), &out);
+    AddRefusal(c, StatusFromProto(result->status()), &out);
   } else {
     AddResolved(response, &out);
   }
@@ -261,18 +250,16 @@ absl::Status RunResolveBatch(const GlobalOptions& global, const ResolveFlags& fl
   const bool one = !flags.ds_config.empty() || !flags.ds_config_base64.empty() ||
                    !flags.training_arguments.empty() || !flags.model_config.empty() ||
                    flags.num_training_steps >= 0 || flags.inference || flags.auto_find_batch_size ||
-                   flags.validate_only || flags.lint || flags.estimate || flags.allow_extensions;
+                   flags.validate_only || flags.lint || flags.estimate || flags.allow_extensions ||
+                   !flags.deepspeed_version.empty() || !flags.model_spec.empty() ||
+                   flags.num_parameters > 0;
   if (one) {
     return Wrong("--batch",
                  "takes configs, arguments and options from its lines; of the other "
                  "flags only --dialect goes with it");
   }
   ZC_ASSIGN_OR_RETURN(std::string text, ReadBytes("--batch", flags.batch, kMaxFileBytes));
-  if (absl::StartsWith(text, "\x1f\x8b")) {
-    absl::StatusOr<std::string> unpacked = Gunzip(text, kMaxUnpackedBytes);
-    if (!unpacked.ok()) return Annotate(unpacked.status(), flags.batch);
-    text = *std::move(unpacked);
-  }
+  ZC_ASSIGN_OR_RETURN(text, GunzipIfPacked(std::move(text), flags.batch, kMaxUnpackedBytes));
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, ConnectForConfigs(global));
   Batch batch(cluster.client());
   int64_t number = 0;

@@ -50,23 +50,20 @@ std::string Line(const v1::ConfigDifference& difference) {
 
 // Values go out as the server wrote them.
 std::string ToJson(const v1::DiffConfigsResponse& response) {
-  std::string text = absl::StrCat("{\"before_hash\": ", WriteJsonString(response.before_hash()),
-                                  ", \"after_hash\": ", WriteJsonString(response.after_hash()),
-                                  ", \"differences\": [");
-  bool first = true;
+  std::string differences = "[";
   for (const v1::ConfigDifference& difference : response.differences()) {
-    absl::StrAppend(&text, first ? "" : ", ", "{\"path\": ", WriteJsonString(difference.path()),
-                    ", \"kind\": \"", KindName(difference.kind()), "\"");
-    if (difference.has_before_json()) {
-      absl::StrAppend(&text, ", \"before\": ", difference.before_json());
-    }
-    if (difference.has_after_json()) {
-      absl::StrAppend(&text, ", \"after\": ", difference.after_json());
-    }
-    absl::StrAppend(&text, "}");
-    first = false;
+    ObjectText object;
+    object.Add("path", WriteJsonString(difference.path()));
+    object.Add("kind", WriteJsonString(KindName(difference.kind())));
+    if (difference.has_before_json()) object.Add("before", difference.before_json());
+    if (difference.has_after_json()) object.Add("after", difference.after_json());
+    absl::StrAppend(&differences, differences.size() == 1 ? "" : ", ", object.Take());
   }
-  return absl::StrCat(text, "]}");
+  ObjectText whole;
+  whole.Add("before_hash", WriteJsonString(response.before_hash()));
+  whole.Add("after_hash", WriteJsonString(response.after_hash()));
+  whole.Add("differences", differences + "]");
+  return whole.Take();
 }
 
 }  // namespace

@@ -10,10 +10,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "client/cli/json_slices.h"
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -53,7 +53,7 @@ absl::StatusOr<std::string> ReadBytes(absl::string_view flag, const std::string&
 absl::StatusOr<std::string> ReadInput(absl::string_view flag, const std::string& path,
                                       int64_t max_bytes) {
   ZC_ASSIGN_OR_RETURN(std::string text, ReadBytes(flag, path, max_bytes));
-  if (!IsUtf8(text)) {
+  if (!IsValidUtf8(text)) {
     return InvalidFields(
         {{std::string(flag), absl::StrCat(path == "-" ? "stdin" : path, " is not UTF-8 text")}});
   }
@@ -117,10 +117,7 @@ absl::Status ForPeople(const absl::Status& status) {
     const bool told = absl::IsFailedPrecondition(status) || absl::StrContains(message, line);
     if (!told) absl::StrAppend(&message, "\n  ", line);
   }
-  absl::Status out(status.code(), message);
-  status.ForEachPayload(
-      [&out](absl::string_view url, const absl::Cord& payload) { out.SetPayload(url, payload); });
-  return out;
+  return WithMessage(status, message);
 }
 
 }  // namespace zerocast

@@ -67,9 +67,4 @@ Json FindingsJson(const Findings& findings) {
   return list;
 }
 
-absl::Status StatusOf(const google::rpc::Status& status) {
-  return FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(status.code()), status.message(),
-                               status.SerializeAsString()));
-}
-
 }  // namespace zerocast

@@ -4,8 +4,6 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "absl/status/status.h"
-#include "google/rpc/status.pb.h"
 #include "zerocast/v1/config.pb.h"
 
 namespace zerocast {
@@ -18,9 +16,6 @@ std::string FindingsText(const Findings& findings);
 nlohmann::ordered_json FindingsJson(const Findings& findings);
 // Those that DeepSpeed refuses or fails on.
 int NumErrors(const Findings& findings);
-
-// The status in a message, with its details.
-absl::Status StatusOf(const google::rpc::Status& status);
 
 }  // namespace zerocast
 

@@ -149,16 +149,14 @@ void PrintOrigins(const v1::ResolveConfigResponse& response) {
 
 void PrintMemory(const v1::MemoryEstimate& memory) {
   std::printf("\nmemory of the rank that holds most, without activations\n");
-  std::vector<std::vector<std::string>> rows;
   size_t what_width = 0;
   for (const v1::MemoryLine& line : memory.lines()) {
     what_width = std::max(what_width, line.what().size());
   }
   for (const v1::MemoryLine& line : memory.lines()) {
-    const std::string head = absl::StrFormat("  %-*s  %-11s  %8s  ", what_width, line.what(),
+    const std::string head = absl::StrFormat("  %-*s  %-11s  %8s", what_width, line.what(),
                                              line.place(), FormatBytes(line.num_bytes()));
-    std::printf("%s\n      %s\n", std::string(absl::StripSuffix(head, "  ")).c_str(),
-                WrapText(line.formula(), 6, 6).c_str());
+    std::printf("%s\n      %s\n", head.c_str(), WrapText(line.formula(), 6, 6).c_str());
   }
   std::printf("  in all: accelerator %s, host %s, NVMe %s\n",
               FormatBytes(memory.accelerator_bytes()).c_str(),
@@ -274,7 +272,7 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
   const v1::ResolveConfigResult& result = answer.results(0);
   if (result.has_status()) {
     PrintBesideError(global, flags, result);
-    const absl::Status status = StatusOf(result.status());
+    const absl::Status status = StatusFromProto(result.status());
     return global.json() ? status : ForPeople(status);
   }
   const v1::ResolveConfigResponse& response = result.response();

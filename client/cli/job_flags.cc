@@ -2,13 +2,13 @@
 
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -20,10 +20,7 @@ constexpr int64_t kMaxTextFileBytes = int64_t{256} << 20;
 absl::Status ReadInto(absl::string_view flag, const std::string& path, std::string* text) {
   if (path.empty()) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(*text, ReadTextFile(path, kMaxTextFileBytes));
-  using Handler = nlohmann::json::error_handler_t;
-  const nlohmann::json value(*text);
-  // What is not UTF-8 is left out by the one and replaced by the other.
-  if (value.dump(-1, ' ', false, Handler::ignore) != value.dump(-1, ' ', false, Handler::replace)) {
+  if (!IsValidUtf8(*text)) {
     return InvalidFields({{std::string(flag), absl::StrCat(path, " is not UTF-8 text")}});
   }
   return absl::OkStatus();

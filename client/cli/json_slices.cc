@@ -124,12 +124,4 @@ std::string WriteJsonString(absl::string_view text) {
       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-bool IsUtf8(absl::string_view text) {
-  using Handler = nlohmann::json::error_handler_t;
-  const nlohmann::json value{std::string(text)};
-  // What is not UTF-8 is left out by the one and replaced by the other.
-  return value.dump(-1, ' ', false, Handler::ignore) ==
-         value.dump(-1, ' ', false, Handler::replace);
-}
-
 }  // namespace zerocast

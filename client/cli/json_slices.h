@@ -2,9 +2,11 @@
 #define ZEROCAST_CLIENT_CLI_JSON_SLICES_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace zerocast {
@@ -27,7 +29,17 @@ absl::StatusOr<std::string> ReadJsonString(absl::string_view json);
 // `text` as a JSON string, as Python writes it without ensure_ascii.
 std::string WriteJsonString(absl::string_view text);
 
-bool IsUtf8(absl::string_view text);
+// JSON text of one object, put together from JSON text.
+class ObjectText {
+ public:
+  void Add(absl::string_view key, absl::string_view json) {
+    absl::StrAppend(&text_, text_.size() == 1 ? "" : ", ", WriteJsonString(key), ": ", json);
+  }
+  std::string Take() { return std::move(text_.append("}")); }
+
+ private:
+  std::string text_ = "{";
+};
 
 }  // namespace zerocast
 

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -52,7 +51,7 @@ absl::StatusOr<std::vector<Catalogue>> Tables(const TableFlags& flags) {
     tables.push_back(*std::move(table));
     return tables;
   }
-  std::vector<std::string> dialects = {"5.23.0", "5.1.0"};
+  std::vector<std::string> dialects(std::begin(kDialects), std::end(kDialects));
   if (!flags.dialect.empty()) dialects = {flags.dialect};
   for (const std::string& dialect : dialects) {
     ZC_ASSIGN_OR_RETURN(const Catalogue* table, BuiltInCatalogue(dialect));
@@ -150,7 +149,7 @@ absl::Status RunShow(const TableFlags& flags, const std::string& name) {
 absl::Status RunCheck(const GlobalOptions& global, const TableFlags& flags,
                       const std::string& path) {
   ZC_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxFileBytes));
-  const std::string dialect = flags.dialect.empty() ? "5.23.0" : flags.dialect;
+  const std::string dialect = flags.dialect.empty() ? std::string(kDefaultDialect) : flags.dialect;
   ZC_ASSIGN_OR_RETURN(const RulesCheck check, CheckRules(text, dialect));
   if (!check.errors.empty()) {
     std::vector<FieldViolation> violations;
@@ -169,11 +168,7 @@ absl::Status RunCheck(const GlobalOptions& global, const TableFlags& flags,
 
 absl::Status RunMatch(const std::string& path) {
   ZC_ASSIGN_OR_RETURN(std::string text, ReadTextFile(path, kMaxFileBytes));
-  if (absl::StartsWith(text, "\x1f\x8b")) {
-    absl::StatusOr<std::string> unpacked = Gunzip(text, kMaxUnpackedBytes);
-    if (!unpacked.ok()) return Annotate(unpacked.status(), path);
-    text = *std::move(unpacked);
-  }
+  ZC_ASSIGN_OR_RETURN(text, GunzipIfPacked(std::move(text), path, kMaxUnpackedBytes));
   // Lines end at a line feed only: values may hold other line ends.
   for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     std::printf("%s\n", MatchLine(line).c_str());

@@ -22,7 +22,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 struct MatchCase {
-  std::string dialect = "5.23.0", key, base_model_prefix, scope_prefix, scope_base;
+  std::string dialect{kDefaultDialect}, key, base_model_prefix, scope_prefix, scope_base;
   bool has_prefix = false, has_scope = false, has_others = false;
   std::vector<Rule> rules;
   std::vector<std::string> others, model_keys;

@@ -102,12 +102,9 @@ absl::Status ExplainCallError(const absl::Status& status, const CallName& call) 
   } else if (!status.message().empty()) {
     absl::StrAppend(&what, " (", status.message(), ")");
   }
-  absl::Status explained(status.code(),
-                         absl::StrCat(Tried(call), ": ", what, "; ", explanation.help));
-  status.ForEachPayload([&explained](absl::string_view url, const absl::Cord& payload) {
-    explained.SetPayload(url, payload);
-  });
-  return WithReason(std::move(explained), explanation.reason);
+  return WithReason(
+      WithMessage(status, absl::StrCat(Tried(call), ": ", what, "; ", explanation.help)),
+      explanation.reason);
 }
 
 absl::Status WaitExpired(const CallName& call, const v1::Load* last) {

@@ -1,6 +1,7 @@
 #include "client/cpp/client.h"
 
 #include <google/protobuf/duration.pb.h>
+#include <google/protobuf/util/time_util.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -44,10 +45,8 @@ std::string RandomId() {
 }
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
-  google::protobuf::Duration out;
-  out.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
-  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
-  return out;
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      absl::ToInt64Nanoseconds(duration));
 }
 
 grpc::ChannelArguments ChannelArgs() {

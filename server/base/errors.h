@@ -67,6 +67,9 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 // The violations attached to `status`, in the order they were given; empty when there are none.
 std::vector<FieldViolation> ViolationsOf(const absl::Status& status);
 
+// `status` with another message; code and payloads stay.
+absl::Status WithMessage(const absl::Status& status, absl::string_view message);
+
 // `status` with "prefix: " before its message; code and payloads stay.
 absl::Status Annotate(const absl::Status& status, absl::string_view prefix);
 

@@ -45,7 +45,11 @@ absl::StatusOr<Catalogue> ParseCatalogue(absl::string_view text);
 // The `derived_from` and `semantics` of a rule table.  Errors: INVALID_ARGUMENT naming the field.
 absl::StatusOr<Dialect> ParseDialect(const nlohmann::json& table);
 
-// The built-in table of a release ("5.23.0", "5.1.0"), read at the first call and kept for the
+// The releases of Transformers whose tables are built in, the default first.
+inline constexpr absl::string_view kDialects[] = {"5.23.0", "5.1.0"};
+inline constexpr absl::string_view kDefaultDialect = kDialects[0];
+
+// The built-in table of a release (one of kDialects), read at the first call and kept for the
 // life of the process.  Thread-safe.  Errors: INVALID_ARGUMENT for another release.
 absl::StatusOr<const Catalogue*> BuiltInCatalogue(absl::string_view dialect);
 

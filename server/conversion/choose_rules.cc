@@ -17,8 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr absl::string_view kDefaultDialect = "5.23.0";
-
 // A model within the model: what its rules are looked up by.
 struct SubModel {
   std::string path;  // of the module; "" for the model itself

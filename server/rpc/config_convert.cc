@@ -8,7 +8,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/config/config_source.h"
@@ -20,6 +19,7 @@
 #include "server/config/python_error.h"
 #include "server/config/training_arguments.h"
 #include "server/rpc/job_spec.h"
+#include "server/wire/status.h"
 
 namespace zerocast::rpc {
 namespace {
@@ -115,15 +115,6 @@ void ReadModel(const v1::ResolveConfigRequest& request, ModelSize* model, Violat
   model->num_buffers = size.num_buffers();
 }
 
-void CheckDeepSpeedVersion(const std::string& version, Violations* violations) {
-  // One answer to an unknown version: lint's.
-  const ConfigValue empty{ConfigValue::Object()};
-  LintRequest probe;
-  probe.config = &empty;
-  probe.deepspeed_version = version;
-  if (!version.empty()) Collect(LintConfig(probe).status(), "", "deepspeed_version", violations);
-}
-
 absl::StatusOr<Input> ReadRequest(const v1::ResolveConfigRequest& request) {
   Input input;
   Violations violations;
@@ -144,8 +135,10 @@ absl::StatusOr<Input> ReadRequest(const v1::ResolveConfigRequest& request) {
   in.dialect = request.dialect();
   in.allow_extensions = request.allow_extensions();
   in.all_origins = request.all_origins() && !request.validate_only();
+  in.keep_processed = request.query_paths_size() > 0;
   in.deepspeed_version = in.all_origins ? request.deepspeed_version() : "";
-  CheckDeepSpeedVersion(request.deepspeed_version(), &violations);
+  Collect(FindDeepSpeedVersion(request.deepspeed_version()).status(), "", "deepspeed_version",
+          &violations);
   ReadModel(request, &input.model, &violations);
   if (request.query_paths_size() > kMaxQueryPaths) {
     violations.push_back({"query_paths", absl::StrCat("must be at most ", kMaxQueryPaths, ", were ",
@@ -155,6 +148,7 @@ absl::StatusOr<Input> ReadRequest(const v1::ResolveConfigRequest& request) {
   // What ResolveConfig itself would refuse goes with the rest.
   in.config = ConfigValue(ConfigValue::Object());
   in.all_origins = false;
+  in.deepspeed_version.clear();
   Collect(ResolveConfig(in).status(), "", "", &violations);
   return InvalidFields(violations);
 }
@@ -383,14 +377,7 @@ v1::ResolveConfigResult BatchResult(ConfigAnswer answer, const absl::Status& sta
     result.mutable_error()->set_message(answer.error->message);
   }
   if (status.ok()) return result;
-  google::rpc::Status* out = result.mutable_status();
-  out->set_code(static_cast<int>(status.code()));
-  out->set_message(std::string(status.message()));
-  status.ForEachPayload([out](absl::string_view url, const absl::Cord& payload) {
-    google::protobuf::Any* detail = out->add_details();
-    detail->set_type_url(std::string(url));
-    detail->set_value(std::string(payload));
-  });
+  *result.mutable_status() = StatusToProto(status);
   return result;
 }
 
@@ -416,7 +403,8 @@ absl::StatusOr<v1::LintConfigResponse> AnswerLint(const v1::LintConfigRequest& r
     violations.push_back(
         {"world_size", absl::StrCat("must be at least 1, was ", request.world_size())});
   }
-  CheckDeepSpeedVersion(request.deepspeed_version(), &violations);
+  Collect(FindDeepSpeedVersion(request.deepspeed_version()).status(), "", "deepspeed_version",
+          &violations);
   JsonDocument document;
   if (is_base64 || !request.config_json().empty()) {
     document = Take(is_base64 ? ReadConfigObject(request.config_base64(), "config_base64")

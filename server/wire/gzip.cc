@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/errors.h"
 
@@ -86,6 +87,14 @@ absl::StatusOr<std::string> Gunzip(absl::string_view compressed, int64_t max_byt
   inflateEnd(&stream);
   if (!status.ok()) return status;
   return bytes;
+}
+
+absl::StatusOr<std::string> GunzipIfPacked(std::string text, absl::string_view name,
+                                           int64_t max_bytes) {
+  if (!absl::StartsWith(text, "\x1f\x8b")) return text;
+  absl::StatusOr<std::string> unpacked = Gunzip(text, max_bytes);
+  if (!unpacked.ok()) return Annotate(unpacked.status(), name);
+  return unpacked;
 }
 
 }  // namespace zerocast

@@ -18,6 +18,10 @@ namespace zerocast {
 // more bytes); RESOURCE_EXHAUSTED when it would unpack to more than `max_bytes`.
 std::string Gzip(absl::string_view bytes);
 absl::StatusOr<std::string> Gunzip(absl::string_view compressed, int64_t max_bytes);
+// Text that may be gzip, as its first bytes say; else it comes back as it is.  Errors as Gunzip,
+// naming `name`.
+absl::StatusOr<std::string> GunzipIfPacked(std::string text, absl::string_view name,
+                                           int64_t max_bytes);
 
 }  // namespace zerocast
 

@@ -3,7 +3,6 @@
 #include <string>
 
 #include "absl/strings/cord.h"
-#include "google/rpc/status.pb.h"
 #include "server/base/errors.h"
 #include "server/wire/status_bound.h"
 
@@ -39,8 +38,7 @@ absl::StatusCode CodeOf(int number) {
 
 }  // namespace
 
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
+google::rpc::Status StatusToProto(const absl::Status& status) {
   google::rpc::Status rich;
   rich.set_code(static_cast<int>(status.code()));
   rich.set_message(std::string(status.message()));
@@ -49,6 +47,20 @@ grpc::Status ToGrpc(const absl::Status& status) {
     any->set_type_url(std::string(url));
     any->set_value(std::string(payload));
   });
+  return rich;
+}
+
+absl::Status StatusFromProto(const google::rpc::Status& status) {
+  absl::Status result(CodeOf(status.code()), status.message());
+  for (const auto& any : status.details()) {
+    result.SetPayload(any.type_url(), absl::Cord(any.value()));
+  }
+  return result;
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  google::rpc::Status rich = StatusToProto(status);
   BoundStatus(&rich);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), rich.message(),
                       rich.SerializeAsString());
@@ -56,14 +68,11 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  absl::Status result(CodeOf(static_cast<int>(status.error_code())), status.error_message());
   google::rpc::Status rich;
-  if (!status.error_details().empty() && rich.ParseFromString(status.error_details())) {
-    for (const auto& any : rich.details()) {
-      result.SetPayload(any.type_url(), absl::Cord(any.value()));
-    }
-  }
-  return result;
+  if (!rich.ParseFromString(status.error_details())) rich.clear_details();
+  rich.set_code(static_cast<int>(status.error_code()));
+  rich.set_message(status.error_message());
+  return StatusFromProto(rich);
 }
 
 v1::Failure FailureFromStatus(const absl::Status& status) {

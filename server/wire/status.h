@@ -4,6 +4,7 @@
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
+#include "google/rpc/status.pb.h"
 #include "zerocast/v1/types.pb.h"
 
 namespace zerocast {
@@ -16,6 +17,10 @@ namespace zerocast {
 // code outside the table is kUnknown.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
+
+// The same in a message: nothing is cut.
+google::rpc::Status StatusToProto(const absl::Status& status);
+absl::Status StatusFromProto(const google::rpc::Status& status);
 
 // A failure inside a resource or report: code, message and reason; other payloads do not travel.
 // An OK status has no failure: FailureFromStatus gives an empty message (code 0), and

@@ -59,13 +59,5 @@ TEST(JsonString, ComesBackAsItWas) {
   EXPECT_EQ(ReadJsonString(R"("\ud800")").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST(Utf8, IsToldFromOtherBytes) {
-  EXPECT_TRUE(IsUtf8("a\u00e9\u2028\U0001F600"));
-  EXPECT_TRUE(IsUtf8(""));
-  for (const char* text : {"\xFF", "a\xC3", "\xED\xA0\x80", "\xC0\x80", "\xF4\x90\x80\x80"}) {
-    EXPECT_FALSE(IsUtf8(text));
-  }
-}
-
 }  // namespace
 }  // namespace zerocast

@@ -1,0 +1,45 @@
+#include "server/base/utf8.h"
+
+#include <cstring>
+
+namespace zerocast {
+
+size_t DecodeUtf8(absl::string_view text, uint32_t* code) {
+  const auto byte = [&text](size_t i) { return static_cast<uint8_t>(text[i]); };
+  if (text.empty()) return 0;
+  const uint8_t lead = byte(0);
+  if (lead < 0x80) {
+    *code = lead;
+    return 1;
+  }
+  const size_t size = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || text.size() < size) return 0;
+  *code = lead & (0x7F >> size);
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+    *code = *code << 6 | (byte(i) & 0x3F);
+  }
+  constexpr uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool surrogate = *code >= 0xD800 && *code <= 0xDFFF;
+  return *code < kSmallest[size] || surrogate || *code > 0x10FFFF ? 0 : size;
+}
+
+bool IsValidUtf8(absl::string_view text) {
+  uint32_t code;
+  while (!text.empty()) {
+    uint64_t eight;
+    if (text.size() >= sizeof(eight)) {
+      std::memcpy(&eight, text.data(), sizeof(eight));
+      if ((eight & 0x8080808080808080) == 0) {  // all ASCII
+        text.remove_prefix(sizeof(eight));
+        continue;
+      }
+    }
+    const size_t size = DecodeUtf8(text, &code);
+    if (size == 0) return false;
+    text.remove_prefix(size);
+  }
+  return true;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,19 @@
+#ifndef ZEROCAST_SERVER_BASE_UTF8_H_
+#define ZEROCAST_SERVER_BASE_UTF8_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace zerocast {
+
+// Decodes the first character of `text` into `code`.  The bytes it takes; 0 where there is none or
+// it is not valid UTF-8 (RFC 3629: no surrogates, nothing longer than needed).
+size_t DecodeUtf8(absl::string_view text, uint32_t* code);
+
+bool IsValidUtf8(absl::string_view text);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_BASE_UTF8_H_
