@@ -24,6 +24,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/server.h"
+#include "tests/bench/processor_seconds.h"
 #include "zerocast/v1/config.grpc.pb.h"
 
 namespace zerocast {
@@ -103,13 +104,6 @@ v1::ResolveConfigRequest Request(bool all) {
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Seconds of processor time of client and server, which is what other processes do not change.
-double ProcessorSeconds() {
-  struct timespec now;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
 // A client with a connection of its own.

@@ -24,6 +24,7 @@
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "server/wire/plan_input.h"
+#include "tests/bench/processor_seconds.h"
 #include "tests/server/conversion/golden.h"
 
 namespace zerocast {
@@ -42,13 +43,6 @@ struct Measured {
   double receive = 0, plan = 0, slice = 0;  // seconds
   double peak_mb = 0;                       // of the process
 };
-
-// Seconds of processor time so far: other processes of the machine do not count.
-double ProcessorSeconds() {
-  struct timespec now;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
 
 // The boxes of the ranks of one node, as that node's agent cuts them.
 int64_t CountSlices(const Plan& plan, int32_t node) {

@@ -11,17 +11,10 @@
 #include "gtest/gtest.h"
 #include "kernels/copy/cast.h"
 #include "kernels/copy/copy.h"
+#include "tests/recorded_decodes.h"
 
 namespace zerocast {
 namespace {
-
-// splitmix64 of an index.
-uint64_t Mix(uint64_t index) {
-  uint64_t z = (index + 1) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 // The inputs of make_casts.py, in its order.
 std::vector<uint64_t> Inputs(DType dtype) {

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/conversion/lower.h"
 #include "server/conversion/rule_json.h"
+#include "tests/each_element.h"
 #include "tests/server/conversion/naive_ops.h"
 #include "tests/status_matchers.h"
 
@@ -174,18 +175,8 @@ class ChainsTest : public ::testing::Test {
   std::vector<int64_t> Run(const Value& value) const {
     std::vector<int64_t> data(static_cast<size_t>(Product(value.shape)), -1);
     for (const Box& box : value.boxes) {
-      int64_t index[kMaxBoxDims] = {};
-      for (int64_t i = NumElements(box); i > 0; --i) {
-        int64_t from = box.source_offset, to = box.target_offset;
-        for (int k = 0; k < box.num_dims; ++k) {
-          from += index[k] * box.dims[k].source_stride;
-          to += index[k] * box.dims[k].target_stride;
-        }
-        data.at(to) = elements_.at(box.source).at(from);
-        for (int k = box.num_dims - 1; k >= 0 && ++index[k] == box.dims[k].extent; --k) {
-          index[k] = 0;
-        }
-      }
+      ForEachElement(
+          box, [&](int64_t from, int64_t to) { data.at(to) = elements_.at(box.source).at(from); });
     }
     return data;
   }

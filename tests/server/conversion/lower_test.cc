@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/conversion/permute.h"
 #include "server/conversion/tensor_algebra.h"
+#include "tests/each_element.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -25,16 +26,8 @@ using Data = std::vector<int64_t>;
 Data RunBoxes(const Value& value, const std::vector<Data>& sources) {
   Data data(Product(value.shape), -1);
   for (const Box& box : value.boxes) {
-    int64_t index[kMaxBoxDims] = {};
-    for (int64_t i = 0; i < NumElements(box); ++i) {
-      int64_t from = box.source_offset, to = box.target_offset;
-      for (int k = 0; k < box.num_dims; ++k) {
-        from += index[k] * box.dims[k].source_stride;
-        to += index[k] * box.dims[k].target_stride;
-      }
-      data.at(to) = sources.at(box.source).at(from);
-      for (int k = box.num_dims - 1; k >= 0 && ++index[k] == box.dims[k].extent; --k) index[k] = 0;
-    }
+    ForEachElement(
+        box, [&](int64_t from, int64_t to) { data.at(to) = sources.at(box.source).at(from); });
   }
   return data;
 }

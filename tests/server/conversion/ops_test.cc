@@ -14,6 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "server/conversion/decoders.h"
 #include "server/conversion/lower.h"
+#include "tests/each_element.h"
 #include "tests/server/conversion/recorded_ops.h"
 #include "tests/status_matchers.h"
 
@@ -118,16 +119,9 @@ Inputs ReadInputs(const json& inputs, const json& order) {
 std::vector<std::string> RunBoxes(const Value& value, const Inputs& inputs) {
   std::vector<std::string> elements(Product(value.shape), "not written");
   for (const Box& box : value.boxes) {
-    int64_t index[kMaxBoxDims] = {};
-    for (int64_t i = 0; i < NumElements(box); ++i) {
-      int64_t from = box.source_offset, to = box.target_offset;
-      for (int k = 0; k < box.num_dims; ++k) {
-        from += index[k] * box.dims[k].source_stride;
-        to += index[k] * box.dims[k].target_stride;
-      }
+    ForEachElement(box, [&](int64_t from, int64_t to) {
       elements.at(to) = inputs.elements.at(box.source).at(from);
-      for (int k = box.num_dims - 1; k >= 0 && ++index[k] == box.dims[k].extent; --k) index[k] = 0;
-    }
+    });
   }
   return elements;
 }

@@ -38,6 +38,7 @@
 #include "server/conversion/convert.h"
 #include "server/conversion/natural_key.h"
 #include "server/conversion/rename.h"
+#include "tests/each_element.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -84,15 +85,9 @@ class SemanticsCase : public ::testing::Test {
     for (const int64_t size : tensor.shape) numel *= size;
     std::vector<int> values(numel, -1);
     for (const Box& box : tensor.boxes) {
-      for (int64_t i = 0; i < NumElements(box); ++i) {
-        int64_t from = box.source_offset, to = box.target_offset, rest = i;
-        for (int k = box.num_dims - 1; k >= 0; --k) {
-          from += rest % box.dims[k].extent * box.dims[k].source_stride;
-          to += rest % box.dims[k].extent * box.dims[k].target_stride;
-          rest /= box.dims[k].extent;
-        }
-        values[to] = first_[box.source] + static_cast<int>(from);
-      }
+      ForEachElement(box, [&](int64_t from, int64_t to) {
+        values.at(to) = first_[box.source] + static_cast<int>(from);
+      });
     }
     return values;
   }
