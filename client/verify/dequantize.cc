@@ -18,8 +18,6 @@ using absl::InvalidArgumentError;
 
 constexpr uint32_t kQuietBit = 0x400000;
 
-bool IsFloat8(DType dtype) { return dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2; }
-
 uint32_t BitsOf(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -94,13 +92,6 @@ Tensor FromFloats(Shape shape, const std::vector<float>& values) {
   tensor.shape = std::move(shape);
   tensor.bytes.assign(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
   return tensor;
-}
-
-const NamedTensors* Under(const Results& input, const std::string& pattern) {
-  for (const NamedTensors& named : input) {
-    if (named.pattern == pattern) return &named;
-  }
-  return nullptr;
 }
 
 bool IsScale(const std::string& pattern) {

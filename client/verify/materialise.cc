@@ -101,7 +101,7 @@ class Materialiser {
       return shapes_.count(std::string(name)) != 0;
     };
     absl::flat_hash_map<std::string, size_t> group_of;
-    for (size_t i : NaturallySorted(keys)) {
+    for (size_t i : NaturallySorted(keys, dialect_.natural_key_v2)) {
       ZC_ASSIGN_OR_RETURN(const RenamedKey key, renamer->Rename(keys[i], in_model));
       if (!IsTarget(key.with_prefix)) continue;  // unexpected
       const auto [place, inserted] = group_of.try_emplace(key.with_prefix, groups_.size());
@@ -176,7 +176,7 @@ class Materialiser {
     if (quantization_ != Quantization::kFp8) return absl::OkStatus();
     for (const NamedTensors& one : named) {
       for (const Tensor& tensor : one.tensors) {
-        if (tensor.dtype != DType::kFloat8E4M3 && tensor.dtype != DType::kFloat8E5M2) continue;
+        if (!IsFloat8(tensor.dtype)) continue;
         return absl::InvalidArgumentError(
             absl::StrCat("'", one.pattern, "' is stored as ", DTypeName(tensor.dtype),
                          ", and the checkpoint has no scales for it"));
@@ -188,7 +188,9 @@ class Materialiser {
   // Results are named by the rule's targets, which say only a part of a name; the rest is what
   // surrounds that part in the group's name.
   absl::Status GiveResults(const Group& group, std::vector<NamedTensors> results) {
-    const std::string full = absl::StrReplaceAll(group.name, {{"*.", "0."}});
+    const std::string full = dialect_.generation == 1
+                                 ? absl::StrReplaceAll(group.name, {{".*.", ".0."}})
+                                 : absl::StrReplaceAll(group.name, {{"*.", "0."}});
     std::string before, after;
     for (const NamedTensors& result : results) {
       const size_t at = full.find(result.pattern);

@@ -27,13 +27,14 @@ struct Part {
   }
 };
 
-std::vector<Part> Parts(const std::string& key) {
+std::vector<Part> Parts(const std::string& key, bool numbers_in_texts) {
   std::vector<Part> parts;
   for (const absl::string_view piece : absl::StrSplit(key, '.')) {
     std::string text(piece);
     Part part;
     size_t end = text.size();
     while (end > 0 && absl::ascii_isdigit(text[end - 1])) --end;
+    if (end > 0 && !numbers_in_texts) end = text.size();
     part.digits = text.substr(end);
     part.has_number = !part.digits.empty();
     part.digits.erase(0, std::min(part.digits.find_first_not_of('0'), part.digits.size()));
@@ -48,10 +49,10 @@ std::vector<Part> Parts(const std::string& key) {
 
 }  // namespace
 
-std::vector<size_t> NaturallySorted(const std::vector<std::string>& keys) {
+std::vector<size_t> NaturallySorted(const std::vector<std::string>& keys, bool numbers_in_texts) {
   std::vector<std::vector<Part>> parts;
   parts.reserve(keys.size());
-  for (const std::string& key : keys) parts.push_back(Parts(key));
+  for (const std::string& key : keys) parts.push_back(Parts(key, numbers_in_texts));
   std::vector<size_t> order(keys.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),

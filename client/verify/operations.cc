@@ -32,13 +32,6 @@ std::string WithIndex(const std::string& pattern, size_t index) {
 
 absl::Status Refused() { return InvalidArgumentError("not defined for these patterns"); }
 
-const NamedTensors* Under(const Results& input, const std::string& pattern) {
-  const auto found = std::find_if(input.begin(), input.end(), [&](const NamedTensors& named) {
-    return named.pattern == pattern;
-  });
-  return found == input.end() ? nullptr : &*found;
-}
-
 // The one tensor of operations that take no more.
 absl::StatusOr<const Tensor*> OnlyTensor(const Results& input) {
   if (input.size() != 1 || input[0].tensors.empty()) return Refused();
@@ -302,6 +295,13 @@ absl::StatusOr<Results> Reshape(const Op& op, const Results& input,
 }
 
 }  // namespace
+
+const NamedTensors* Under(const Results& input, const std::string& pattern) {
+  const auto found = std::find_if(input.begin(), input.end(), [&](const NamedTensors& named) {
+    return named.pattern == pattern;
+  });
+  return found == input.end() ? nullptr : &*found;
+}
 
 absl::StatusOr<std::vector<NamedTensors>> RunOperation(const Op& op,
                                                        std::vector<NamedTensors> input,

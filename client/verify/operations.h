@@ -21,6 +21,9 @@ struct NamedTensors {
   bool single = false;
 };
 
+// The tensors under a pattern; null where there are none.
+const NamedTensors* Under(const std::vector<NamedTensors>& input, const std::string& pattern);
+
 // What the operations of one rule look up.
 struct OperationContext {
   std::vector<std::string> sources, targets;  // the rule's patterns, processed

@@ -158,7 +158,7 @@ bool Divides(int64_t part, int64_t whole) { return part >= 1 && whole >= 1 && wh
 }  // namespace
 
 bool IsConsistent(const Decoder& decoder, int64_t num_stored, int64_t num_scales) {
-  const bool is_fp8 = decoder.stored == DType::kFloat8E4M3 || decoder.stored == DType::kFloat8E5M2;
+  const bool is_fp8 = IsFloat8(decoder.stored);
   const bool is_byte = decoder.stored == DType::kUInt8 || decoder.stored == DType::kInt8;
   const bool stored_fits = decoder.kind == DecoderKind::kFp8Block ? is_fp8 : is_byte;
   const bool scale_fits = decoder.scale == DType::kUInt8 ||

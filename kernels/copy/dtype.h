@@ -61,6 +61,10 @@ constexpr bool IsFloating(DType dtype) {
   return dtype >= DType::kFloat8E4M3 && dtype <= DType::kFloat64;
 }
 
+constexpr bool IsFloat8(DType dtype) {
+  return dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2;
+}
+
 // torch's name without "torch.": "bfloat16", "float8_e4m3fn"; "invalid" for kInvalid.
 const char* DTypeName(DType dtype);
 // From torch's name; kInvalid when unknown.

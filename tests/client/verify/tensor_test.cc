@@ -130,9 +130,10 @@ TEST(Tensor, PermuteRope) {
 }
 
 TEST(NaturalOrder, NumbersByValueBeforeTexts) {
-  const auto sorted = [](const std::vector<std::string>& keys) {
+  bool numbers_in_texts = true;
+  const auto sorted = [&](const std::vector<std::string>& keys) {
     std::vector<std::string> result;
-    for (size_t i : NaturallySorted(keys)) result.push_back(keys[i]);
+    for (size_t i : NaturallySorted(keys, numbers_in_texts)) result.push_back(keys[i]);
     return result;
   };
   using Keys = std::vector<std::string>;
@@ -143,6 +144,10 @@ TEST(NaturalOrder, NumbersByValueBeforeTexts) {
   EXPECT_EQ(sorted({"a.01", "a.1"}), Keys({"a.01", "a.1"}));
   EXPECT_EQ(sorted({"a.1", "a.01"}), Keys({"a.1", "a.01"}));
   EXPECT_EQ(sorted({"a.b", "a"}), Keys({"a", "a.b"}));
+  numbers_in_texts = false;  // 5.1.0
+  EXPECT_EQ(sorted({"l.shard_2", "l.shard_11", "l.shard"}),
+            Keys({"l.shard", "l.shard_11", "l.shard_2"}));
+  EXPECT_EQ(sorted({"e.10.down", "e.2.up"}), Keys({"e.2.up", "e.10.down"}));
 }
 
 }  // namespace
