@@ -261,7 +261,7 @@ class Converter {
         if (decoder != decoders_.end() && used.contains(source)) {
           used.insert(decoder->second.scale);
         }
-        if (is_dropped && Decodes(group)) used.insert(source);
+        if (is_dropped && Decodes(rules_.rules[group.rule])) used.insert(source);
       }
     }
     std::vector<int32_t> unused;
@@ -272,13 +272,6 @@ class Converter {
     if (unused.empty()) return true;
     AddError(group.name, sources,
              absl::StrCat("the conversion has no place for ", absl::StrJoin(Names(unused), ", ")));
-    return false;
-  }
-
-  bool Decodes(const Group& group) const {
-    for (const Op& op : rules_.rules[group.rule].ops) {
-      if (IsDecode(op.kind)) return true;
-    }
     return false;
   }
 
@@ -324,8 +317,9 @@ class Converter {
       const DType stored = input_.sources[source].dtype;
       tensor.dtype =
           PromoteDTypes(tensor.dtype, decoder != decoders_.end() ? decoder->second.dtype : stored);
-      if (decoder == decoders_.end() && rules_.quantization == Quantization::kFp8 &&
-          (stored == DType::kFloat8E4M3 || stored == DType::kFloat8E5M2)) {
+      // What has no elements has nothing to decode.
+      if (!tensor.boxes.empty() && decoder == decoders_.end() &&
+          rules_.quantization == Quantization::kFp8 && IsFloat8(stored)) {
         AddError(name, {source},
                  absl::StrCat("stored as ", DTypeName(stored),
                               ", and the checkpoint has no scales for it"));

@@ -13,13 +13,6 @@
 namespace zerocast {
 namespace {
 
-const Entry* Find(const Entries& entries, absl::string_view name) {
-  for (const Entry& entry : entries) {
-    if (entry.name == name) return &entry;
-  }
-  return nullptr;
-}
-
 // The tensor of the checkpoint that `value` is, whole.
 absl::StatusOr<int32_t> WholeSource(const Value& value) {
   if (value.boxes.size() != 1 ||
@@ -138,9 +131,9 @@ absl::StatusOr<Entries> DecodeSingle(const Op& op, const Entry& weight, const En
 absl::StatusOr<Entries> DecodeFp8Entries(const Op& op, const Entries& input,
                                          const DecodeContext& context,
                                          std::vector<SourceDecoder>* decoders) {
-  const Entry* const single = Find(input, context.generation == 1 ? "weight$" : "weight");
+  const Entry* const single = FindEntry(input, context.generation == 1 ? "weight$" : "weight");
   if (single != nullptr && !single->values.empty()) {
-    return DecodeSingle(op, *single, Find(input, "weight_scale_inv"), context, decoders);
+    return DecodeSingle(op, *single, FindEntry(input, "weight_scale_inv"), context, decoders);
   }
   if (context.generation == 1) {
     return absl::InvalidArgumentError("'weight$'");
@@ -151,7 +144,7 @@ absl::StatusOr<Entries> DecodeFp8Entries(const Op& op, const Entries& input,
         absl::StrContains(entry.name, "weight_scale_inv")) {
       continue;
     }
-    const Entry* const scales = Find(input, absl::StrCat(entry.name, "_scale_inv"));
+    const Entry* const scales = FindEntry(input, absl::StrCat(entry.name, "_scale_inv"));
     if (scales == nullptr) {
       result.push_back(entry);
       continue;
@@ -185,7 +178,7 @@ absl::StatusOr<Entries> DecodeMxfp4(const Entries& input, const DecodeContext& c
   const std::string names[] = {absl::StrCat(part, "_blocks"), absl::StrCat(part, "_scales")};
   const Value* found[2] = {};
   for (int i = 0; i < 2; ++i) {
-    const Entry* const entry = Find(input, names[i]);
+    const Entry* const entry = FindEntry(input, names[i]);
     if (entry == nullptr || entry->values.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("'", names[i], "': the checkpoint has no tensor for it"));
@@ -229,6 +222,11 @@ absl::StatusOr<Entries> DecodeMxfp4(const Entries& input, const DecodeContext& c
 
 bool IsDecode(OpKind kind) {
   return kind == OpKind::kFp8Dequantize || kind == OpKind::kMxfp4Dequantize;
+}
+
+bool Decodes(const Rule& rule) {
+  return std::any_of(rule.ops.begin(), rule.ops.end(),
+                     [](const Op& op) { return IsDecode(op.kind); });
 }
 
 absl::StatusOr<Entries> ApplyDecode(const Op& op, const Entries& input,

@@ -44,6 +44,9 @@ inline const SourceDecoder* FindDecoder(absl::Span<const SourceDecoder> decoders
 
 // True for the operations of this file.
 bool IsDecode(OpKind kind);
+// True for a rule with such an operation: it has no reverse, as what was rounded to a quantised
+// form cannot be rounded to it again.
+bool Decodes(const Rule& rule);
 
 // What they look up.
 struct DecodeContext {

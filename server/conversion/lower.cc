@@ -12,6 +12,14 @@
 #include "server/conversion/tensor_algebra.h"
 
 namespace zerocast {
+
+const Entry* FindEntry(const Entries& entries, absl::string_view name) {
+  for (const Entry& entry : entries) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
 namespace {
 
 constexpr absl::string_view kUndefined = "Undefined Operation encountered";
@@ -42,13 +50,6 @@ void PutOne(std::string name, Value value, Entries* entries) {
 
 std::string Numbered(absl::string_view pattern, size_t index) {
   return absl::StrReplaceAll(pattern, {{"*", absl::StrCat(index)}});
-}
-
-const Entry* FindEntry(const Entries& entries, absl::string_view name) {
-  for (const Entry& entry : entries) {
-    if (entry.name == name) return &entry;
-  }
-  return nullptr;
 }
 
 // The first tensor of the only entry, which several operations take for their input.

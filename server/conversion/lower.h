@@ -37,6 +37,9 @@ struct Entry {
 // Ordered, names unique.
 using Entries = std::vector<Entry>;
 
+// The entry of that name; null where there is none.
+const Entry* FindEntry(const Entries& entries, absl::string_view name);
+
 // What operations look up.
 struct OpContext {
   // The processed patterns of the rule.

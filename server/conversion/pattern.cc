@@ -390,10 +390,7 @@ absl::StatusOr<int> CompiledRule::Rename(std::string* key, KeyOrigins* origins) 
     if (!guard_seen_) return -1;
   }
   ZC_ASSIGN_OR_RETURN(const std::string to, Replacement(source));
-  if (origins != nullptr) {
-    origins->shared &= digit_blind_;
-    if (origins->shared) Follow(rest, prefix_size, source, origins);
-  }
+  if (origins != nullptr && origins->shared) Follow(rest, prefix_size, source, origins);
   // The matched text is replaced where it first occurs (or everywhere), not where it matched.
   const std::string text(regex_.group(0).text);
   std::string renamed(rest);

@@ -78,9 +78,9 @@ class CompiledRule {
   // Renames `*key` in place.  Returns the index of the source pattern that matched, -1 for none.
   // Errors: those of Regex::Search, and INVALID_ARGUMENT where the replacement asks for a group
   // that took no part in the match.
-  absl::StatusOr<int> Rename(std::string* key) { return Rename(key, nullptr); }
-  // The same; `origins`, where not null, holds one place for each byte of `*key` and follows it.
-  absl::StatusOr<int> Rename(std::string* key, KeyOrigins* origins);
+  // `origins`, where not null, holds one place for each byte of `*key` and follows it; it needs
+  // IsDigitBlind().
+  absl::StatusOr<int> Rename(std::string* key, KeyOrigins* origins = nullptr);
 
   // True when the rule treats keys alike that differ only in the digits of whole parts ("layers.3"
   // and "layers.7", not "w1" and "w2"), and remembers nothing of earlier keys.

@@ -135,8 +135,6 @@ Rule WithCompanions(Quantization quantization, Rule rule) {
   return rule;
 }
 
-bool IsFloat8(DType dtype) { return dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2; }
-
 absl::Status Refuse(std::string message) {
   return WithReason(absl::FailedPreconditionError(std::move(message)), "UNSUPPORTED");
 }
@@ -173,11 +171,7 @@ std::vector<Rule> QuantizedRules(const QuantizationConfig& config, const Dialect
                                  std::vector<Rule> rules, absl::Span<const SpecTensor> model) {
   const Quantization quantization = config.method;
   if (quantization == Quantization::kNone) return rules;
-  for (const Rule& rule : rules) {
-    for (const Op& op : rule.ops) {
-      if (IsDecode(op.kind)) return rules;
-    }
-  }
+  if (std::any_of(rules.begin(), rules.end(), Decodes)) return rules;
   if (dialect.generation == 1) {
     rules.push_back(FirstGenerationRule(config));
     return rules;

@@ -109,11 +109,8 @@ absl::Status Renamer::RunRulesShared(absl::string_view key, RenamedKey* result) 
     KeyOrigins origins;
     origins.places.resize(key.size());
     std::iota(origins.places.begin(), origins.places.end(), 0);
-    RenamedKey first = *result;
-    ZC_RETURN_IF_ERROR(RunRules(&first, &origins));
-    Recipe recipe = MakeRecipe(first, origins);
-    recipes_.emplace(std::move(shape), std::move(recipe));
-    *result = std::move(first);
+    ZC_RETURN_IF_ERROR(RunRules(result, &origins));
+    recipes_.emplace(std::move(shape), MakeRecipe(*result, origins));
     return absl::OkStatus();
   }
   const Recipe& recipe = found->second;

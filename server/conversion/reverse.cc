@@ -14,6 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
 #include "server/conversion/catalogue.h"
+#include "server/conversion/decoders.h"
 #include "server/conversion/expand_names.h"
 #include "server/conversion/lower.h"
 #include "server/conversion/natural_key.h"
@@ -77,13 +78,16 @@ class Reverser {
       reversed.resize(rules_.rules.size());
       return reversed;
     }
-    ZC_ASSIGN_OR_RETURN(const std::vector<Rule> always,
-                        CatalogueRules("", "", rules_.dialect.version));
+    // A table of another release has the legacy rules of the built-in one of its generation.
+    ZC_ASSIGN_OR_RETURN(
+        const std::vector<Rule> always,
+        CatalogueRules("", "", rules_.dialect.generation == 1 ? "5.1.0" : kDefaultDialect));
+    std::vector<nlohmann::json> legacy;
+    for (const Rule& rule : always) legacy.push_back(RuleToJson(rule));
     for (const Rule& rule : rules_.rules) {
-      const bool legacy = std::any_of(always.begin(), always.end(), [&rule](const Rule& other) {
-        return RuleToJson(other) == RuleToJson(rule);
-      });
-      reversed.push_back(!legacy && rule.kind != RuleKind::kPrefix);
+      const bool is_legacy =
+          std::find(legacy.begin(), legacy.end(), RuleToJson(rule)) != legacy.end();
+      reversed.push_back(!is_legacy && rule.kind != RuleKind::kPrefix);
     }
     return reversed;
   }
@@ -101,7 +105,7 @@ class Reverser {
                                                   ": it has no reverse: ", why)),
             "UNSUPPORTED");
       };
-      if (!IsReversible(rules_.rules[index])) {
+      if (Decodes(rules_.rules[index])) {
         return refuse("what was read from a quantised form cannot be rounded to it again");
       }
       Rule reversed = ReverseRule(rules_.rules[index]);

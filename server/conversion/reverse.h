@@ -48,9 +48,6 @@ absl::StatusOr<Reversal> Reverse(const ReverseInput& input);
 // patterns may not compile where the rule has no reverse.
 Rule ReverseRule(const Rule& rule);
 
-// False where an operation loses what its reverse would need: rounded values do not come back.
-bool IsReversible(const Rule& rule);
-
 }  // namespace zerocast
 
 #endif  // ZEROCAST_SERVER_CONVERSION_REVERSE_H_

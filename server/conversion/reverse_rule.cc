@@ -43,7 +43,7 @@ Op ReverseOp(Op op) {
       op.kind = OpKind::kConv3dToLinear;
       break;
     case OpKind::kAlign16:
-    case OpKind::kFp8Dequantize:  // no reverse: IsReversible() says so
+    case OpKind::kFp8Dequantize:  // no reverse: Decodes() says so
     case OpKind::kMxfp4Dequantize:
       break;
   }
@@ -51,12 +51,6 @@ Op ReverseOp(Op op) {
 }
 
 }  // namespace
-
-bool IsReversible(const Rule& rule) {
-  return std::none_of(rule.ops.begin(), rule.ops.end(), [](const Op& op) {
-    return op.kind == OpKind::kFp8Dequantize || op.kind == OpKind::kMxfp4Dequantize;
-  });
-}
 
 Rule ReverseRule(const Rule& rule) {
   Rule reversed = rule;

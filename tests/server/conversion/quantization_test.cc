@@ -282,6 +282,9 @@ TEST_F(ConvertQuantized, ATensorOfNoElementsNeedsNoDecoder) {
   const Conversion made =
       Run({{"a.weight", kF8, {0, 6}}, {"a.weight_scale_inv", kF32, {0, 1}}}, Quantization::kFp8);
   EXPECT_THAT(made.decoders, IsEmpty());
+  EXPECT_THAT(made.errors, IsEmpty());
+  ASSERT_EQ(made.tensors.size(), 1u);
+  EXPECT_EQ(made.tensors[0].name, "a.weight");
 }
 
 }  // namespace
