@@ -96,6 +96,19 @@ class RulesTest(unittest.TestCase):
         self.assertEqual(planned.code, 0, planned)
         self.assertEqual(planned.json()["missing"], [])
 
+    def test_named_nodes_hold_for_a_listing(self):
+        manifest = self.write("listing.json", {
+            "checkpoint": [["w", [4, 2], "float32"]], "config": {"model_type": "ours"},
+            "architecture": "Ours", "model_type": "ours",
+            "params": [{"name": "w", "shape": [4, 2], "dtype": "float32"}]})
+        arguments = ["--output", "json", "plan", "--manifest", manifest, "--world-size", 3]
+        planned = cluster.zerocast(*arguments, "--node", "a", "--node", "b")
+        self.assertEqual(planned.code, 0, planned)
+        self.assertEqual(len(planned.json()["read_bytes_by_node"]), 2)
+        refused = cluster.zerocast(*arguments, "--nodes", 3, "--node", "a", "--node", "b")
+        self.assertEqual(refused.code, 2, refused)
+        self.assertIn("must be the number of nodes named by --node, 2, was 3", refused.stderr)
+
     def test_a_key_mapping_and_a_dialect_hold_for_a_listing(self):
         manifest = self.write("listing.json", {
             "checkpoint": [["a.b.a.b.w", [4], "float32"]], "architecture": "X", "model_type": "x",

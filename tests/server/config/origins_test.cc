@@ -170,6 +170,16 @@ TEST(Origins, NameTheDefaultsOfARelease) {
   EXPECT_THAT(older, Contains("S gradient_clipping: default of DeepSpeed 0.19.2: 0.0"));
 }
 
+// Few keys have another name: "" is none.
+TEST(Origins, AnEmptyKeyHidesNoDefault) {
+  ResolveRequest request = Request(R"({"": 1, "zero_optimization": {"stage": 3, "": 2}})");
+  request.deepspeed_version = "0.19.8";
+  const std::vector<std::string> origins = Origins(request);
+  EXPECT_THAT(origins, Contains("S prescale_gradients: default of DeepSpeed 0.19.8: false"));
+  EXPECT_THAT(origins, Contains("S zero_optimization.reduce_bucket_size: default of DeepSpeed "
+                                "0.19.8: 500000000"));
+}
+
 TEST(Origins, RefuseAnUnknownRelease) {
   ResolveRequest request = Request("{}");
   request.deepspeed_version = "0.18.0";

@@ -199,6 +199,13 @@ TEST_F(ConfigRpcTest, EveryWrongFieldIsNamedAtOnce) {
                             "num_training_steps", "deepspeed_version", "model_spec_json"}));
 }
 
+TEST_F(ConfigRpcTest, AFieldIsNamedOnce) {
+  v1::ResolveConfigRequest request = Request();
+  request.set_all_origins(true);
+  request.set_deepspeed_version("1.2.3");
+  EXPECT_THAT(Fields(Resolve(request).status()), ElementsAre("deepspeed_version"));
+}
+
 TEST_F(ConfigRpcTest, EveryMismatchHasItsPath) {
   v1::ResolveConfigRequest request = Request();
   request.set_config_json(
