@@ -42,4 +42,13 @@ bool IsValidUtf8(absl::string_view text) {
   return true;
 }
 
+void AppendUtf8(uint32_t code, std::string* out) {
+  constexpr uint32_t kFirstOfSize[] = {0x80, 0x800, 0x10000};
+  int more = 0;  // bytes after the first
+  while (more < 3 && code >= kFirstOfSize[more]) ++more;
+  constexpr uint32_t kLead[] = {0, 0xC0, 0xE0, 0xF0};
+  out->push_back(static_cast<char>(kLead[more] | code >> (6 * more)));
+  while (more-- > 0) out->push_back(static_cast<char>(0x80 | (code >> (6 * more) & 0x3F)));
+}
+
 }  // namespace zerocast

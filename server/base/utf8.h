@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -13,6 +14,9 @@ namespace zerocast {
 size_t DecodeUtf8(absl::string_view text, uint32_t* code);
 
 bool IsValidUtf8(absl::string_view text);
+
+// Appends a character; `code` is at most 0x10FFFF and no surrogate.
+void AppendUtf8(uint32_t code, std::string* out);
 
 }  // namespace zerocast
 

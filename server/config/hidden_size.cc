@@ -51,15 +51,14 @@ absl::StatusOr<ConfigValue> Largest(const ConfigValue& values) {
 
 }  // namespace
 
-absl::StatusOr<ConfigValue> ReadModelConfig(absl::string_view json) {
+absl::StatusOr<ConfigValue> ReadModelConfig(absl::string_view json, absl::string_view field) {
   JsonLimits limits;
-  limits.max_bytes = size_t{4} << 20;
-  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(json, "model_config", limits));
-  if (document.value.object() == nullptr) {
-    return InvalidFields({{"model_config", absl::StrCat("must be an object, was of type ",
-                                                        PythonTypeName(document.value))}});
-  }
-  return std::move(document.value);
+  limits.max_bytes = size_t{16} << 20;
+  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(json.empty() ? "null" : json, field, limits));
+  if (document.value.object() != nullptr) return std::move(document.value);
+  if (document.value.is_null()) return ConfigValue();
+  return InvalidFields({{std::string(field), absl::StrCat("must be an object, was of type ",
+                                                          PythonTypeName(document.value))}});
 }
 
 absl::StatusOr<HiddenSize> FindHiddenSize(const ConfigValue& model_config) {

@@ -14,9 +14,10 @@ struct HiddenSize {
   std::string source;  // "hidden_size", "max(text_config.hidden_sizes)", ...
 };
 
-// Reads a model's config.json: an object of at most 4 MiB (label tables are long). INVALID_ARGUMENT
-// naming "model_config" where it is none.
-absl::StatusOr<ConfigValue> ReadModelConfig(absl::string_view json);
+// Reads a model's config.json: an object of at most 16 MiB (those with a tokenizer's or a
+// quantizer's lists in them reach megabytes); null for "" and null.  Errors: INVALID_ARGUMENT
+// naming `field`.
+absl::StatusOr<ConfigValue> ReadModelConfig(absl::string_view json, absl::string_view field);
 
 // The hidden size of a model's config.json, as trainer_config_finalize looks for it: hidden_size
 // where there is one (even null), else the largest of hidden_sizes, else the same two in

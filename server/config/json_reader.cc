@@ -1,11 +1,10 @@
 #include "server/config/json_reader.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -15,7 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/base/status_macros.h"
+#include "absl/strings/str_format.h"
 #include "server/base/errors.h"
 #include "server/base/utf8.h"
 #include "server/config/python_format.h"
@@ -23,294 +22,154 @@
 namespace zerocast {
 namespace {
 
-using nlohmann::json;
-
 constexpr absl::string_view kSyntaxUrl = "zerocast.dev/config/json-syntax";
 constexpr size_t kMaxIntegerDigits = 4300;  // sys.int_info.default_max_str_digits
 constexpr size_t kMaxDuplicateBytes = size_t{64} << 10;
-// An integer of fewer digits fits a double, and so nlohmann's lexer.
-constexpr size_t kFewDigits = 300;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 absl::Status Refuse(absl::string_view field, absl::string_view path, absl::string_view what) {
   const std::string where = path.empty() ? std::string(field) : absl::StrCat(field, ".", path);
   return InvalidFields({{where, std::string(what)}});
 }
 
-absl::Status RefuseSyntax(absl::string_view field, absl::string_view path, absl::string_view what) {
-  absl::Status status = Refuse(field, path, absl::StrCat("is not JSON: ", what));
-  status.SetPayload(kSyntaxUrl, absl::Cord());
-  return status;
-}
-
-bool IsNumberChar(char c) {
-  return absl::ascii_isdigit(c) || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
-}
-
-// JSON's grammar of a number; *integer where it has neither fraction nor exponent.
-bool IsJsonNumber(absl::string_view token, bool* integer) {
-  const auto digits = [&token] {
-    size_t n = 0;
-    while (n < token.size() && absl::ascii_isdigit(token[n])) ++n;
-    token.remove_prefix(n);
-    return n;
-  };
-  if (absl::StartsWith(token, "-")) token.remove_prefix(1);
-  const bool leading_zero = absl::StartsWith(token, "0");
-  const size_t whole = digits();
-  if (whole == 0 || (leading_zero && whole > 1)) return false;
-  *integer = token.empty();
-  if (absl::StartsWith(token, ".")) {
-    token.remove_prefix(1);
-    if (digits() == 0) return false;
-  }
-  if (absl::StartsWith(token, "e") || absl::StartsWith(token, "E")) {
-    token.remove_prefix(1);
-    if (absl::StartsWith(token, "-") || absl::StartsWith(token, "+")) token.remove_prefix(1);
-    if (digits() == 0) return false;
-  }
-  return token.empty();
-}
-
-// Text that nlohmann accepts, and what its placeholders stand for.
-struct PlainJson {
-  std::string text;                       // empty: the text as it came
-  std::map<size_t, ConfigValue> numbers;  // by ordinal among the document's numbers
+// Of each byte, whether it stands for itself within a string, and is ASCII.
+struct Plain {
+  bool within_string[256] = {}, ascii[256] = {};
 };
+constexpr Plain MakePlain() {
+  Plain plain;
+  for (int c = 0x20; c < 256; ++c) {
+    plain.within_string[c] = c != '"' && c != '\\';
+    plain.ascii[c] = plain.within_string[c] && c < 0x7F;
+  }
+  return plain;
+}
+constexpr Plain kPlain = MakePlain();
 
-// Replaces what Python reads as a number and nlohmann does not by 0.
-class Plainer {
+// What ReadJson reads.  The text is UTF-8 already.  Each function reads one thing at at_; false
+// after an error, which is in status_.
+class Reader {
  public:
-  Plainer(absl::string_view text, absl::string_view field) : text_(text), field_(field) {}
+  Reader(absl::string_view text, absl::string_view field, int max_depth)
+      : text_(text), field_(field), max_depth_(static_cast<size_t>(max_depth)) {
+    constexpr size_t kUsual = 64;  // more than most configs have open at a time
+    elements_.reserve(kUsual);
+    members_.reserve(kUsual);
+  }
 
-  absl::StatusOr<PlainJson> Run() {
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (c == '"') {
-        ZC_RETURN_IF_ERROR(String());
-      } else if ((c == 'N' || c == 'I' || c == '-') &&
-                 (Constant("NaN", std::nan("")) || Constant("Infinity", kInfinity) ||
-                  Constant("-Infinity", -kInfinity))) {
-        continue;
-      } else if (IsNumberChar(c)) {
-        ZC_RETURN_IF_ERROR(Number());
-      } else if (c == '\0') {
-        // nlohmann takes a NUL for the end of the text.
-        return RefuseSyntax(field_, "", absl::StrCat("NUL at byte ", at_));
-      } else {
-        ++at_;
-      }
+  absl::StatusOr<JsonDocument> Run() {
+    if (absl::StartsWith(text_, "\xEF\xBB\xBF")) {
+      NotJson("it begins with a byte order mark");
+      return status_;
     }
-    if (!plain_.numbers.empty()) Flush();
-    return std::move(plain_);
+    if (!Value(&document_.value)) return status_;
+    SkipSpace();
+    if (at_ < text_.size()) {
+      Expected("the end of the text");
+      return status_;
+    }
+    return std::move(document_);
   }
 
  private:
-  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-  // Copies what came since the last replacement; where there is none nothing is copied at all.
-  void Flush() {
-    plain_.text.append(text_.data() + copied_, at_ - copied_);
-    copied_ = at_;
-  }
-
-  void Replace(size_t n, ConfigValue value) {
-    Flush();
-    copied_ += n;
-    // The spaces keep "1NaN" from becoming a number.
-    plain_.text.append(" 0 ");
-    plain_.numbers.emplace(next_number_++, std::move(value));
-    at_ += n;
-  }
-
-  bool Constant(absl::string_view name, double value) {
-    if (!absl::StartsWith(text_.substr(at_), name)) return false;
-    Replace(name.size(), ConfigValue(value));
-    return true;
-  }
-
-  // A string stays as it is; nlohmann checks it.  The one thing to find is half a surrogate pair.
-  absl::Status String() {
-    ++at_;
-    while (true) {
-      const char* at = text_.data() + at_;
-      const char* const end = text_.data() + text_.size();
-      while (at != end && *at != '"' && *at != '\\') ++at;
-      at_ = static_cast<size_t>(at - text_.data());
-      if (at == end || *at == '"') break;
-      const int first = EscapedUnit(at_);
-      if (first >= 0xDC00 && first <= 0xDFFF) return HalfPair();
-      if (first >= 0xD800 && first <= 0xDBFF) {
-        const int second = EscapedUnit(at_ + 6);
-        if (second < 0xDC00 || second > 0xDFFF) return HalfPair();
-        at_ += 6;
-      }
-      at_ += std::min<size_t>(2, text_.size() - at_);
-    }
-    if (at_ < text_.size()) ++at_;
-    return absl::OkStatus();
-  }
-
-  // The code unit of the escape \uXXXX at `at`, or -1.
-  int EscapedUnit(size_t at) const {
-    const absl::string_view escape = text_.substr(std::min(at, text_.size()), 6);
-    uint32_t unit = 0;
-    if (escape.size() < 6 || escape[0] != '\\' || escape[1] != 'u') return -1;
-    for (const char c : escape.substr(2)) {
-      if (!absl::ascii_isxdigit(c)) return -1;
-      unit = unit * 16 + (absl::ascii_isdigit(c) ? c - '0' : absl::ascii_tolower(c) - 'a' + 10);
-    }
-    return static_cast<int>(unit);
-  }
-
-  absl::Status HalfPair() const {
-    return Refuse(field_, "",
-                  absl::StrCat("holds half of a surrogate pair at byte ", at_,
-                               ", which UTF-8 cannot carry; write the whole character"));
-  }
-
-  absl::Status Number() {
-    size_t n = 0;
-    while (at_ + n < text_.size() && IsNumberChar(text_[at_ + n])) ++n;
-    const absl::string_view token = text_.substr(at_, n);
-    bool integer = false;
-    if (!IsJsonNumber(token, &integer)) {
-      at_ += n;  // nlohmann says what is wrong with it
-      return absl::OkStatus();
-    }
-    if (integer && n > kFewDigits) {
-      if (n - (token[0] == '-') > kMaxIntegerDigits) {
-        return RefuseSyntax(field_, "", absl::StrCat("an integer of ", n, " digits at byte ", at_));
-      }
-      Replace(n, ConfigValue(ConfigInteger::FromDecimal(token)));
-      return absl::OkStatus();
-    }
-    double value = 0;
-    // Only an exponent or very many digits lead beyond a double.
-    const bool large =
-        n > kFewDigits || absl::StrContains(token, 'e') || absl::StrContains(token, 'E');
-    if (!integer && large && absl::SimpleAtod(token, &value) && std::isinf(value)) {
-      Replace(n, ConfigValue(value));
-      return absl::OkStatus();
-    }
-    ++next_number_;
-    at_ += n;
-    return absl::OkStatus();
-  }
-
-  const absl::string_view text_;
-  const absl::string_view field_;
-  size_t at_ = 0;
-  size_t copied_ = 0;  // of the text, where anything is replaced
-  size_t next_number_ = 0;
-  PlainJson plain_;
-};
-
-// Builds a ConfigValue from nlohmann's events.
-class Builder : public nlohmann::json_sax<json> {
- public:
-  Builder(std::map<size_t, ConfigValue> numbers, absl::string_view field, int max_depth)
-      : numbers_(std::move(numbers)), field_(field), max_depth_(max_depth) {}
-
-  absl::Status status() const { return status_; }
-  JsonDocument Take() { return std::move(document_); }
-
-  bool null() override { return Add(ConfigValue()); }
-  bool boolean(bool value) override { return Add(ConfigValue(value)); }
-  bool number_integer(number_integer_t value) override {
-    return AddNumber(ConfigValue(static_cast<int64_t>(value)));
-  }
-  bool number_unsigned(number_unsigned_t value) override {
-    constexpr auto kMost = static_cast<number_unsigned_t>(std::numeric_limits<int64_t>::max());
-    return AddNumber(value <= kMost
-                         ? ConfigValue(static_cast<int64_t>(value))
-                         : ConfigValue(ConfigInteger::FromDecimal(std::to_string(value))));
-  }
-  bool number_float(number_float_t value, const string_t& token) override {
-    // Integers beyond 64 bits come here too, with their text.
-    bool integer = false;
-    if (IsJsonNumber(token, &integer) && integer) {
-      return AddNumber(ConfigValue(ConfigInteger::FromDecimal(token)));
-    }
-    return AddNumber(ConfigValue(value));
-  }
-  bool string(string_t& value) override { return Add(ConfigValue(std::move(value))); }
-  bool binary(binary_t&) override { return false; }
-  bool key(string_t& value) override {
-    open_.back().key = std::move(value);
-    return true;
-  }
-  bool start_object(size_t) override { return Open(ConfigValue(ConfigValue::Object())); }
-  bool start_array(size_t) override { return Open(ConfigValue(ConfigValue::Array())); }
-  bool end_object() override {
-    KeepLast(open_.back().value.object());
-    return Close();
-  }
-  bool end_array() override { return Close(); }
-  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    absl::string_view what = error.what();
-    const size_t end_of_id = what.find("] ");
-    if (end_of_id != absl::string_view::npos) what.remove_prefix(end_of_id + 2);
-    // nlohmann quotes the last token, which may be half a character.
-    status_ = RefuseSyntax(field_, Path(), ToValidUtf8(what));
-    return false;
-  }
-
- private:
-  struct OpenValue {
-    ConfigValue value;
-    std::string key;  // of the member that comes next, in an object
+  // An array or object that is being read.
+  struct Open {
+    bool object = false;
+    size_t index = 0;       // of the next element of an array
+    absl::string_view key;  // of the member that is read, or was last
   };
 
-  std::string Path() const {
-    std::string path;
-    for (const OpenValue& open : open_) {
-      if (const auto* array = open.value.array()) {
-        absl::StrAppend(&path, "[", array->size(), "]");
-      } else if (!open.key.empty()) {
-        absl::StrAppend(&path, path.empty() ? "" : ".", open.key);
+  bool Value(ConfigValue* out) {
+    SkipSpace();
+    switch (Peek()) {
+      case '{':
+        return Enter(/*object=*/true) && Members(out);
+      case '[':
+        return Enter(/*object=*/false) && Elements(out);
+      case '"': {
+        std::string text;
+        if (!String(&text)) return false;
+        *out = ConfigValue(std::move(text));
+        return true;
       }
+      case 't':
+        return Word("true", ConfigValue(true), out);
+      case 'f':
+        return Word("false", ConfigValue(false), out);
+      case 'n':
+        return Word("null", ConfigValue(), out);
+      case 'N':
+        return Word("NaN", ConfigValue(std::nan("")), out);
+      case 'I':
+        return Word("Infinity", ConfigValue(kInfinity), out);
+      default:
+        return Number(out);
     }
-    return path;
   }
 
-  bool AddNumber(ConfigValue value) {
-    const auto replaced = numbers_.find(next_number_++);
-    return Add(replaced == numbers_.end() ? std::move(value) : replaced->second);
-  }
-
-  bool Add(ConfigValue value) {
-    if (open_.empty()) {
-      document_.value = std::move(value);
-    } else if (auto* array = open_.back().value.array()) {
-      array->push_back(std::move(value));
-    } else {
-      open_.back().value.object()->push_back({open_.back().key, std::move(value)});
-    }
-    return true;
-  }
-
-  bool Open(ConfigValue value) {
-    if (static_cast<int>(open_.size()) == max_depth_) {
+  // ---- Arrays and objects ----------------------------------------------------------------------
+  bool Enter(bool object) {
+    if (open_.size() == max_depth_) {
       status_ = Refuse(field_, "", absl::StrCat("is nested deeper than ", max_depth_, " levels"));
       return false;
     }
-    open_.push_back({std::move(value), ""});
+    open_.push_back({object, 0, ""});
+    ++at_;
+    SkipSpace();
     return true;
   }
 
-  bool Close() {
-    ConfigValue value = std::move(open_.back().value);
+  bool Elements(ConfigValue* out) {
+    // Elements gather on one stack: each array is made once, as long as it is.
+    const size_t first = elements_.size();
+    if (Peek() != ']') {
+      do {
+        ConfigValue element;
+        if (!Value(&element)) return false;
+        elements_.push_back(std::move(element));
+        ++open_.back().index;
+        SkipSpace();
+      } while (Take(','));
+    }
+    if (!Take(']')) return Expected(first == elements_.size() ? "a value or ']'" : "',' or ']'");
+    *out = ConfigValue(TakeFrom(first, &elements_));
     open_.pop_back();
-    return Add(std::move(value));
+    return true;
   }
 
-  void NoteDuplicate(const std::string& key) {
-    // Long keys above many duplicates would take more memory than the text, and much time.
-    if (duplicate_bytes_ > kMaxDuplicateBytes) return;
-    open_.back().key = key;
-    std::string path = Path();
-    duplicate_bytes_ += path.size();
-    if (duplicate_bytes_ <= kMaxDuplicateBytes) document_.duplicate_keys.push_back(std::move(path));
+  bool Members(ConfigValue* out) {
+    const size_t first = members_.size();
+    if (Peek() != '}') {
+      do {
+        SkipSpace();
+        if (Peek() != '"') {
+          return Expected(first == members_.size() ? "a key in '\"' or '}'" : "a key in '\"'");
+        }
+        ConfigMember member;
+        if (!String(&member.key)) return false;
+        open_.back().key = member.key;
+        SkipSpace();
+        if (!Take(':')) return Expected("':'");
+        if (!Value(&member.value)) return false;
+        SkipSpace();
+        members_.push_back(std::move(member));
+        open_.back().key = members_.back().key;
+      } while (Take(','));
+    }
+    if (!Take('}')) return Expected("',' or '}'");
+    ConfigValue::Object object = TakeFrom(first, &members_);
+    KeepLast(&object);
+    *out = ConfigValue(std::move(object));
+    open_.pop_back();
+    return true;
+  }
+
+  template <typename T>
+  static std::vector<T> TakeFrom(size_t first, std::vector<T>* stack) {
+    const auto begin = stack->begin() + static_cast<ptrdiff_t>(first);
+    std::vector<T> taken(std::make_move_iterator(begin), std::make_move_iterator(stack->end()));
+    stack->erase(begin, stack->end());
+    return taken;
   }
 
   static bool HasDuplicates(const ConfigValue::Object& members) {
@@ -349,12 +208,178 @@ class Builder : public nlohmann::json_sax<json> {
     *members = std::move(kept);
   }
 
-  const std::map<size_t, ConfigValue> numbers_;
-  const absl::string_view field_;
-  const int max_depth_;
-  size_t next_number_ = 0;
+  void NoteDuplicate(const std::string& key) {
+    // Long keys above many duplicates would take more memory than the text, and much time.
+    if (duplicate_bytes_ > kMaxDuplicateBytes) return;
+    open_.back().key = key;
+    std::string path = Path();
+    duplicate_bytes_ += path.size();
+    if (duplicate_bytes_ <= kMaxDuplicateBytes) document_.duplicate_keys.push_back(std::move(path));
+  }
+
+  // ---- Tokens ----------------------------------------------------------------------------------
+  bool Word(absl::string_view word, ConfigValue value, ConfigValue* out) {
+    if (!absl::StartsWith(text_.substr(at_), word)) return Expected("a value");
+    at_ += word.size();
+    *out = std::move(value);
+    return true;
+  }
+
+  bool Number(ConfigValue* out) {
+    const size_t begin = at_;
+    const bool negative = Take('-');
+    if (negative && Peek() == 'I') return Word("Infinity", ConfigValue(-kInfinity), out);
+    if (!IsDigit(Peek())) return Expected(negative ? "a digit" : "a value");
+    if (!Take('0')) SkipDigits();
+    const size_t num_digits = at_ - begin - (negative ? 1 : 0);
+    bool integer = true;
+    if (Take('.')) {
+      integer = false;
+      if (!SkipDigits()) return Expected("a digit");
+    }
+    if (Take('e') || Take('E')) {
+      integer = false;
+      if (!Take('-')) Take('+');
+      if (!SkipDigits()) return Expected("a digit");
+    }
+    const absl::string_view token = text_.substr(begin, at_ - begin);
+    if (!integer) {
+      double value = 0;
+      (void)absl::SimpleAtod(token, &value);  // a number by the above; infinite beyond the range
+      *out = ConfigValue(value);
+      return true;
+    }
+    if (num_digits > kMaxIntegerDigits) {
+      return NotJson(absl::StrCat("an integer of ", num_digits, " digits at byte ", begin,
+                                  ", more than Python reads"));
+    }
+    *out = ConfigValue(ConfigInteger::FromDecimal(token));
+    return true;
+  }
+
+  // At least one.
+  bool SkipDigits() {
+    const size_t begin = at_;
+    while (IsDigit(Peek())) ++at_;
+    return at_ > begin;
+  }
+
+  bool String(std::string* out) {
+    ++at_;
+    while (true) {
+      const size_t begin = at_;
+      while (at_ < text_.size() && kPlain.within_string[static_cast<uint8_t>(text_[at_])]) ++at_;
+      out->append(text_.data() + begin, at_ - begin);
+      if (Take('"')) return true;
+      if (Peek() != '\\') return Expected("'\"' at the end of a string");
+      if (!Escape(out)) return false;
+    }
+  }
+
+  bool Escape(std::string* out) {
+    static constexpr absl::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+    const int unit = EscapedUnit(at_);
+    if (unit >= 0) return Character(static_cast<uint32_t>(unit), out);
+    ++at_;
+    const size_t which = kNames.find(Peek());
+    if (at_ == text_.size() || which == absl::string_view::npos) {
+      return Expected("one of \"\\/bfnrt or u and four hexadecimal digits after '\\'");
+    }
+    out->push_back(kMeanings[which]);
+    ++at_;
+    return true;
+  }
+
+  // The code unit of the escape \uXXXX at `at`, or -1.
+  int EscapedUnit(size_t at) const {
+    const absl::string_view escape = text_.substr(std::min(at, text_.size()), 6);
+    uint32_t unit = 0;
+    if (escape.size() < 6 || escape[0] != '\\' || escape[1] != 'u') return -1;
+    for (const char c : escape.substr(2)) {
+      if (!absl::ascii_isxdigit(c)) return -1;
+      unit = unit * 16 + (IsDigit(c) ? c - '0' : absl::ascii_tolower(c) - 'a' + 10);
+    }
+    return static_cast<int>(unit);
+  }
+
+  // The character that begins with the code unit `unit`, which is escaped at at_.
+  bool Character(uint32_t unit, std::string* out) {
+    uint32_t code = unit;
+    if (unit >= 0xD800 && unit <= 0xDFFF) {
+      const int low = EscapedUnit(at_ + 6);
+      if (unit >= 0xDC00 || low < 0xDC00 || low > 0xDFFF) {
+        status_ = Refuse(field_, Path(),
+                         absl::StrCat("holds half of a surrogate pair at byte ", at_,
+                                      ", which UTF-8 cannot carry; write the whole character"));
+        return false;
+      }
+      code = 0x10000 + ((unit - 0xD800) << 10) + static_cast<uint32_t>(low - 0xDC00);
+      at_ += 6;
+    }
+    at_ += 6;
+    AppendUtf8(code, out);
+    return true;
+  }
+
+  static bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+  // NUL at the end, which is no token either.
+  char Peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+  bool Take(char c) {
+    if (at_ == text_.size() || text_[at_] != c) return false;
+    ++at_;
+    return true;
+  }
+  void SkipSpace() {
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) {
+      ++at_;
+    }
+  }
+
+  // ---- Errors; all return false ----------------------------------------------------------------
+  bool Expected(absl::string_view what) {
+    const absl::string_view before = text_.substr(0, at_);
+    const size_t newline = before.rfind('\n');  // npos + 1 is 0
+    const auto column = std::count_if(before.begin() + static_cast<ptrdiff_t>(newline + 1),
+                                      before.end(), [](char c) { return (c & 0xC0) != 0x80; });
+    return NotJson(absl::StrCat("line ", 1 + std::count(before.begin(), before.end(), '\n'),
+                                ", column ", column + 1, ": expected ", what, ", found ", Found()));
+  }
+
+  // What is at at_, in words.
+  std::string Found() const {
+    if (at_ == text_.size()) return "the end of the text";
+    const auto byte = static_cast<uint8_t>(text_[at_]);
+    if (byte < 0x20 || byte == 0x7F) return absl::StrFormat("the control character 0x%02x", byte);
+    uint32_t code = 0;
+    return absl::StrCat("'", text_.substr(at_, DecodeUtf8(text_.substr(at_), &code)), "'");
+  }
+
+  bool NotJson(absl::string_view what) {
+    status_ = Refuse(field_, Path(), absl::StrCat("is not JSON: ", what));
+    status_.SetPayload(kSyntaxUrl, absl::Cord());
+    return false;
+  }
+
+  std::string Path() const {
+    std::string path;
+    for (const Open& open : open_) {
+      if (!open.object) {
+        absl::StrAppend(&path, "[", open.index, "]");
+      } else if (!open.key.empty()) {
+        absl::StrAppend(&path, path.empty() ? "" : ".", open.key);
+      }
+    }
+    return path;
+  }
+
+  const absl::string_view text_, field_;
+  const size_t max_depth_;
+  size_t at_ = 0;
+  std::vector<Open> open_;
+  std::vector<ConfigValue> elements_;
+  std::vector<ConfigMember> members_;
   size_t duplicate_bytes_ = 0;
-  std::vector<OpenValue> open_;
   JsonDocument document_;
   absl::Status status_;
 };
@@ -369,14 +394,7 @@ absl::StatusOr<JsonDocument> ReadJson(absl::string_view text, absl::string_view 
         absl::StrCat("has ", text.size(), " bytes, more than the ", limits.max_bytes, " allowed"));
   }
   if (!IsValidUtf8(text)) return Refuse(field, "", "is not valid UTF-8");
-  if (absl::StartsWith(text, "\xEF\xBB\xBF")) {
-    return RefuseSyntax(field, "", "it begins with a byte order mark");
-  }
-  ZC_ASSIGN_OR_RETURN(PlainJson plain, Plainer(text, field).Run());
-  Builder builder(std::move(plain.numbers), field, limits.max_depth);
-  const absl::string_view accepted = plain.text.empty() ? text : plain.text;
-  if (!json::sax_parse(accepted.begin(), accepted.end(), &builder)) return builder.status();
-  return builder.Take();
+  return Reader(text, field, limits.max_depth).Run();
 }
 
 bool IsJsonSyntaxError(const absl::Status& status) {
@@ -384,18 +402,15 @@ bool IsJsonSyntaxError(const absl::Status& status) {
 }
 
 void AppendJsonString(absl::string_view text, std::string* out) {
-  // Printable ASCII without '"' and '\\' needs no escapes.
-  static constexpr auto kPlain = [] {
-    std::array<bool, 256> plain = {};
-    for (int c = 0x20; c < 0x7F; ++c) plain[c] = c != '"' && c != '\\';
-    return plain;
-  }();
   bool plain = true;
-  for (const char c : text) plain &= kPlain[static_cast<uint8_t>(c)];
+  for (const char c : text) plain &= kPlain.ascii[static_cast<uint8_t>(c)];
   if (plain) {
-    absl::StrAppend(out, "\"", text, "\"");
+    out->push_back('"');
+    out->append(text.data(), text.size());
+    out->push_back('"');
     return;
   }
+  using nlohmann::json;
   out->append(json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
@@ -417,15 +432,15 @@ void AppendJson(const ConfigValue& value, const JsonStyle& style, std::string* o
   } else if (const ConfigValue::Array* array = value.array()) {
     out->push_back('[');
     for (size_t i = 0; i < array->size(); ++i) {
-      if (i > 0) absl::StrAppend(out, style.comma);
+      if (i > 0) out->append(style.comma.data(), style.comma.size());
       AppendJson((*array)[i], style, out);
     }
     out->push_back(']');
   } else {
     const auto append = [&](const ConfigMember& member, bool first) {
-      if (!first) absl::StrAppend(out, style.comma);
+      if (!first) out->append(style.comma.data(), style.comma.size());
       AppendJsonString(member.key, out);
-      absl::StrAppend(out, style.colon);
+      out->append(style.colon.data(), style.colon.size());
       AppendJson(member.value, style, out);
     };
     const ConfigValue::Object& members = *value.object();

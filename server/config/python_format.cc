@@ -57,9 +57,10 @@ std::string FloatRepr(double value) {
   return out;
 }
 
-// str.isprintable of one character beyond ASCII: not in the Unicode categories "Other" and
+// str.isprintable of one character, `code`: a space, or not in the Unicode categories "Other" and
 // "Separator".
-bool IsPrintable(absl::string_view character) {
+bool IsPrintable(absl::string_view character, uint32_t code) {
+  if (code < 0x80) return code >= 0x20 && code != 0x7F;
   static pcre2_code* const kUnprintable = [] {
     int error;
     PCRE2_SIZE offset;
@@ -91,9 +92,7 @@ std::string StringRepr(absl::string_view text) {
       out.append("\\r");
     } else if (code == '\t') {
       out.append("\\t");
-    } else if (code < 0x20 || code == 0x7F) {
-      absl::StrAppendFormat(&out, "\\x%02x", code);
-    } else if (code < 0x7F || IsPrintable(character)) {
+    } else if (IsPrintable(character, code)) {
       absl::StrAppend(&out, character);
     } else if (code < 0x100) {
       absl::StrAppendFormat(&out, "\\x%02x", code);

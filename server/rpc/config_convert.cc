@@ -15,6 +15,7 @@
 #include "server/config/deepspeed_config.h"
 #include "server/config/diff.h"
 #include "server/config/estimate.h"
+#include "server/config/hidden_size.h"
 #include "server/config/lint.h"
 #include "server/config/python_error.h"
 #include "server/config/training_arguments.h"
@@ -127,7 +128,7 @@ absl::StatusOr<Input> ReadRequest(const v1::ResolveConfigRequest& request) {
     in.arguments = Take(ReadTrainingArguments(arguments), "training_arguments",
                         "training_arguments_json", &violations);
   }
-  in.model_config = Take(ReadModelConfigText(request.model_config_json(), "model_config_json"), "",
+  in.model_config = Take(ReadModelConfig(request.model_config_json(), "model_config_json"), "",
                          "model_config_json", &violations);
   if (request.has_num_training_steps()) in.num_training_steps = request.num_training_steps();
   in.inference = request.inference();

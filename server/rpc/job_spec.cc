@@ -12,6 +12,7 @@
 #include "server/base/errors.h"
 #include "server/config/config_source.h"
 #include "server/config/deepspeed_config.h"
+#include "server/config/hidden_size.h"
 #include "server/config/json_reader.h"
 #include "server/config/resolve.h"
 #include "server/config/training_arguments.h"
@@ -227,7 +228,7 @@ void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
   if (!spec.deepspeed_config_json().empty() && !spec.training_arguments_json().empty()) return;
   constexpr absl::string_view kModelConfig = "spec.model_config_json";
   AddStatus(violations, "", kModelConfig,
-            ReadModelConfigText(spec.model_config_json(), kModelConfig).status());
+            ReadModelConfig(spec.model_config_json(), kModelConfig).status());
 }
 
 ConfigFacts FactsOf(const Resolution& resolution) {
@@ -281,7 +282,7 @@ absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
                                                                      spec.topology().world_size()));
   ZC_ASSIGN_OR_RETURN(request.arguments, ReadTrainingArguments(arguments));
   ZC_ASSIGN_OR_RETURN(request.model_config,
-                      ReadModelConfigText(spec.model_config_json(), "spec.model_config_json"));
+                      ReadModelConfig(spec.model_config_json(), "spec.model_config_json"));
   if (spec.has_num_training_steps()) request.num_training_steps = spec.num_training_steps();
   ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(request));
   ZC_RETURN_IF_ERROR(resolution.status());
@@ -338,14 +339,6 @@ absl::StatusOr<ConfigValue> ReadArgumentsText(const std::string& text, absl::str
                            absl::StrCat("must be the topology's, ", world_size, ", or absent")}});
   }
   return arguments;
-}
-
-absl::StatusOr<ConfigValue> ReadModelConfigText(const std::string& text, absl::string_view field) {
-  // Those with a tokenizer's or a quantizer's lists in them reach megabytes.
-  constexpr JsonLimits kModelConfigLimits = {size_t{16} << 20, 200};
-  if (text.empty()) return ConfigValue();
-  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field, kModelConfigLimits));
-  return std::move(document.value);
 }
 
 absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFacts& facts) {

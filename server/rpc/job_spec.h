@@ -31,8 +31,6 @@ absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFac
 // none.  Errors: INVALID_ARGUMENT naming `field`.
 absl::StatusOr<ConfigValue> ReadArgumentsText(const std::string& text, absl::string_view field,
                                               int32_t world_size);
-// A model's config.json; null for "".  Errors: INVALID_ARGUMENT naming `field`.
-absl::StatusOr<ConfigValue> ReadModelConfigText(const std::string& text, absl::string_view field);
 
 }  // namespace zerocast::rpc
 

@@ -59,7 +59,7 @@ void Resolve(const std::string& config, const std::string& arguments, const std:
   request.config = config;
   const auto read = ReadTrainingArguments(arguments);
   if (read.ok()) request.arguments = *read;
-  const auto model_config = ReadModelConfig(model);
+  const auto model_config = ReadModelConfig(model, "model_config");
   if (model_config.ok()) {
     CheckValue(*model_config);
     request.model_config = *model_config;

@@ -13,5 +13,19 @@ TEST(Utf8, IsToldFromOtherBytes) {
   }
 }
 
+TEST(Utf8, AppendsWhatItDecodes) {
+  int characters = 0;
+  for (uint32_t code = 0; code <= 0x10FFFF; ++code) {
+    if (code == 0xD800) code = 0xE000;  // surrogates are no characters
+    std::string text;
+    AppendUtf8(code, &text);
+    uint32_t again = 0;
+    ASSERT_EQ(DecodeUtf8(text, &again), text.size()) << code;
+    ASSERT_EQ(again, code);
+    ++characters;
+  }
+  EXPECT_EQ(characters, 0x110000 - 0x800);
+}
+
 }  // namespace
 }  // namespace zerocast

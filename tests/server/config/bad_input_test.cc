@@ -93,7 +93,8 @@ TEST(BadInput, SixtyFourMebibytesOfJsonAreRefusedUnread) {
         EXPECT_THAT(document,
                     StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1048576 allowed")));
         EXPECT_THAT(Paths(document.status()), ElementsAre("config"));
-        EXPECT_THAT(Paths(ReadModelConfig(text).status()), ElementsAre("model_config"));
+        EXPECT_THAT(Paths(ReadModelConfig(text, "model_config").status()),
+                    ElementsAre("model_config"));
         EXPECT_THAT(Paths(ReadTrainingArguments(text).status()), ElementsAre("training_arguments"));
       }),
       kMiB);
@@ -128,7 +129,8 @@ TEST(BadInput, NumbersBeyondADoubleAreInfinite) {
   ResolveRequest request;
   request.config = R"({"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto",
                        "stage3_prefetch_bucket_size": "auto"}})";
-  ZC_ASSERT_OK_AND_ASSIGN(request.model_config, ReadModelConfig(R"({"hidden_size": 1e400})"));
+  ZC_ASSERT_OK_AND_ASSIGN(request.model_config,
+                          ReadModelConfig(R"({"hidden_size": 1e400})", "model_config"));
   request.num_training_steps = 1;
   ZC_ASSERT_OK_AND_ASSIGN(const Resolution resolution, ResolveConfig(request));
   EXPECT_THAT(resolution.status(), StatusIs(absl::StatusCode::kInvalidArgument,

@@ -16,11 +16,15 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-TEST(ModelConfig, IsAnObjectOfAtMost4MiB) {
-  EXPECT_THAT(ReadModelConfig(R"({"hidden_size": 8})"), IsOk());
-  EXPECT_THAT(Paths(ReadModelConfig("[]").status()), ElementsAre("model_config"));
-  EXPECT_THAT(ReadModelConfig("{\"a\": \"" + std::string(size_t{4} << 20, 'x') + "\"}"),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("4194304 allowed")));
+TEST(ModelConfig, IsAnObjectOfAtMost16MiBOrNull) {
+  EXPECT_THAT(ReadModelConfig(R"({"hidden_size": 8})", "model_config"), IsOk());
+  for (const char* text : {"", "null"}) {
+    ZC_ASSERT_OK_AND_ASSIGN(const ConfigValue none, ReadModelConfig(text, "model_config"));
+    EXPECT_TRUE(none.is_null());
+  }
+  EXPECT_THAT(Paths(ReadModelConfig("[]", "model_config").status()), ElementsAre("model_config"));
+  EXPECT_THAT(ReadModelConfig("{\"a\": \"" + std::string(size_t{16} << 20, 'x') + "\"}", "c"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("16777216 allowed")));
 }
 
 TEST(TrainingArguments, TakesItsFieldsAndDefaults) {

@@ -4,9 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/errors.h"
 #include "server/config/config_source.h"
@@ -86,6 +92,63 @@ INSTANTIATE_TEST_SUITE_P(Texts, RefusedJson,
                                            "{} {}", "tru", "/* */ 1", "\xEF\xBB\xBF{}",
                                            std::string("{}\0", 3), std::string("{}\0x", 4),
                                            "\xC3\xA9"));
+
+TEST(JsonReader, SaysWhereTextStopsBeingJsonAndWhatItWants) {
+  const auto what = [](absl::string_view text) {
+    const auto violations = ViolationsOf(ReadJson(text, "c").status());
+    EXPECT_EQ(violations.size(), 1u) << text;
+    return violations.empty() ? "" : violations[0].description;
+  };
+  EXPECT_EQ(what(""), "is not JSON: line 1, column 1: expected a value, found the end of the text");
+  EXPECT_EQ(what("{\n  \"\u00e9\": 1 x}"),
+            "is not JSON: line 2, column 10: expected ',' or '}', found 'x'");
+  EXPECT_EQ(what("[1 \u00e9]"),
+            "is not JSON: line 1, column 4: expected ',' or ']', found '\u00e9'");
+  EXPECT_EQ(what("{\"a\": 1,}"),
+            "is not JSON: line 1, column 9: expected a key in '\"', found '}'");
+  EXPECT_EQ(what("\"a\nb\""),
+            "is not JSON: line 1, column 3: expected '\"' at the end of a string, "
+            "found the control character 0x0a");
+  EXPECT_EQ(what("{}]"), "is not JSON: line 1, column 3: expected the end of the text, found ']'");
+  EXPECT_EQ(what("\xEF\xBB\xBF{}"), "is not JSON: it begins with a byte order mark");
+}
+
+// Whether nlohmann's reader takes the text, and means by it what ours does.
+void ExpectAsNlohmann(const std::string& text) {
+  using nlohmann::json;
+  const auto ours = ReadJson(text, "config");
+  const std::string again = ours.ok() ? WriteJson(ours->value) : "";
+  if (absl::StrContains(again, "Infinity")) return;  // a number beyond a double
+  const json theirs = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  ASSERT_EQ(ours.ok(), !theirs.is_discarded()) << text << "\n" << ours.status();
+  if (!ours.ok()) return;
+  ASSERT_EQ(json::parse(again), theirs) << text;
+}
+
+TEST(JsonReader, AgreesWithAnotherReaderOnDamagedTexts) {
+  const std::string whole =
+      R"( {"a": [1, -2.5e3, true, null, "x\"\u00e9\ud83d\ude00\n"], "b": {"c": 0, "": false},)"
+      "\n\t\"a\u00e9\": 18446744073709551615, \"d\": [[], {}, 0.1, 1e-7, 12E+2]}";
+  const std::string pieces[] = {"{",  "}",     "[",       "]",    ",",    ":",   "\"",  "\\",
+                                "-",  "+",     ".",       "e",    "0",    "1",   "9",   " ",
+                                "\n", "\\u00", "\\ud800", "\x01", "true", "nul", "\\/", "/"};
+  const char* seed_text = std::getenv("ZC_SEED");
+  const unsigned seed = seed_text != nullptr ? std::strtoul(seed_text, nullptr, 10) : 20240521;
+  std::printf("ZC_SEED=%u\n", seed);
+  std::mt19937 random(seed);
+  int read = 0;
+  for (int i = 0; i < 50'000; ++i) {
+    std::string text = whole;
+    for (unsigned changes = 1 + random() % 3; changes > 0; --changes) {
+      const size_t at = random() % text.size(), size = random() % 4;
+      text.replace(at, size, random() % 2 ? "" : pieces[random() % std::size(pieces)]);
+    }
+    ExpectAsNlohmann(text);
+    if (HasFatalFailure()) return;
+    read += ReadJson(text, "config").ok();
+  }
+  EXPECT_GT(read, 1000);
+}
 
 TEST(JsonReader, NamesThePathOfASyntaxError) {
   const auto document = ReadJson(R"({"a": {"b": [1, 2, x]}})", "config");
