@@ -210,8 +210,8 @@ class Converter {
       entries.push_back(std::move(entry));
     }
     for (const Op& op : rule.ops) {
-      absl::StatusOr<Entries> output = IsDecode(op.kind) ? Decode(op, entries, group.name)
-                                                         : ApplyOp(op, std::move(entries), context);
+      absl::StatusOr<Entries> output =
+          IsDecode(op.kind) ? Decode(op, entries, group.name) : ApplyOp(op, entries, context);
       if (output.ok()) {
         entries = *std::move(output);
         continue;
@@ -238,9 +238,8 @@ class Converter {
     ZC_ASSIGN_OR_RETURN(
         Entries output,
         ApplyDecode(op, entries, {name, dtype, rules_.dialect.generation}, &decoders));
-    for (SourceDecoder& decoder : decoders) {
-      const int32_t source = decoder.source;
-      decoders_.insert_or_assign(source, std::move(decoder));
+    for (const SourceDecoder& decoder : decoders) {
+      decoders_.insert_or_assign(decoder.source, decoder);
     }
     return output;
   }
@@ -339,7 +338,7 @@ class Converter {
 
   // Drops what two conversions claim; puts the rest in the order of the model.
   void Finish() {
-    for (auto& [_, decoder] : decoders_) result_.decoders.push_back(std::move(decoder));
+    for (const auto& [_, decoder] : decoders_) result_.decoders.push_back(decoder);
     std::vector<ConvertedTensor>& tensors = result_.tensors;
     if (!contested_.empty()) {
       tensors.erase(std::remove_if(tensors.begin(), tensors.end(),

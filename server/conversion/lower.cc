@@ -367,7 +367,7 @@ absl::StatusOr<Entries> ApplyReshape(const Op& op, const Entries& input, const O
 
 }  // namespace
 
-absl::StatusOr<Entries> ApplyOp(const Op& op, Entries input, const OpContext& context) {
+absl::StatusOr<Entries> ApplyOp(const Op& op, const Entries& input, const OpContext& context) {
   switch (op.kind) {
     case OpKind::kStack:
       return ApplyStack(op, input, context);

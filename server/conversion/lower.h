@@ -65,7 +65,7 @@ Value WholeValue(int32_t source, std::vector<int64_t> shape);
 //                     has one.
 //   UNIMPLEMENTED     more loops than a box holds, more than kMaxBoxesPerTarget boxes, or a lookup
 //                     that needs the model where it is not known.
-absl::StatusOr<Entries> ApplyOp(const Op& op, Entries input, const OpContext& context);
+absl::StatusOr<Entries> ApplyOp(const Op& op, const Entries& input, const OpContext& context);
 
 }  // namespace zerocast
 

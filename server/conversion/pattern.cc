@@ -182,10 +182,8 @@ std::string RequiredLiteral(absl::string_view pattern) {
       if (!run.empty()) run.pop_back();  // the repeated character
       end_run();
       if (c == '{') return best;
-    } else if (c == '.' || c == '^' || c == '$') {
-      end_run();
-    } else if (static_cast<unsigned char>(c) >= 0x80) {
-      end_run();  // a repeat would take back only one byte of the character
+    } else if (c == '.' || c == '^' || c == '$' || static_cast<unsigned char>(c) >= 0x80) {
+      end_run();  // beyond ASCII a repeat would take back only one byte of the character
     } else {
       run += c;
     }
@@ -342,7 +340,9 @@ absl::StatusOr<std::string> CompiledRule::Replacement(int source) const {
 void CompiledRule::Follow(absl::string_view rest, size_t prefix_size, int source,
                           KeyOrigins* origins) const {
   const absl::string_view text = regex_.group(0).text;
-  const auto place_in_rest = [rest](absl::string_view part) { return part.data() - rest.data(); };
+  const auto place_in_rest = [rest](absl::string_view part) {
+    return static_cast<size_t>(part.data() - rest.data());
+  };
   const size_t begin = place_in_rest(text);
   // Whatever digits stand for those of this key, the text must occur first (or only) where it
   // matched.
@@ -353,6 +353,9 @@ void CompiledRule::Follow(absl::string_view rest, size_t prefix_size, int source
     return;
   }
   std::vector<int32_t>& places = origins->places;
+  const auto of_rest = [&places, prefix_size](size_t place) {
+    return places.begin() + static_cast<std::ptrdiff_t>(prefix_size + place);
+  };
   const absl::string_view target = patterns_.targets[0];
   const absl::string_view group = regex_.group(groups_[source] + 1).text;
   std::vector<int32_t> put;
@@ -361,12 +364,11 @@ void CompiledRule::Follow(absl::string_view rest, size_t prefix_size, int source
       put.push_back(-1);
       continue;
     }
-    const auto from = places.begin() + prefix_size + (group.empty() ? 0 : place_in_rest(group));
-    put.insert(put.end(), from, from + group.size());
+    const size_t from = group.empty() ? 0 : place_in_rest(group);
+    put.insert(put.end(), of_rest(from), of_rest(from + group.size()));
     ++at;
   }
-  const auto replaced = places.begin() + prefix_size + begin;
-  const auto behind = places.erase(replaced, replaced + text.size());
+  const auto behind = places.erase(of_rest(begin), of_rest(begin + text.size()));
   places.insert(behind, put.begin(), put.end());
 }
 

@@ -214,7 +214,7 @@ class Reverser {
       entries.push_back(std::move(entry));
     }
     for (const Op& op : compiled.reversed.ops) {
-      absl::StatusOr<Entries> output = ApplyOp(op, std::move(entries), context);
+      absl::StatusOr<Entries> output = ApplyOp(op, entries, context);
       if (!output.ok()) {
         AddError(group.sources, absl::StrCat(OpName(op.kind), ": ", output.status().message()));
         return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/algebra.h"
 #include "kernels/copy/copy.h"
@@ -20,7 +21,7 @@
 namespace zerocast {
 namespace {
 
-absl::Status Refuse(std::string what) {
+absl::Status Refuse(absl::string_view what) {
   return WithReason(absl::DataLossError(absl::StrCat("prove the plan: ", what)), "PLAN_REFUSED");
 }
 
@@ -48,7 +49,7 @@ class Prover {
 
   absl::Status Run() {
     if (absl::Status layout = CheckLayout(plan_.layout, /*has_spec=*/true); !layout.ok()) {
-      return Refuse(std::string(layout.message()));
+      return Refuse(layout.message());
     }
     ZC_RETURN_IF_ERROR(ProveSources());
     ZC_RETURN_IF_ERROR(ProveDecoders());

@@ -191,7 +191,7 @@ Output Run(const Rule& rule, const json& line) {
     output.entries =
         IsDecode(op.kind)
             ? ApplyDecode(op, *output.entries, {model.name, dtype, generation}, &output.decoders)
-            : ApplyOp(op, *std::move(output.entries), context);
+            : ApplyOp(op, *output.entries, context);
   }
   return output;
 }
