@@ -1,8 +1,12 @@
 #include "server/config/resolve.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <limits>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -18,6 +22,34 @@
 namespace zerocast {
 namespace {
 
+// What Python makes of a value that is neither a dict nor text: os.path.exists takes it for a path,
+// where an integer is a file descriptor, and json.loads for text.
+absl::Status NotASource(const ConfigValue& value) {
+  const absl::string_view type = PythonTypeName(value);
+  const std::vector<FieldViolation> violations = {
+      {"config", absl::StrCat("must be an object, was of type ", type)}};
+  int64_t descriptor = 0;
+  if (const ConfigInteger* integer = value.integer()) {
+    const bool fits = integer->ToInt64(&descriptor);
+    constexpr int64_t kMin = std::numeric_limits<int>::min(),
+                      kMax = std::numeric_limits<int>::max();
+    if (!fits || descriptor < kMin || descriptor > kMax) {
+      return WithViolations(
+          PythonError("OverflowError", integer->negative() ? "fd is less than minimum"
+                                                           : "fd is greater than maximum"),
+          violations);
+    }
+  }
+  const bool index = value.integer() != nullptr || value.boolean() != nullptr;
+  return WithViolations(
+      PythonError(
+          "TypeError",
+          index ? absl::StrCat("the JSON object must be str, bytes or bytearray, not ", type)
+                : absl::StrCat("stat: path should be string, bytes, os.PathLike or integer, not ",
+                               type)),
+      violations);
+}
+
 absl::StatusOr<ConfigValue> ReadSource(const ResolveRequest& request, Resolution* out) {
   if (const std::string* text = std::get_if<std::string>(&request.config)) {
     ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadConfigText(*text));
@@ -30,16 +62,7 @@ absl::StatusOr<ConfigValue> ReadSource(const ResolveRequest& request, Resolution
     ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadConfigText(*value.text()));
     return std::move(document.value);
   }
-  // Neither a dict nor text: Python tries it as a path, then as JSON.
-  const absl::string_view type = PythonTypeName(value);
-  const bool index = value.integer() != nullptr || value.boolean() != nullptr;
-  return WithViolations(
-      PythonError(
-          "TypeError",
-          index ? absl::StrCat("the JSON object must be str, bytes or bytearray, not ", type)
-                : absl::StrCat("stat: path should be string, bytes, os.PathLike or integer, not ",
-                               type)),
-      {{"config", absl::StrCat("must be an object, was of type ", type)}});
+  return NotASource(value);
 }
 
 // The steps to finalize with; none where the config is only processed.

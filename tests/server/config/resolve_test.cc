@@ -453,6 +453,9 @@ TEST(ResolveConfig, AValueMustBeADict) {
   EXPECT_EQ(message("null"),
             "stat: path should be string, bytes, os.PathLike or integer, not NoneType");
   EXPECT_EQ(message("12345"), "the JSON object must be str, bytes or bytearray, not int");
+  EXPECT_EQ(message("-2147483648"), "the JSON object must be str, bytes or bytearray, not int");
+  EXPECT_EQ(message("2147483648"), "fd is greater than maximum");
+  EXPECT_EQ(message("-1" + std::string(400, '0')), "fd is less than minimum");
   EXPECT_THAT(message("\"x\""), HasSubstr("Received: x"));
   EXPECT_EQ(message(R"({"optimizer": null})"), "no error");
 }
