@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "server/jobs/types.h"
 
 namespace zerocast::jobs {
@@ -98,12 +99,21 @@ struct HandOverReport {
   std::string mode;
 };
 
+// The agent has freed shards of its own accord.
+struct ShardsFreedReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  std::vector<int32_t> ranks;
+  absl::Status why;
+};
+
 // Time passes: checks every deadline.
 struct Tick {};
 
-using Event =
-    std::variant<AgentRegistered, SessionClosed, Heartbeat, ManifestReport, PlanCompiled,
-                 PlanReport, RendezvousEntry, ProgressReport, NodeReport, HandOverReport, Tick>;
+using Event = std::variant<AgentRegistered, SessionClosed, Heartbeat, ManifestReport, PlanCompiled,
+                           PlanReport, RendezvousEntry, ProgressReport, NodeReport, HandOverReport,
+                           ShardsFreedReport, Tick>;
 
 // ---- Commands: what the driver must do, in order
 // --------------------------------------------------
@@ -112,6 +122,7 @@ struct InspectCheckpoint {
   std::string load;
   int64_t epoch = 0;
   std::string checkpoint_path;
+  absl::Duration deadline;  // steady; when the server stops waiting for the answer
 };
 
 struct PreparePlan {

@@ -53,7 +53,9 @@ void Machine::RestoreLoad(Load load, std::vector<Command>* out) {
     out->push_back(PersistLoad{name});
     out->push_back(LoadEnded{name});
   }
-  runs_[name].load = std::move(load);
+  Run& run = runs_[name];
+  run.load = std::move(load);
+  for (const NodeProgress& node : run.load.nodes) UpdateHeld(run.load, node.node_name);
 }
 
 absl::StatusOr<std::string> Machine::FindJobOf(const RequestKey& request) const {
@@ -175,11 +177,19 @@ void Machine::CancelRun(Run* run, absl::string_view why, const Moment& now,
     End(run, LoadState::kCancelled, now, out);
   } else if (run->load.state == LoadState::kReady && !run->load.released) {
     run->load.released = true;
+    for (Shard& shard : run->load.shards) {
+      if (shard.handed_over == "shared" || !shard.freed.ok()) continue;
+      shard.freed = WithReason(absl::CancelledError(why), "CANCELLED");
+    }
     if (!run->load.plan_only) out->push_back(PersistLoad{name});
-    for (auto& [node, agent] : agents_) {
-      if (agent.held_loads.erase(name) > 0) {
-        out->push_back(Send{agent.session, CancelLoad{name, run->load.epoch, std::string(why)}});
-      }
+    for (const NodeProgress& node : run->load.nodes) {
+      const auto held = held_.find(node.node_name);
+      if (held == held_.end() || held->second.count(name) == 0) continue;
+      UpdateHeld(run->load, node.node_name);
+      const auto agent = agents_.find(node.node_name);
+      if (agent == agents_.end()) continue;
+      out->push_back(
+          Send{agent->second.session, CancelLoad{name, run->load.epoch, std::string(why)}});
     }
   }
 }
@@ -206,6 +216,9 @@ void Machine::RemoveJob(absl::string_view name) {
       ++run;
       continue;
     }
+    // A cancelled job's loads are released, unless the server died between the two records.
+    run->second.load.released = true;
+    for (const NodeProgress& node : load.nodes) UpdateHeld(load, node.node_name);
     load_of_request_.erase(load.request.request_id);
     active_.erase(load.name);
     run = runs_.erase(run);

@@ -39,7 +39,6 @@ struct Agent {
   uint64_t incarnation = 0;
   std::string version, socket_path, bulk_host;
   absl::Duration last_heard;
-  std::set<std::string> held_loads;  // READY loads whose shards it has
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.
@@ -138,6 +137,7 @@ class Machine {
   void On(const ProgressReport& event, const Moment& now, std::vector<Command>* out);
   void On(const NodeReport& event, const Moment& now, std::vector<Command>* out);
   void On(const HandOverReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const ShardsFreedReport& event, const Moment& now, std::vector<Command>* out);
   void On(const Tick& event, const Moment& now, std::vector<Command>* out);
 
   Agent* FindAgent(SessionId session);
@@ -150,7 +150,19 @@ class Machine {
 
   void LoseAgent(const std::string& node_name, absl::string_view why, const Moment& now,
                  std::vector<Command>* out);
-  void FreeStrayShards(Agent* agent, const std::vector<HeldLoad>& held, std::vector<Command>* out);
+  // What an agent holds, as it says, against what it should: shards that nobody waits for are
+  // freed, those that it does not have are lost.
+  void CompareHeld(const Agent& agent, const std::vector<HeldLoad>& held,
+                   std::vector<Command>* out);
+  // The READY load whose shards a report of an agent is about; null, and counted as dropped, when
+  // there is none.  By the node's name, not the session: such a load outlives its agents' streams.
+  template <typename Report>
+  Run* AcceptReady(const Report& report, const Agent* agent);
+  // Marks those of the ranks' shards that did not go over for good.
+  void FreeShards(Run* run, const std::string& node_name, const std::vector<int32_t>& ranks,
+                  const absl::Status& why, std::vector<Command>* out);
+  // After a change of its shards: whether the node still has something of the load.
+  void UpdateHeld(const Load& load, const std::string& node_name);
   // Starts the load if its agents are there.
   void TryPlace(Run* run, const Moment& now, std::vector<Command>* out);
   std::vector<const Agent*> PickAgents(const Job& job) const;
@@ -177,6 +189,9 @@ class Machine {
   std::set<std::string, std::less<>> active_;
   std::map<std::string, Agent, std::less<>> agents_;  // by node name
   std::map<SessionId, std::string> node_of_session_;
+  // By node name: the READY loads of which it should hold shards, whether its agent is connected or
+  // not.
+  std::map<std::string, std::set<std::string>> held_;
   std::map<std::string, std::string> job_of_request_, load_of_request_;  // request id -> name
   int64_t num_dropped_ = 0;
 };

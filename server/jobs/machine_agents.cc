@@ -60,7 +60,7 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   agent.bulk_host = event.bulk_host;
   agent.last_heard = now.steady;
   node_of_session_[event.session] = event.node_name;
-  FreeStrayShards(&agent, event.held_loads, out);
+  CompareHeld(agent, event.held_loads, out);
   // A copy: placing a load can end it.
   const std::vector<std::string> active(active_.begin(), active_.end());
   for (const std::string& name : active) {
@@ -71,23 +71,38 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   }
 }
 
-void Machine::FreeStrayShards(Agent* agent, const std::vector<HeldLoad>& held,
-                              std::vector<Command>* out) {
-  for (const HeldLoad& shard : held) {
-    const auto it = runs_.find(shard.load);
-    const bool kept = it != runs_.end() && it->second.load.state == LoadState::kReady &&
-                      !it->second.load.released && it->second.load.epoch == shard.epoch &&
-                      std::any_of(it->second.load.nodes.begin(), it->second.load.nodes.end(),
-                                  [agent](const NodeProgress& node) {
-                                    return node.node_name == agent->node_name;
-                                  });
-    if (kept) {
-      agent->held_loads.insert(shard.load);
+void Machine::CompareHeld(const Agent& agent, const std::vector<HeldLoad>& held,
+                          std::vector<Command>* out) {
+  const auto expected = held_.find(agent.node_name);
+  // What is left of it is lost.
+  std::set<std::string> lost = expected == held_.end() ? std::set<std::string>() : expected->second;
+  const std::set<std::string> wanted = lost;
+  for (const HeldLoad& each : held) {
+    if (wanted.count(each.load) > 0 && runs_.at(each.load).load.epoch == each.epoch) {
+      lost.erase(each.load);
     } else {
-      out->push_back(
-          Send{agent->session, CancelLoad{shard.load, shard.epoch,
-                                          "the server does not wait for these shards any more"}});
+      out->push_back(Send{
+          agent.session,
+          CancelLoad{each.load, each.epoch, "the server does not wait for these shards any more"}});
     }
+  }
+  for (const std::string& name : lost) {
+    Run& run = runs_.at(name);
+    std::vector<int32_t> ranks;
+    for (const Shard& shard : run.load.shards) {
+      if (shard.node_name == agent.node_name && shard.freed.ok()) ranks.push_back(shard.rank);
+    }
+    if (ranks.empty()) {  // a node without a rank
+      held_[agent.node_name].erase(name);
+      continue;
+    }
+    // Where the agent freed or handed over what is missing, its own report follows and counts.
+    FreeShards(&run, agent.node_name, ranks,
+               WithReason(absl::UnavailableError(
+                              "the node's agent came back without it: it was restarted, and shards "
+                              "live in its memory; create a new load"),
+                          "AGENT_LOST"),
+               out);
   }
 }
 
@@ -145,7 +160,8 @@ void Machine::On(const Tick&, const Moment& now, std::vector<Command>* out) {
 }
 
 std::vector<std::string> Machine::LoadsOf(const Agent& agent) const {
-  std::set<std::string> loads = agent.held_loads;
+  const auto held = held_.find(agent.node_name);
+  std::set<std::string> loads = held == held_.end() ? std::set<std::string>() : held->second;
   for (const std::string& name : active_) {
     const Run& run = runs_.at(name);
     if (std::find(run.sessions.begin(), run.sessions.end(), agent.session) != run.sessions.end()) {

@@ -11,8 +11,8 @@
 namespace zerocast::jobs {
 namespace {
 
-// How many heartbeats the server waits in LOADING beyond the agents' own stage_timeout, so that
-// their error, which names the peer, comes first.
+// How many heartbeats the server waits beyond the time that the agents have themselves, so that
+// their error, which names the file or the peer, comes first.
 constexpr int kGraceHeartbeats = 2;
 
 template <typename Container, typename Value>
@@ -53,7 +53,8 @@ void Machine::Touch(const Run& run, std::vector<Command>* out) const {
 
 void Machine::RestartWait(Run* run, const Moment& now) const {
   run->deadline = now.steady + run->load.job->stage_timeout;
-  if (run->load.state == LoadState::kLoading) {
+  const bool inspecting = run->load.state == LoadState::kInspecting && !run->compiling;
+  if (inspecting || run->load.state == LoadState::kLoading) {
     run->deadline += kGraceHeartbeats * options_.heartbeat_interval;
   }
 }
@@ -169,8 +170,10 @@ void Machine::TryPlace(Run* run, const Moment& now, std::vector<Command>* out) {
   // Only the node of rank 0 has something to do.
   run->reported.assign(run->sessions.size(), true);
   run->reported[0] = false;
-  out->push_back(Send{run->sessions[0],
-                      InspectCheckpoint{run->load.name, run->load.epoch, job.checkpoint_path}});
+  const absl::Duration deadline =
+      std::min(now.steady + job.stage_timeout, run->load.caller_deadline);
+  out->push_back(Send{run->sessions[0], InspectCheckpoint{run->load.name, run->load.epoch,
+                                                          job.checkpoint_path, deadline}});
 }
 
 void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Command>* out) {
@@ -327,36 +330,105 @@ void Machine::On(const NodeReport& event, const Moment& now, std::vector<Command
   }
   std::sort(run->load.shards.begin(), run->load.shards.end(),
             [](const Shard& a, const Shard& b) { return a.rank < b.rank; });
-  for (const NodeProgress& each : run->load.nodes) {
-    agents_.at(each.node_name).held_loads.insert(run->load.name);
-  }
   End(run, LoadState::kReady, now, out);
+  for (const NodeProgress& each : run->load.nodes) UpdateHeld(run->load, each.node_name);
+}
+
+template <typename Report>
+Machine::Run* Machine::AcceptReady(const Report& report, const Agent* agent) {
+  const auto it = runs_.find(report.load);
+  if (agent == nullptr || it == runs_.end() || it->second.load.epoch != report.epoch ||
+      it->second.load.state != LoadState::kReady) {
+    ++num_dropped_;
+    return nullptr;
+  }
+  return &it->second;
 }
 
 void Machine::On(const HandOverReport& event, const Moment& now, std::vector<Command>* out) {
   Agent* agent = FindAgent(event.session);
   if (agent != nullptr) agent->last_heard = now.steady;
-  const auto it = runs_.find(event.load);
-  // By the node's name, not the session: a READY load outlives the streams of its agents.
-  if (agent == nullptr || it == runs_.end() || it->second.load.epoch != event.epoch ||
-      it->second.load.state != LoadState::kReady || event.rank < 0 ||
-      event.rank >= static_cast<int32_t>(it->second.load.shards.size()) ||
-      it->second.load.shards[event.rank].node_name != agent->node_name ||
+  Run* run = AcceptReady(event, agent);
+  if (run == nullptr) return;
+  std::vector<Shard>& shards = run->load.shards;
+  if (event.rank < 0 || event.rank >= static_cast<int32_t>(shards.size()) ||
+      shards[event.rank].node_name != agent->node_name ||
       (event.mode != "shared" && event.mode != "private")) {
     ++num_dropped_;
     return;
   }
-  std::vector<Shard>& shards = it->second.load.shards;
-  shards[event.rank].handed_over = event.mode;
-  // A shard that went over as it was is the training process's; with the last of them the agent has
-  // nothing of the load any more.
-  if (std::all_of(shards.begin(), shards.end(), [agent](const Shard& shard) {
-        return shard.node_name != agent->node_name || shard.handed_over == "shared";
-      })) {
-    agent->held_loads.erase(event.load);
-  }
+  Shard& shard = shards[event.rank];
+  shard.handed_over = event.mode;
+  // A shard that went over as it was is the training process's, whatever became of its agent since.
+  if (event.mode == "shared") shard.freed = absl::OkStatus();
+  UpdateHeld(run->load, agent->node_name);
   out->push_back(PersistLoad{event.load});
-  Touch(it->second, out);
+  Touch(*run, out);
+}
+
+void Machine::On(const ShardsFreedReport& event, const Moment& now, std::vector<Command>* out) {
+  Agent* agent = FindAgent(event.session);
+  const auto it = runs_.find(event.load);
+  if (it != runs_.end() && !IsFinal(it->second.load.state)) {
+    // Its node was done long before the others, and waited for longer than it keeps shards.
+    int32_t node;
+    Run* run = Accept(event, {LoadState::kPreparing, LoadState::kLoading}, now, &node);
+    if (run == nullptr || event.why.ok()) return;
+    Fail(run, Annotate(event.why, absl::StrCat("node ", run->load.nodes[node].node_name)), 0, now,
+         out);
+    return;
+  }
+  if (agent != nullptr) agent->last_heard = now.steady;
+  Run* run = AcceptReady(event, agent);
+  if (run == nullptr) return;
+  if (event.why.ok()) {
+    ++num_dropped_;
+    return;
+  }
+  FreeShards(run, agent->node_name, event.ranks, WithSomeReason(event.why), out);
+}
+
+void Machine::FreeShards(Run* run, const std::string& node_name, const std::vector<int32_t>& ranks,
+                         const absl::Status& why, std::vector<Command>* out) {
+  bool changed = false;
+  for (const int32_t rank : ranks) {
+    if (rank < 0 || rank >= static_cast<int32_t>(run->load.shards.size())) continue;
+    Shard& shard = run->load.shards[rank];
+    if (shard.node_name != node_name || shard.handed_over == "shared" || shard.freed == why) {
+      continue;
+    }
+    shard.freed = why;
+    changed = true;
+  }
+  if (!changed) {
+    ++num_dropped_;
+    return;
+  }
+  UpdateHeld(run->load, node_name);
+  out->push_back(PersistLoad{run->load.name});
+  Touch(*run, out);
+}
+
+void Machine::UpdateHeld(const Load& load, const std::string& node_name) {
+  bool holds = load.state == LoadState::kReady && !load.released && !load.plan_only;
+  if (holds) {
+    int here = 0, left = 0;
+    for (const Shard& shard : load.shards) {
+      if (shard.node_name != node_name) continue;
+      ++here;
+      if (shard.handed_over != "shared" && shard.freed.ok()) ++left;
+    }
+    // A node without a rank keeps the load on its books, too, until it is cancelled.
+    holds = here == 0 || left > 0;
+  }
+  if (holds) {
+    held_[node_name].insert(load.name);
+    return;
+  }
+  const auto held = held_.find(node_name);
+  if (held == held_.end()) return;
+  held->second.erase(load.name);
+  if (held->second.empty()) held_.erase(held);
 }
 
 }  // namespace zerocast::jobs

@@ -86,6 +86,7 @@ struct Shard {
   int64_t arena_bytes = 0;
   std::vector<PartitionDigest> digests;
   std::string handed_over;  // "", "shared" or "private"
+  absl::Status freed;  // why nobody can attach to it any more; OK while it is held, or "shared"
 };
 
 struct PlanSummary {
@@ -104,13 +105,15 @@ struct Load {
   // Only inspect and plan: PREPARING is never reached, READY means that the plan is there.  Never
   // persisted, never listed.
   bool plan_only = false;
+  // Steady; when who asked for a plan_only one gives up.
+  absl::Duration caller_deadline = absl::InfiniteDuration();
   LoadState state = LoadState::kPending;
   absl::Status failure;  // OK unless kFailed
   std::optional<PlanSummary> plan;
   std::optional<Report> report;
   std::vector<NodeProgress> nodes;  // by node number; empty until the nodes are chosen
   std::vector<Shard> shards;        // by rank
-  bool released = false;            // READY, and told to free its shards since
+  bool released = false;            // READY, and cancelled since: its agents free its shards
   absl::Time create_time;
   absl::Duration elapsed;  // from creation to the end; zero until then
   RequestKey request;

@@ -3,9 +3,15 @@
 #include <google/protobuf/util/time_util.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "server/base/errors.h"
 #include "server/wire/report_wire.h"
 #include "server/wire/status.h"
 
@@ -13,6 +19,9 @@ namespace zerocast::rpc {
 namespace {
 
 using ::google::protobuf::util::TimeUtil;
+
+// Groups of shards that a load's `freed` names; a cluster may have thousands of nodes.
+constexpr size_t kMaxFreedGroups = 8;
 
 template <typename Time>
 google::protobuf::Timestamp TimeToProto(Time time) {
@@ -63,7 +72,41 @@ v1::Shard ShardToProto(const jobs::Shard& shard, Digests digests) {
     }
   }
   out.set_handed_over(shard.handed_over);
+  if (!shard.freed.ok()) *out.mutable_freed() = FailureFromStatus(shard.freed);
   return out;
+}
+
+// "ranks 0, 1 of node a: no process took it ...; ranks ..." with the code and reason of the first;
+// OK where no shard is freed.
+absl::Status Freed(const jobs::Load& load) {
+  struct Group {
+    const jobs::Shard* first;
+    std::vector<int32_t> ranks;
+  };
+  std::vector<Group> groups;
+  size_t unnamed = 0;
+  for (const jobs::Shard& shard : load.shards) {
+    if (shard.freed.ok()) continue;
+    const auto same = std::find_if(groups.begin(), groups.end(), [&shard](const Group& group) {
+      return group.first->node_name == shard.node_name && group.first->freed == shard.freed;
+    });
+    if (same != groups.end()) {
+      same->ranks.push_back(shard.rank);
+    } else if (groups.size() < kMaxFreedGroups) {
+      groups.push_back({&shard, {shard.rank}});
+    } else {
+      ++unnamed;
+    }
+  }
+  if (groups.empty()) return absl::OkStatus();
+  std::vector<std::string> texts;
+  for (const Group& group : groups) {
+    texts.push_back(absl::StrCat(group.ranks.size() == 1 ? "rank " : "ranks ",
+                                 absl::StrJoin(group.ranks, ", "), " of node ",
+                                 group.first->node_name, ": ", group.first->freed.message()));
+  }
+  if (unnamed > 0) texts.push_back(absl::StrCat("and ", unnamed, " shards of other nodes"));
+  return WithMessage(groups.front().first->freed, absl::StrJoin(texts, "; "));
 }
 
 }  // namespace
@@ -115,6 +158,9 @@ v1::Load LoadToProto(const jobs::Load& load, absl::Duration elapsed, Digests dig
     *out.add_nodes() = ProgressToProto(load.nodes[node], static_cast<int32_t>(node));
   }
   for (const jobs::Shard& shard : load.shards) *out.add_shards() = ShardToProto(shard, digests);
+  if (const absl::Status freed = Freed(load); !freed.ok()) {
+    *out.mutable_freed() = FailureFromStatus(freed);
+  }
   *out.mutable_create_time() = TimeToProto(load.create_time);
   // Digests come with READY and never change: the etag is the same with and without them.
   out.set_etag(digests == Digests::kKeep ? LoadToProto(load, elapsed, Digests::kDrop).etag()

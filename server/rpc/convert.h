@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/jobs/events.h"
 #include "server/jobs/types.h"
 #include "zerocast/v1/agent.pb.h"
@@ -38,7 +39,8 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
 absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionRequest& request,
                                                             jobs::SessionId session);
 
-v1::SessionResponse MessageToProto(const jobs::AgentMessage& message);
+// `now`: steady; a deadline travels as what is left of it.
+v1::SessionResponse MessageToProto(const jobs::AgentMessage& message, absl::Duration now);
 
 // XXH3-64 as 16 hexadecimal digits; XXH3-128 as 32.
 std::string Hash64(absl::string_view bytes);

@@ -51,6 +51,7 @@ jobs::Shard ShardFromProto(const v1::Shard& shard) {
     out.digests.push_back({digest.target(), digest.xxh3()});
   }
   out.handed_over = shard.handed_over();
+  out.freed = StatusFromFailure(shard.freed());
   return out;
 }
 
@@ -80,11 +81,13 @@ Message* About(const Command& m, Message* to) {
   return to;
 }
 
-void Fill(const jobs::InspectCheckpoint& m, v1::SessionResponse* out) {
-  About(m, out->mutable_inspect_checkpoint())->set_checkpoint_path(m.checkpoint_path);
+void Fill(const jobs::InspectCheckpoint& m, absl::Duration now, v1::SessionResponse* out) {
+  v1::InspectCheckpoint* const to = About(m, out->mutable_inspect_checkpoint());
+  to->set_checkpoint_path(m.checkpoint_path);
+  *to->mutable_timeout() = DurationToProto(std::max(m.deadline - now, absl::ZeroDuration()));
 }
 
-void Fill(const jobs::PreparePlan& m, v1::SessionResponse* out) {
+void Fill(const jobs::PreparePlan& m, absl::Duration, v1::SessionResponse* out) {
   v1::PreparePlan* const to = About(m, out->mutable_prepare_plan());
   to->set_checkpoint_path(m.job->checkpoint_path);
   to->set_compressed_plan_input(*m.compressed_plan_input);
@@ -96,17 +99,17 @@ void Fill(const jobs::PreparePlan& m, v1::SessionResponse* out) {
   for (const std::string& name : m.node_names) to->add_node_names(name);
 }
 
-void Fill(const jobs::StartLoad& m, v1::SessionResponse* out) {
+void Fill(const jobs::StartLoad& m, absl::Duration, v1::SessionResponse* out) {
   About(m, out->mutable_start_load());
 }
 
-void Fill(const jobs::RelayEntry& m, v1::SessionResponse* out) {
+void Fill(const jobs::RelayEntry& m, absl::Duration, v1::SessionResponse* out) {
   v1::RendezvousEntry* const to = About(m, out->mutable_rendezvous_entry());
   to->set_key(m.key);
   to->set_value(m.value);
 }
 
-void Fill(const jobs::CancelLoad& m, v1::SessionResponse* out) {
+void Fill(const jobs::CancelLoad& m, absl::Duration, v1::SessionResponse* out) {
   About(m, out->mutable_cancel_load())->set_why(m.why);
 }
 
@@ -205,17 +208,27 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
       const v1::HandOverReport& m = request.hand_over_report();
       return jobs::HandOverReport{session, m.load(), m.epoch(), m.rank(), m.mode()};
     }
+    case v1::SessionRequest::kShardsFreedReport: {
+      const v1::ShardsFreedReport& m = request.shards_freed_report();
+      return jobs::ShardsFreedReport{session,
+                                     m.load(),
+                                     m.epoch(),
+                                     {m.ranks().begin(), m.ranks().end()},
+                                     StatusFromFailure(m.why())};
+    }
     case v1::SessionRequest::kRegister:
       return InvalidFields({{"register", "comes once, as the first message of a stream"}});
     case v1::SessionRequest::MESSAGE_NOT_SET:
+      // Of a newer agent: it must not depend on an answer.  It shows that the agent is there.
+      if (request.ByteSizeLong() > 0) return jobs::Heartbeat{session};
       break;
   }
   return InvalidFields({{"message", "must be one that this server knows"}});
 }
 
-v1::SessionResponse MessageToProto(const jobs::AgentMessage& message) {
+v1::SessionResponse MessageToProto(const jobs::AgentMessage& message, absl::Duration now) {
   v1::SessionResponse out;
-  std::visit([&out](const auto& m) { Fill(m, &out); }, message);
+  std::visit([&out, now](const auto& m) { Fill(m, now, &out); }, message);
   return out;
 }
 

@@ -114,7 +114,7 @@ absl::Status Core::CheckNotDrainingLocked() const {
 
 void Core::DoLocked(const jobs::Send& command) {
   const auto it = sessions_.find(command.session);
-  if (it != sessions_.end()) it->second->Deliver(MessageToProto(command.message));
+  if (it != sessions_.end()) it->second->Deliver(MessageToProto(command.message, clock_->Steady()));
 }
 
 void Core::DoLocked(const jobs::EndSession& command) {

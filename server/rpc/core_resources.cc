@@ -254,6 +254,7 @@ absl::StatusOr<v1::Load> Core::PlanLoad(jobs::Job job, absl::Duration timeout,
   load.plan_only = true;
   load.name = absl::StrCat("loads/plan-", RandomHex(8));
   load.epoch = 1;  // its name is used once
+  load.caller_deadline = Now().steady + timeout;
   load.create_time = clock_->Now();
   load.job = std::make_shared<const jobs::Job>(std::move(job));
   const std::string name = load.name;

@@ -33,10 +33,12 @@ class Simulation {
     for (int i = 0; i < 400 && !::testing::Test::HasFailure(); ++i) Step();
     for (const Load* load : machine_->Loads()) {
       EXPECT_TRUE(IsFinal(load->state)) << load->name << " is " << LoadStateName(load->state);
+      if (load->state == LoadState::kReady) CheckShards(*load);
     }
     EXPECT_GT(num_ready_, 0);
   }
   int num_ready() const { return num_ready_; }
+  int num_freed() const { return num_freed_; }
   int num_failed() const { return num_failed_; }
 
  private:
@@ -126,6 +128,8 @@ class Simulation {
       agent.incarnation = incarnation;
       return;
     }
+    // Nobody comes for what it holds.
+    if (!quiet_ && Chance(3) && !agent.held.empty()) Expire(name, &agent);
     if (!quiet_ && Chance(1)) agent.hung = !agent.hung;
     if (quiet_) agent.hung = false;
     if (agent.hung) return;
@@ -135,6 +139,26 @@ class Simulation {
       agent.inbox.pop_front();
       std::visit([&](const auto& m) { Handle(name, &agent, m); }, message);
     }
+  }
+
+  // Frees what it holds of one load; says so, or the stream dies before.
+  void Expire(const std::string& name, FakeAgent* agent) {
+    const auto [load, epoch] = *agent->held.begin();
+    agent->held.erase(agent->held.begin());
+    if (Chance(30)) {
+      Apply(SessionClosed{agent->session, "its stream closed"});
+      agent->session = 0;
+      return;
+    }
+    ShardsFreedReport report{
+        agent->session, load, epoch, {}, absl::FailedPreconditionError("late")};
+    const auto& placed = prepared_.at(load);
+    for (size_t rank = 0; rank < placed.job->layout.node_of_rank.size(); ++rank) {
+      if (placed.node_names[placed.job->layout.node_of_rank[rank]] == name) {
+        report.ranks.push_back(static_cast<int32_t>(rank));
+      }
+    }
+    Apply(report);
   }
 
   void Connect(const std::string& name, FakeAgent* agent) {
@@ -232,6 +256,20 @@ class Simulation {
     EXPECT_TRUE(ended_.insert(c.name).second) << c.name << " ended twice";
   }
 
+  // With all agents connected: a shard is held by its agent, or it is known why not.
+  void CheckShards(const Load& load) {
+    for (const Shard& shard : load.shards) {
+      const bool held = agents_.at(shard.node_name).held.count(load.name) > 0;
+      EXPECT_EQ(held, shard.freed.ok()) << load.name << " rank " << shard.rank << " of "
+                                        << shard.node_name << ": " << shard.freed;
+      if (!held) {
+        EXPECT_NE(ReasonOf(shard.freed), "");
+        ++num_freed_;
+      }
+      EXPECT_EQ(load_records_.at(load.name).shards[shard.rank].freed, shard.freed);
+    }
+  }
+
   void CheckInvariants() {
     for (const Load* load : machine_->Loads()) {
       const auto final = final_.find(load->name);
@@ -269,22 +307,24 @@ class Simulation {
   std::deque<PlanCompiled> compilations_;
   std::map<std::string, std::pair<LoadState, absl::Status>> final_;
   bool quiet_ = false;
-  int num_ready_ = 0, num_failed_ = 0;
+  int num_ready_ = 0, num_failed_ = 0, num_freed_ = 0;
 };
 
 TEST(Simulation, EveryLoadEndsAndStaysAsItEnded) {
   const char* fixed = std::getenv("ZC_SEED");
   const uint32_t first = fixed != nullptr ? static_cast<uint32_t>(std::atoll(fixed)) : 1;
   const uint32_t count = fixed != nullptr ? 1 : 60;
-  int ready = 0, failed = 0;
+  int ready = 0, failed = 0, freed = 0;
   for (uint32_t seed = first; seed < first + count; ++seed) {
     Simulation simulation(seed);
     simulation.Run(600);
     ready += simulation.num_ready();
     failed += simulation.num_failed();
+    freed += simulation.num_freed();
     ASSERT_FALSE(HasFailure()) << "repeat with ZC_SEED=" << seed;
   }
-  std::printf("%u seeds from %u: %d loads ready, %d failed\n", count, first, ready, failed);
+  std::printf("%u seeds from %u: %d loads ready, %d failed; %d shards freed\n", count, first, ready,
+              failed, freed);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // Loads over real gRPC, with agents played by the test.
+#include <unistd.h>
+
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "tests/server/rpc/server_fixture.h"
+#include "tests/temp_dir.h"
 
 namespace zerocast {
 namespace {
@@ -23,6 +26,12 @@ class LoadRpcTest : public ServerTest {
     }
     EXPECT_TRUE(b->Read().has_start_load());
     return a->Read().start_load();
+  }
+  v1::Load GetLoad(const std::string& name) {
+    v1::GetLoadRequest request;
+    request.set_name(name);
+    const auto response = Call(loads_, &v1::LoadService::Stub::GetLoad, request);
+    return response.ok() ? response->load() : v1::Load();
   }
 };
 
@@ -58,6 +67,74 @@ TEST_F(LoadRpcTest, GoesFromCreationToReady) {
   EXPECT_EQ(ready.plan().digest(), plan.digest);
   EXPECT_EQ(ready.report().dtype_reason(), "default");
   EXPECT_NE(ready.etag(), load.etag());
+}
+
+TEST_F(LoadRpcTest, FreedShardsAreShownWithTheirReason) {
+  const TempDir dir;
+  Server::Options options;
+  options.store = "sqlite:" + dir.File("state.db");
+  StartServer(options);
+  auto a = std::make_unique<FakeAgent>(channel_, "a"),
+       b = std::make_unique<FakeAgent>(channel_, "b");
+  const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  const v1::StartLoad start = DriveToLoading(a.get(), b.get());
+  a->ReportDone(start, {0, 1});
+  b->ReportDone(start, {2, 3});
+  const v1::Load ready = WatchToEnd(load.name());
+  ASSERT_EQ(ready.state(), v1::LOAD_STATE_READY);
+  EXPECT_FALSE(ready.has_freed());
+
+  v1::SessionRequest request;
+  v1::ShardsFreedReport* const report = request.mutable_shards_freed_report();
+  report->set_load(start.load());
+  report->set_epoch(start.epoch());
+  report->add_ranks(2);
+  report->add_ranks(3);
+  report->mutable_why()->set_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  report->mutable_why()->set_reason("WRONG_STATE");
+  report->mutable_why()->set_message("no process took it");
+  b->Write(request);
+  v1::Load shown;
+  for (int k = 0; k < 20000 && !shown.has_freed(); ++k) {
+    ::usleep(1000);
+    shown = GetLoad(load.name());
+  }
+  EXPECT_EQ(shown.state(), v1::LOAD_STATE_READY);
+  EXPECT_EQ(shown.freed().message(), "ranks 2, 3 of node b: no process took it");
+  EXPECT_EQ(shown.freed().reason(), "WRONG_STATE");
+  EXPECT_EQ(shown.shards(2).freed().message(), "no process took it");
+  EXPECT_FALSE(shown.shards(1).has_freed());
+  EXPECT_NE(shown.etag(), ready.etag());
+
+  // It is in the record.
+  a.reset();
+  b.reset();
+  server_.reset();
+  StartServer(options);
+  EXPECT_EQ(GetLoad(load.name()).freed().message(), shown.freed().message());
+}
+
+TEST_F(LoadRpcTest, AnInspectionCarriesTheTimeThatIsLeft) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.mutable_options()->mutable_stage_timeout()->set_seconds(40);
+  CreateLoad(CreateJob(spec).job().name());
+  const v1::InspectCheckpoint inspect = a.Read().inspect_checkpoint();
+  ASSERT_TRUE(inspect.has_timeout());
+  EXPECT_LE(inspect.timeout().seconds(), 40);
+  EXPECT_GT(inspect.timeout().seconds(), 10);
+}
+
+TEST_F(LoadRpcTest, AMessageOfANewerAgentEndsNothing) {
+  FakeAgent a(channel_, "a");
+  v1::SessionRequest request;
+  // Field 1000, of a kind that this server does not know.
+  ASSERT_TRUE(request.ParseFromString(std::string("\xc2\x3e\x02\x08\x01", 5)));
+  ASSERT_EQ(request.message_case(), v1::SessionRequest::MESSAGE_NOT_SET);
+  EXPECT_TRUE(a.Write(request));
+  FakeAgent b(channel_, "b");
+  CreateLoad(CreateJob(TwoNodeSpec()).job().name());
+  EXPECT_TRUE(a.Read().has_inspect_checkpoint()) << "its stream goes on";
 }
 
 TEST_F(LoadRpcTest, RelaysRendezvousEntries) {
