@@ -22,6 +22,8 @@ struct ModelSize {
   // Elements of each parameter, where known: partitions are then padded as ZeRO pads them, and
   // small parameters are told from the rest.  Empty: only the sums above are known.
   std::vector<int64_t> parameters;
+  // Names of the parameters whose shape is [], where shapes are known.
+  std::vector<std::string> scalar_parameters;
 };
 
 // Reads a model spec: {"params": {NAME: {"shape": [..]} or [..]}, "buffers": {...}, ...}.  A layer

@@ -121,6 +121,7 @@ absl::StatusOr<std::vector<LintFinding>> LintConfig(const LintRequest& request) 
   LintSections(&context);
   LintOptimizer(&context);
   LintScheduler(&context);
+  LintModel(&context);
   std::vector<LintFinding> findings = context.TakeFindings();
   Order(*request.config, &findings);
   size_t more = context.num_left_out();

@@ -46,6 +46,8 @@ struct LintRequest {
   // The integration has filled what it fills: an "auto" that is left is a finding, and DeepSpeed
   // sees it. Where false, "auto" stands for a good value.
   bool resolved = false;
+  // ModelSize::scalar_parameters of the model; empty where it has none or is not known.
+  std::vector<std::string> scalar_parameters;
 };
 
 // Finds what the named DeepSpeed release would refuse, ignore or take in another sense.  Findings

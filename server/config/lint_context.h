@@ -31,6 +31,7 @@ class LintContext {
   const ConfigValue& root() const { return *request_.config; }
   bool resolved() const { return request_.resolved; }
   std::optional<int64_t> world_size() const { return request_.world_size; }
+  const std::vector<std::string>& scalar_parameters() const { return request_.scalar_parameters; }
 
   void Report(LintSeverity severity, absl::string_view rule, absl::string_view path,
               std::string message, std::string suggestion = "");
@@ -90,6 +91,7 @@ void LintZero(LintContext* context);       // zero_optimization and what depends
 void LintSections(LintContext* context);   // the other sections' own rules
 void LintOptimizer(LintContext* context);  // type and parameters
 void LintScheduler(LintContext* context);
+void LintModel(LintContext* context);  // what DeepSpeed does not take of the model
 
 // What a user may have meant by an unknown key of a section: a key nearby, a known word for one,
 // or the same key where it belongs.  Empty where nothing is near.

@@ -1,11 +1,12 @@
 // Rules of the sections that are no part of precision, ZeRO, optimizer or scheduler; most of them
-// assertions in the functions that DeepSpeedConfig._initialize_params calls.
+// assertions in the functions that DeepSpeedConfig._initialize_params calls.  And of the model.
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/config/lint_context.h"
 #include "server/config/lint_value.h"
 #include "server/config/python_format.h"
@@ -135,6 +136,29 @@ void LintSections(LintContext* context) {
   LintEnabled(context);
   LintVocabulary(context);
   LintActivations(context);
+}
+
+// Engine._broadcast_model at any stage and zero.Init at stage 3 send a parameter's bytes by
+// `param.data.view(torch.uint8)`, which torch refuses without dimensions; before 0.19.8 they sent
+// the parameter itself.
+void LintModel(LintContext* context) {
+  const std::vector<std::string>& names = context->scalar_parameters();
+  if (names.empty() || !context->Since("0.19.8")) return;
+  constexpr size_t kMostNames = 5;
+  std::string list = absl::StrJoin(
+      names.begin(), names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kMostNames)),
+      ", ");
+  if (names.size() > kMostNames) {
+    absl::StrAppend(&list, " and ", names.size() - kMostNames, " more");
+  }
+  context->Error(
+      "scalar-parameter", "",
+      absl::StrCat("the model has parameters of shape [], which DeepSpeed ",
+                   context->version_name(),
+                   " cannot send from rank to rank (\"self.dim() cannot be 0 to view ... "
+                   "as Byte\"): ",
+                   list),
+      "shape [1], or DeepSpeed 0.19.7");
 }
 
 }  // namespace zerocast

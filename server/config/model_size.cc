@@ -123,6 +123,7 @@ class SpecReader {
     size_.parameters.push_back(numel);
     size_.largest_parameter = std::max(size_.largest_parameter, numel);
     layers_[std::string(LayerOf(name))] += numel;
+    if (shape->array()->empty()) size_.scalar_parameters.push_back(name);
   }
 
   bool Numel(const std::string& path, const ConfigValue* shape, int64_t* numel) {

@@ -2,11 +2,11 @@
 """Asks one DeepSpeed release, the one on PYTHONPATH, what it makes of configs.
 
     deepspeed_probe.py keys            prints the keys that the release knows, as one JSON object
-    deepspeed_probe.py ask             answers JSON lines {config | text, world_size} on stdin, one line each
+    deepspeed_probe.py ask             answers JSON lines {config | text, world_size, model_spec} on stdin, one each
 
 An answer is {"raises": {"stage", "type", "text"}}, {"logs": [...]} or "silent". Stages, in the engine's order: config
-(DeepSpeedConfig), engine (the engine's checks), optimizer, scheduler, placement (groups, NVMe folders). The kernels of
-DeepSpeed's own optimizers need a GPU, so stand-ins with their signatures take their place. Works without a GPU.
+(DeepSpeedConfig), engine (the engine's checks), model (sending its parameters, where the case has a model), optimizer,
+scheduler, placement (groups, NVMe folders). The kernels of DeepSpeed's own optimizers need a GPU, so stand-ins with their signatures take their place. Works without a GPU.
 """
 
 import contextlib
@@ -368,7 +368,19 @@ def check_placement(config, world_size):
         os.path.join(zero.offload_optimizer.nvme_path, "zero_stage_3")
 
 
-def ask_stages(config, world_size, stages=("config", "engine", "optimizer", "scheduler", "placement")):
+def send_model(engine, spec):
+    """The engine's way of sending a model's parameters to all ranks, but for the sending."""
+    module = torch.nn.Module()
+    for index, shape in enumerate(spec["params"].values()):
+        module.register_parameter(f"p{index}", torch.nn.Parameter(torch.zeros(shape)))
+    for name, value in (("module", module), ("dist_backend", "gloo"), ("seq_data_parallel_group", None)):
+        object.__setattr__(engine, name, value)
+    groups._get_broadcast_src_rank = lambda: 0
+    deepspeed.comm.broadcast = lambda *args, **kwargs: None
+    engine._broadcast_model()
+
+
+def ask_stages(config, world_size, model_spec=None, stages=("config", "engine", "optimizer", "scheduler", "placement")):
     logs = Logs()
     logger.handlers = [logs]
     logger.propagate = False
@@ -382,6 +394,9 @@ def ask_stages(config, world_size, stages=("config", "engine", "optimizer", "sch
                 stage = "engine"
                 engine = bare_engine(made)
                 engine._do_sanity_check()
+                if model_spec is not None:
+                    stage = "model"
+                    send_model(engine, model_spec)
                 # As the integration hands in its own, where the config has none.
                 optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
                 if made.optimizer_name is not None:
@@ -408,7 +423,7 @@ def ask(case):
             with open(path, "w", encoding="utf-8") as file:
                 file.write(case["text"])
             return ask_stages(path, world_size)
-    return ask_stages(copy.deepcopy(case["config"]), world_size)
+    return ask_stages(copy.deepcopy(case["config"]), world_size, case.get("model_spec"))
 
 
 def main():

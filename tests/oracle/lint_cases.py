@@ -21,7 +21,7 @@ def before(first):
     return ALL[:ALL.index(first)]
 
 
-def case(name, config, *findings, versions=(NEWEST, ), world_size=None, resolved=True, why=None):
+def case(name, config, *findings, versions=(NEWEST, ), world_size=None, resolved=True, model_spec=None, why=None):
     """A case for each of the releases; config is an object, or a text for a file."""
     row = {}
     if isinstance(config, str):
@@ -30,6 +30,8 @@ def case(name, config, *findings, versions=(NEWEST, ), world_size=None, resolved
         row["config"] = config
     row["world_size"] = world_size
     row["resolved"] = resolved
+    if model_spec:
+        row["model_spec"] = model_spec
     row["findings"] = [[path, rule, SEVERITIES[letter]] for letter, rule, path in
                        (finding.split(" ", 2) if finding.count(" ") > 1 else finding.split(" ") + [""]
                         for finding in findings)]
@@ -468,3 +470,11 @@ case("cycle", scheduler("OneCycle", cycle_min_lr=1e-5, cycle_max_lr=1e-3, cycle_
 
 # ---- What is no config ---------------------------------------------------------------------------
 case("list", [1], "E wrong-type", why="DeepSpeedConfig is not asked about what is no dict")
+
+# ---- The model -----------------------------------------------------------------------------------
+for stage in (0, 3):
+    case(f"scalar-stage-{stage}", zero(stage=stage), model_spec={"params": {"w": [2, 3], "scale": []}},
+         versions=(ALL[0], "0.19.7"))
+    case(f"scalar-stage-{stage}", zero(stage=stage), "E scalar-parameter", versions=since("0.19.8"),
+         model_spec={"params": {"w": [2, 3], "scale": []}})
+case("no-scalar", zero(stage=3), model_spec={"params": {"w": [2, 3], "b": [1], "none": [0]}})

@@ -425,6 +425,7 @@ TEST(ReadModelSize, AddsUpShapes) {
   EXPECT_EQ(size->largest_layer, 40);
   EXPECT_EQ(size->num_buffers, 7);
   EXPECT_THAT(size->parameters, ElementsAre(40, 16, 12, 20, 1));
+  EXPECT_THAT(size->scalar_parameters, ElementsAre("scale"));
   EXPECT_FALSE(size->num_trainable.has_value());
 }
 

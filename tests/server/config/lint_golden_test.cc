@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/config/estimate.h"
 #include "server/config/json_reader.h"
 #include "server/config/lint.h"
 #include "tests/server/config/data_file.h"
@@ -35,6 +36,11 @@ std::vector<LintFinding> Lint(const ConfigValue& row) {
     request.config = &document.value;
   } else {
     request.config = row.Find("config");
+  }
+  if (const ConfigValue* model_spec = row.Find("model_spec")) {
+    auto model = ReadModelSize(*model_spec);
+    EXPECT_THAT(model, IsOk());
+    if (model.ok()) request.scalar_parameters = model->scalar_parameters;
   }
   auto findings = LintConfig(request);
   EXPECT_THAT(findings, IsOk());
@@ -95,7 +101,7 @@ TEST(LintGolden, EveryRuleHasACase) {
   EXPECT_EQ(absl::StrJoin(rules, " "),
             "alignment batch-triangle conflict deprecated-key duplicate-key field-name "
             "invalid-value leftover-auto missing-key no-effect out-of-range removed-key "
-            "string-value unknown-key wrong-type");
+            "scalar-parameter string-value unknown-key wrong-type");
 }
 
 // Each key with each kind of value, and what the integration made of the golden configs.

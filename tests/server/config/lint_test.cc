@@ -71,6 +71,22 @@ TEST(Lint, NoVersionMeansTheNewest) {
   EXPECT_EQ(Lint(config, older)[0].severity, LintSeverity::kNotice);
 }
 
+TEST(Lint, ParametersWithoutDimensionsAreNamed) {
+  const std::string config = R"({"train_batch_size": 8, "zero_optimization": {"stage": 2}})";
+  LintRequest request;
+  request.scalar_parameters = {"scale"};
+  const std::vector<LintFinding> findings = Lint(config, request);
+  ASSERT_THAT(findings, SizeIs(1));
+  EXPECT_EQ(findings[0].rule, "scalar-parameter");
+  EXPECT_EQ(findings[0].severity, LintSeverity::kError);
+  EXPECT_THAT(findings[0].message, HasSubstr(": scale"));
+  request.deepspeed_version = "0.19.7";
+  EXPECT_THAT(Lint(config, request), IsEmpty());
+  request.deepspeed_version.clear();
+  request.scalar_parameters.assign(7, "s");
+  EXPECT_THAT(Lint(config, request)[0].message, HasSubstr(": s, s, s, s, s and 2 more"));
+}
+
 TEST(Lint, FindingsStandInTheOrderOfTheText) {
   EXPECT_THAT(Paths(Lint(R"({"zz": 1, "zero_optimization": {"stage": 9, "b": 1, "a": 1},
                              "train_batch_size": 0, "aa": 1})")),
