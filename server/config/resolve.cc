@@ -60,6 +60,7 @@ absl::StatusOr<ConfigValue> ReadSource(const ResolveRequest& request, Resolution
   if (value.object() != nullptr) return value;
   if (value.text() != nullptr) {
     ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadConfigText(*value.text()));
+    out->duplicate_keys = std::move(document.duplicate_keys);
     return std::move(document.value);
   }
   return NotASource(value);

@@ -476,6 +476,10 @@ TEST(ResolveConfig, RefusesARequestThatItCannotRead) {
 TEST(ResolveConfig, ReportsKeysGivenTwice) {
   EXPECT_THAT(Resolve(Request(R"({"fp16": {}, "fp16": {"enabled": false}})")).duplicate_keys,
               ElementsAre("fp16"));
+  // Also of a text that comes as a value.
+  ResolveRequest request = Request("");
+  request.config = ConfigValue(R"({"fp16": {}, "fp16": {"enabled": false}})");
+  EXPECT_THAT(Resolve(request).duplicate_keys, ElementsAre("fp16"));
 }
 
 }  // namespace
