@@ -247,9 +247,11 @@ absl::Status CheckRanges(int64_t file_bytes, absl::string_view file, Safetensors
                              wanted < 0 ? "more than 2^63" : absl::StrCat(wanted)));
     }
     if (entry.file_end > data_bytes) {
-      return Corrupt(file, absl::StrCat("tensor ", entry.name, ": its data ends at byte ",
-                                        header->data_begin + entry.file_end, " but the file has ",
-                                        file_bytes, " bytes (truncated?)"));
+      // Unsigned: data_offsets may end at 2^63 - 1, and the header comes before the data.
+      const uint64_t end =
+          static_cast<uint64_t>(header->data_begin) + static_cast<uint64_t>(entry.file_end);
+      return Corrupt(file, absl::StrCat("tensor ", entry.name, ": its data ends at byte ", end,
+                                        " but the file has ", file_bytes, " bytes (truncated?)"));
     }
     entry.file_begin += header->data_begin;
     entry.file_end += header->data_begin;

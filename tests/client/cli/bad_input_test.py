@@ -60,6 +60,10 @@ class BadInputTest(unittest.TestCase):
         (self.checkpoint / "model.safetensors").unlink()
         self.load(code=3, says=["neither model.safetensors nor"])
 
+    def test_no_tensor(self):
+        self.write_model(tensor_bytes({}))
+        self.load(code=6, says=["model.safetensors", "holds no tensor"])
+
     def test_missing_shard_file(self):
         checkpoint = self.sharded()
         (checkpoint / "model-00002-of-00003.safetensors").unlink()
@@ -117,6 +121,12 @@ class BadInputTest(unittest.TestCase):
     def test_offsets_overflow(self):
         self.load(code=self.offsets([0, 4], [4, 2**63 - 1], 8), says=["tensor b"])
 
+    def test_offsets_end_at_the_largest_number(self):
+        self.write_model(tensor_bytes(
+            {"a": {"dtype": "U8", "shape": [2**63 - 1], "data_offsets": [0, 2**63 - 1]}}))
+        size = (self.checkpoint / "model.safetensors").stat().st_size
+        self.load(code=6, says=["tensor a", f"ends at byte {2**63 - 1 + size} but the file has {size}"])
+
     def test_offsets_do_not_match_shape_times_dtype(self):
         self.load(code=self.offsets([0, 4], [4, 8], 8, dtype="F32"),
                   says=["tensor b", "hold 4 bytes", "needs 16"])
@@ -156,6 +166,25 @@ class BadInputTest(unittest.TestCase):
 
     def test_world_size_zero(self):
         self.load(world_size=0, code=2, says=["--world-size", "at least 1"])
+
+    def test_whole_numbers_say_what_is_allowed(self):
+        for text in ("x", "", "2.5", "2147483648", "-1", "99999999999999999999"):
+            self.load(world_size=text, code=2, says=[
+                "--world-size", f'"{text}" is not a whole number of at least 1 and at most 2147483647'])
+        self.load("--nodes", 0, code=2, says=["--nodes", '"0"', "at least 1"])
+        self.load("--num-training-steps", "many", code=2, says=["--num-training-steps", "at least 0"])
+        for args in (["resolve", "--num-training-steps", "x"], ["resolve", "--num-parameters", "0"],
+                     ["lint", "ds.json", "--world-size", "x"]):
+            result = cluster.zerocast("config", *args)
+            self.assertEqual(result.code, 2, result)
+            self.assertIn(f'{args[-2]}: "{args[-1]}" is not a whole number', result.stderr)
+
+    def test_what_is_empty_is_not_what_was_left_out(self):
+        for flag in ("--out", "--ds-config", "--args", "--model-config", "--model-spec",
+                     "--key-mapping", "--rules"):
+            self.load(flag, "", code=2, says=[f"{flag}: the value is empty"], out=False)
+            self.load(f"{flag}=", code=2, says=[flag], out=False)
+        self.load(checkpoint="", code=2, says=["checkpoint"])
 
     def test_more_ranks_than_elements(self):
         result = cluster.zerocast("load", self.checkpoint, "--world-size", 100, "--verify", "--out",

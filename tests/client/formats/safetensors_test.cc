@@ -108,6 +108,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"WrongSize", FileOf(OneTensor("F32", "[2]", "[0,4]"), 4),
                   "data_offsets hold 4 bytes, shape times dtype needs 8"},
         BadHeader{"Truncated", FileOf(OneTensor("U8", "[8]", "[0,8]"), 7), "truncated"},
+        // Counted in int64 the end of the data would be negative.
+        BadHeader{"LargestOffset",
+                  FileOf(OneTensor("U8", "[9223372036854775807]", "[0,9223372036854775807]"), 0),
+                  "tensor w: its data ends at byte 9223372036854775904 but the file has 97 bytes"},
         BadHeader{"Trailing", FileOf(OneTensor("U8", "[8]", "[0,8]"), 9),
                   "at the end belong to no"},
         BadHeader{"Gap",
