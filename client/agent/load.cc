@@ -247,7 +247,7 @@ absl::Status Load::Execute(NodeProgress* progress) {
     if (environment_->clock->Steady() - last_report_ >= kReportInterval) Report(*progress);
   };
   ExecutorProgress end;
-  const absl::Status status = ExecuteLoad(options, &end);
+  absl::Status status = ExecuteLoad(options, &end);
   update(end);
   environment_->bytes_sent += end.bytes_sent;
   environment_->bytes_received += end.bytes_received;

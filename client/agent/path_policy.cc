@@ -73,7 +73,7 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& ro
       }
     }
   }
-  const absl::StatusOr<std::string> folder = RealPath(path, about_to);
+  absl::StatusOr<std::string> folder = RealPath(path, about_to);
   if (!folder.ok()) return WithReason(folder.status(), "CHECKPOINT_NOT_FOUND");
   if (!IsBelow(roots, *folder)) return Outside(roots, path, *folder);
   if (roots.empty()) return folder;

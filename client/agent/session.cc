@@ -242,9 +242,10 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
   }
 }
 
-Session::Session(SessionOptions options, std::shared_ptr<AgentEvents> events, LoadTable* table)
-    : rep_(std::make_unique<Rep>(
-          std::move(options), std::static_pointer_cast<SessionOutbox>(std::move(events)), table)) {}
+Session::Session(SessionOptions options, const std::shared_ptr<AgentEvents>& events,
+                 LoadTable* table)
+    : rep_(std::make_unique<Rep>(std::move(options),
+                                 std::static_pointer_cast<SessionOutbox>(events), table)) {}
 
 Session::~Session() { Stop(); }
 

@@ -41,7 +41,7 @@ std::shared_ptr<AgentEvents> MakeSessionEvents(const std::string& socket_path);
 class Session {
  public:
   // `events` come from MakeSessionEvents; `table` must outlive the session.
-  Session(SessionOptions options, std::shared_ptr<AgentEvents> events, LoadTable* table);
+  Session(SessionOptions options, const std::shared_ptr<AgentEvents>& events, LoadTable* table);
   // Stop().
   ~Session();
   Session(const Session&) = delete;
