@@ -90,6 +90,9 @@ void LintPrecision(LintContext* context);  // fp16, bf16, dtypes
 void LintZero(LintContext* context);       // zero_optimization and what depends on its stage
 void LintSections(LintContext* context);   // the other sections' own rules
 void LintOptimizer(LintContext* context);  // type and parameters
+// The values of its parameters; `type` is its name in the table, `params` an object.
+void LintOptimizerValues(LintContext* context, absl::string_view type, const KeySection& section,
+                         const ConfigValue& params);
 void LintScheduler(LintContext* context);
 void LintModel(LintContext* context);  // what DeepSpeed does not take of the model
 

@@ -262,6 +262,7 @@ void LintOptimizer(LintContext* context) {
   const ConfigValue* params = context->FindSet("optimizer.params");
   if (params != nullptr && params->object() != nullptr) {
     LintParameters(context, found->second, "optimizer.params", type, *params);
+    LintOptimizerValues(context, found->first, found->second, *params);
   }
   LintGradNorm(context);
   if (lower == "lamb" && context->Float("fp16.loss_scale", 0).value_or(0) != 0) {

@@ -468,6 +468,34 @@ case("range-test", scheduler("LRRangeTest", lr_range_test_step_size=0),
 case("cycle", scheduler("OneCycle", cycle_min_lr=1e-5, cycle_max_lr=1e-3, cycle_first_step_size=0),
      "E out-of-range scheduler.params.cycle_first_step_size", versions=("0.19.3", "0.19.4", NEWEST))
 
+# The classes of torch.optim check their values, DeepSpeed's own do not.
+BOTH = (ALL[0], NEWEST)
+for key, value, rule in (("lr", -1, "out-of-range"), ("lr", "1e-3", "wrong-type"), ("weight_decay", None, "wrong-type"),
+                         ("momentum", -0.5, "out-of-range")):
+    case(f"sgd-{key}-{rule}", optimizer("SGD", **{"lr": 0.1, key: value}), f"E {rule} optimizer.params.{key}",
+         versions=BOTH)
+for name, betas, rule in (("short", [0.9], "wrong-type"), ("number", 0.9, "wrong-type"),
+                          ("texts", ["0.9", "0.99"], "wrong-type"), ("one", [0.9, 1.0], "out-of-range"),
+                          ("below", [-0.1, 0.9], "out-of-range")):
+    case(f"torch-betas-{name}", optimizer("NAdam", betas=betas), f"E {rule} optimizer.params.betas")
+    case(f"torch-adam-betas-{name}", optimizer("AdamW", torch_adam=True, betas=betas),
+         f"E {rule} optimizer.params.betas", versions=BOTH)
+    case(f"adam-betas-{name}", optimizer("AdamW", betas=betas), f"W {rule} optimizer.params.betas", versions=BOTH)
+case("torch-betas-three", optimizer("NAdam", betas=[0.9, 0.9, "x"]))
+case("torch-values", optimizer("NAdam", lr=0, betas=[0, False], eps=True, weight_decay=0.0))
+case("rmsprop-alpha", optimizer("RMSprop", alpha="0.9"), "E wrong-type optimizer.params.alpha")
+case("sparse-adam-0", optimizer("SparseAdam", lr=0), "E out-of-range optimizer.params.lr")
+case("adafactor-eps", optimizer("Adafactor", eps=[None, 1e-3]))
+case("adagrad-eps", optimizer("Adagrad", eps=-1), "E out-of-range optimizer.params.eps", versions=BOTH)
+case("adagrad-eps-offloaded", optimizer("Adagrad", {"zero_optimization": {"stage": 2, "offload_optimizer":
+                                                                          {"device": "cpu"}}}, eps=-1),
+     "W out-of-range optimizer.params.eps")
+case("adam-eps", optimizer("Adam", eps="1e-8", weight_decay=-0.1), "W wrong-type optimizer.params.eps",
+     "W out-of-range optimizer.params.weight_decay", versions=BOTH)
+case("adam-amsgrad", optimizer("AdamW", amsgrad=True), "E conflict optimizer.params.amsgrad", versions=BOTH,
+     why="the stand-in for FusedAdam, which needs a GPU, does not look at it; FusedAdam.__init__ raises RuntimeError")
+case("torch-adam-amsgrad", optimizer("AdamW", torch_adam=True, amsgrad=True), versions=BOTH)
+
 # ---- What is no config ---------------------------------------------------------------------------
 case("list", [1], "E wrong-type", why="DeepSpeedConfig is not asked about what is no dict")
 

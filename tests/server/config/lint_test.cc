@@ -87,6 +87,28 @@ TEST(Lint, ParametersWithoutDimensionsAreNamed) {
   EXPECT_THAT(Lint(config, request)[0].message, HasSubstr(": s, s, s, s, s and 2 more"));
 }
 
+// A text is a number for no optimizer; who refuses it depends on whose class is made.
+TEST(Lint, ValuesOfAnOptimizerAreJudgedByWhoMakesIt) {
+  const auto lint = [](const std::string& type, const std::string& params) {
+    return Lint(absl::StrCat(R"({"train_batch_size": 8, "optimizer": {"type": ")", type,
+                             R"(", "params": {)", params, "}}}"));
+  };
+  for (const char* lr : {R"("5e-5")", "null", "[1]", "-1", "NaN"}) {
+    const auto own = lint("AdamW", absl::StrCat("\"lr\": ", lr));
+    ASSERT_THAT(own, SizeIs(1)) << lr;
+    EXPECT_EQ(own[0].path, "optimizer.params.lr");
+    EXPECT_EQ(own[0].severity, LintSeverity::kWarning);
+    const auto torchs = lint("AdamW", absl::StrCat(R"("torch_adam": true, "lr": )", lr));
+    ASSERT_THAT(torchs, SizeIs(1)) << lr;
+    EXPECT_EQ(torchs[0].severity, LintSeverity::kError);
+  }
+  for (const char* lr : {"0", "1e-5", "true", "Infinity", "\"auto\""}) {
+    EXPECT_THAT(lint("AdamW", absl::StrCat("\"lr\": ", lr)), IsEmpty()) << lr;
+  }
+  EXPECT_THAT(lint("Muon", R"("momentum": "x")"), SizeIs(1));
+  EXPECT_THAT(lint("SGD", R"("lr": NaN)"), IsEmpty());
+}
+
 TEST(Lint, FindingsStandInTheOrderOfTheText) {
   EXPECT_THAT(Paths(Lint(R"({"zz": 1, "zero_optimization": {"stage": 9, "b": 1, "a": 1},
                              "train_batch_size": 0, "aa": 1})")),
