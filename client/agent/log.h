@@ -5,12 +5,14 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 
-// A status as a log line shows it: without its payloads, which are bytes.
+// A status as a log line shows it: without its payloads, which are bytes, and in one line.
 inline std::string ForLog(const absl::Status& status) {
-  return absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
+  return absl::StrCat(absl::StatusCodeToString(status.code()), ": ",
+                      EscapeControls(status.message()));
 }
 
 }  // namespace zerocast

@@ -51,4 +51,28 @@ void AppendUtf8(uint32_t code, std::string* out) {
   while (more-- > 0) out->push_back(static_cast<char>(0x80 | (code >> (6 * more) & 0x3F)));
 }
 
+std::string EscapeControls(absl::string_view text, absl::string_view kept) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    uint32_t code = 0;
+    const size_t size = DecodeUtf8(text, &code);
+    const bool control = code < 0x20 || (code >= 0x7F && code < 0xA0);
+    const absl::string_view bytes = text.substr(0, size == 0 ? 1 : size);
+    text.remove_prefix(bytes.size());
+    if (size != 0 && (!control || kept.find(bytes) != absl::string_view::npos)) {
+      out.append(bytes.data(), bytes.size());
+    } else if (bytes == "\n" || bytes == "\t" || bytes == "\r") {
+      out.append(bytes == "\n" ? "\\n" : bytes == "\t" ? "\\t" : "\\r");
+    } else {
+      for (const char c : bytes) {
+        const auto byte = static_cast<uint8_t>(c);
+        out.append({'\\', 'x', kHex[byte >> 4], kHex[byte & 15]});
+      }
+    }
+  }
+  return out;
+}
+
 }  // namespace zerocast

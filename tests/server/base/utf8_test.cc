@@ -27,5 +27,15 @@ TEST(Utf8, AppendsWhatItDecodes) {
   EXPECT_EQ(characters, 0x110000 - 0x800);
 }
 
+TEST(Utf8, EscapesWhatATerminalWouldObey) {
+  EXPECT_EQ(EscapeControls("a\x1b[31m\n\r\t\x7f b"), "a\\x1b[31m\\n\\r\\t\\x7f b");
+  EXPECT_EQ(EscapeControls(absl::string_view("\0", 1)), "\\x00");
+  EXPECT_EQ(EscapeControls("\u009b2J"), "\\xc2\\x9b2J");  // C1: begins a sequence in one character
+  EXPECT_EQ(EscapeControls("\xFF\xCA"), "\\xff\\xca");
+  EXPECT_EQ(EscapeControls("a\u00e9\u2028\U0001F600\u00a0\\"), "a\u00e9\u2028\U0001F600\u00a0\\");
+  EXPECT_EQ(EscapeControls("a\nb\x1b", "\n"), "a\nb\\x1b");
+  EXPECT_EQ(EscapeControls(""), "");
+}
+
 }  // namespace
 }  // namespace zerocast
