@@ -11,6 +11,7 @@
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 #include "xxhash.h"
 
 namespace zerocast {
@@ -20,8 +21,9 @@ constexpr int64_t kLengthBytes = 8;
 constexpr int kMaxShapeRank = 32;
 
 absl::Status Corrupt(absl::string_view file, absl::string_view what) {
-  return WithReason(absl::DataLossError(absl::StrCat("read header of ", file, ": ", what)),
-                    "CHECKPOINT_CORRUPT");
+  return WithReason(
+      absl::DataLossError(absl::StrCat("read header of ", file, ": ", EscapeControls(what))),
+      "CHECKPOINT_CORRUPT");
 }
 
 // Takes a header's JSON apart as it is parsed.  A generic JSON tree would keep the last of two
@@ -55,6 +57,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool key(std::string& key) override {
     switch (place_) {
       case Place::kTop:
+        if (key.empty()) return Fail("a tensor has an empty name");
         if (!names_.insert(key).second)
           return Fail(absl::StrCat("key \"", key, "\" appears twice"));
         key_ = key;
@@ -116,6 +119,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool number_unsigned(number_unsigned_t value) override {
+    if (!InNumbers()) return Unexpected("a number");
     if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
       return Fail(absl::StrCat("tensor ", entry_.name, ": number ", value, " is too large"));
     }
@@ -127,11 +131,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       entry_.shape.push_back(static_cast<int64_t>(value));
       return true;
     }
-    if (place_ == Place::kOffsetItems && offsets_.size() < 2) {
-      offsets_.push_back(static_cast<int64_t>(value));
-      return true;
+    if (offsets_.size() == 2) {
+      return Fail(absl::StrCat("tensor ", entry_.name, ": data_offsets needs two numbers"));
     }
-    return Unexpected("a number");
+    offsets_.push_back(static_cast<int64_t>(value));
+    return true;
   }
 
   bool end_array() override {
@@ -168,9 +172,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return Unexpected("null"); }
   bool boolean(bool) override { return Unexpected("a boolean"); }
   bool number_integer(number_integer_t value) override {
+    if (!InNumbers()) return Unexpected("a number");
     return Fail(absl::StrCat("tensor ", entry_.name, ": negative number ", value));
   }
   bool number_float(number_float_t, const std::string& text) override {
+    if (!InNumbers()) return Unexpected("a number");
     return Fail(absl::StrCat("tensor ", entry_.name, ": ", text, " is not a whole number"));
   }
   bool binary(nlohmann::json::binary_t&) override { return Unexpected("binary data"); }
@@ -203,11 +209,31 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     error_ = std::move(error);
     return false;
   }
-  bool Unexpected(absl::string_view what) {
-    const bool in_tensor = place_ >= Place::kTensor && place_ <= Place::kOffsetItems;
-    return Fail(absl::StrCat(in_tensor ? absl::StrCat("tensor ", entry_.name, ": ") : "",
-                             "unexpected ", what,
-                             place_ == Place::kTopValue ? absl::StrCat(" at \"", key_, "\"") : ""));
+  bool InNumbers() const { return place_ == Place::kShapeItems || place_ == Place::kOffsetItems; }
+  // What the format wants at this place, named by its key.
+  std::string Wanted() const {
+    switch (place_) {
+      case Place::kTopValue:
+        return key_ == "__metadata__"
+                   ? "__metadata__ must be an object of strings"
+                   : absl::StrCat("tensor ", key_,
+                                  " must be an object of dtype, shape, data_offsets");
+      case Place::kMetadataValue:
+        return absl::StrCat("__metadata__ key \"", metadata_key_, "\" must be a string");
+      case Place::kDType:
+        return absl::StrCat("tensor ", entry_.name, ": dtype must be a string");
+      case Place::kShape:
+      case Place::kShapeItems:
+        return absl::StrCat("tensor ", entry_.name, ": shape must be a list of whole numbers");
+      case Place::kOffsets:
+      case Place::kOffsetItems:
+        return absl::StrCat("tensor ", entry_.name, ": data_offsets must be a list of two numbers");
+      default:
+        return "the header must be one JSON object";
+    }
+  }
+  bool Unexpected(absl::string_view found) {
+    return Fail(absl::StrCat(Wanted(), ", found ", found));
   }
 
   SafetensorsHeader* const header_;
