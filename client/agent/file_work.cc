@@ -19,6 +19,14 @@ namespace {
 // Who waits looks this often whether the load was cancelled.
 constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
 
+absl::Status AllTimeOver(absl::string_view call, absl::Duration total_timeout) {
+  return WithReason(
+      absl::DeadlineExceededError(absl::StrCat(
+          call, ": the time for all of it was over then (", absl::FormatDuration(total_timeout),
+          "); check how fast the file system is, or allow more time, then load again")),
+      "DEADLINE_EXCEEDED");
+}
+
 }  // namespace
 
 struct FileWork::Registry {
@@ -78,10 +86,16 @@ struct FileWork::Task::Thread {
   Thread(std::shared_ptr<Registry> registry, std::string folder)
       : registry(std::move(registry)), folder(std::move(folder)) {}
 
-  void Begin(absl::string_view what) {
+  absl::Status Begin(absl::string_view what) {
     MutexLock lock(&mutex);
+    if (stuck) {
+      return WithReason(
+          absl::CancelledError(absl::StrCat(what, ": not made, nobody waits for it any more")),
+          "CANCELLED");
+    }
     call = std::string(what);
     began = Clock::Real()->Steady();
+    return absl::OkStatus();
   }
   void End() {
     // Under the lock, so that the thread is not counted as stuck after it has been counted out.
@@ -123,7 +137,8 @@ std::string FileWork::Task::call() const {
   return thread_->call;
 }
 
-absl::Status FileWork::Task::Wait(absl::Duration call_timeout, const std::atomic<bool>* cancelled) {
+absl::Status FileWork::Task::Wait(absl::Duration call_timeout, const std::atomic<bool>* cancelled,
+                                  absl::Duration total_timeout) {
   Thread& thread = *thread_;
   const absl::Duration start = Clock::Real()->Steady();
   MutexLock lock(&thread.mutex);
@@ -132,9 +147,12 @@ absl::Status FileWork::Task::Wait(absl::Duration call_timeout, const std::atomic
       return WithReason(absl::CancelledError(absl::StrCat(thread.call, ": the load was cancelled")),
                         "CANCELLED");
     }
+    const absl::Duration now = Clock::Real()->Steady();
+    const absl::Duration left_in_all = start + total_timeout - now;
+    if (left_in_all <= absl::ZeroDuration()) return AllTimeOver(thread.call, total_timeout);
     // A thread that waited for other things before is measured from now on.
     const absl::Duration left =
-        std::max(start, thread.began) + call_timeout - Clock::Real()->Steady();
+        std::min(left_in_all, std::max(start, thread.began) + call_timeout - now);
     if (left <= absl::ZeroDuration()) {
       return WithReason(absl::DeadlineExceededError(absl::StrCat(
                             thread.call, ": the file system did not answer within ",
@@ -156,9 +174,9 @@ absl::StatusOr<std::unique_ptr<FileWork::Task>> FileWork::Start(const std::strin
                                                                 Body body) {
   ZC_RETURN_IF_ERROR(registry_->Admit(folder));
   auto thread = std::make_shared<Task::Thread>(registry_, folder);
-  thread->Begin(absl::StrCat("read ", folder));
+  ZC_RETURN_IF_ERROR(thread->Begin(absl::StrCat("read ", folder)));
   absl::StatusOr<std::thread> started = StartThread([thread, body = std::move(body)]() mutable {
-    body([&thread](absl::string_view call) { thread->Begin(call); });
+    body([&thread](absl::string_view call) { return thread->Begin(call); });
     // What it holds goes before it counts as ended.
     body = nullptr;
     thread->End();
@@ -173,13 +191,17 @@ absl::StatusOr<std::unique_ptr<FileWork::Task>> FileWork::Start(const std::strin
 
 absl::Status FileWork::Call(const std::string& folder, absl::Duration call_timeout,
                             const std::atomic<bool>* cancelled,
-                            std::function<absl::Status(const FileObserver&)> body) {
+                            std::function<absl::Status(const FileObserver&)> body,
+                            absl::Duration total_timeout) {
+  if (total_timeout <= absl::ZeroDuration()) {
+    return AllTimeOver(absl::StrCat("read ", folder), total_timeout);
+  }
   auto result = std::make_shared<absl::Status>();
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<Task> task,
                       Start(folder, [result, body = std::move(body)](const FileObserver& about_to) {
                         *result = body(about_to);
                       }));
-  ZC_RETURN_IF_ERROR(task->Wait(call_timeout, cancelled));
+  ZC_RETURN_IF_ERROR(task->Wait(call_timeout, cancelled, total_timeout));
   return *result;
 }
 

@@ -30,8 +30,9 @@ class FileWork {
     int max_threads = 256;
     int max_stuck_per_folder = 2;
   };
-  // Runs on the thread; tells `about_to` of every call.  It owns, or shares, all that it uses:
-  // nobody waits for it once it is stuck.
+  // Runs on the thread; tells `about_to` of every call, and ends with its error: CANCELLED once
+  // nobody waits for the work any more.  It owns, or shares, all that it uses: then it goes on
+  // alone until the call that it is in returns.
   using Body = std::function<void(const FileObserver& about_to)>;
 
   // Work on its way.  Thread-safe.
@@ -45,9 +46,11 @@ class FileWork {
     // The call that it is in, or was in last.
     std::string call() const;
     // Waits for the end.  OK once it is there.  Errors:
-    //   DEADLINE_EXCEEDED  one call lasts longer than `call_timeout`; the message begins with it.
+    //   DEADLINE_EXCEEDED  one call lasts longer than `call_timeout`, or all of them, from now on,
+    //                      longer than `total_timeout`; the message begins with the last call.
     //   CANCELLED          `cancelled`, which may be null, became true.
-    absl::Status Wait(absl::Duration call_timeout, const std::atomic<bool>* cancelled);
+    absl::Status Wait(absl::Duration call_timeout, const std::atomic<bool>* cancelled,
+                      absl::Duration total_timeout = absl::InfiniteDuration());
 
    private:
     friend class FileWork;
@@ -69,11 +72,13 @@ class FileWork {
   // Runs `body` and waits for what it returns.  Errors: those of Start, Wait and `body`.
   absl::Status Call(const std::string& folder, absl::Duration call_timeout,
                     const std::atomic<bool>* cancelled,
-                    std::function<absl::Status(const FileObserver&)> body);
+                    std::function<absl::Status(const FileObserver&)> body,
+                    absl::Duration total_timeout = absl::InfiniteDuration());
   template <typename T>
   absl::StatusOr<T> Call(const std::string& folder, absl::Duration call_timeout,
                          const std::atomic<bool>* cancelled,
-                         std::function<absl::StatusOr<T>(const FileObserver&)> body);
+                         std::function<absl::StatusOr<T>(const FileObserver&)> body,
+                         absl::Duration total_timeout = absl::InfiniteDuration());
 
   // Threads that were left behind and have not ended.
   int num_stuck() const;
@@ -86,13 +91,16 @@ class FileWork {
 template <typename T>
 absl::StatusOr<T> FileWork::Call(const std::string& folder, absl::Duration call_timeout,
                                  const std::atomic<bool>* cancelled,
-                                 std::function<absl::StatusOr<T>(const FileObserver&)> body) {
+                                 std::function<absl::StatusOr<T>(const FileObserver&)> body,
+                                 absl::Duration total_timeout) {
   auto result = std::make_shared<absl::StatusOr<T>>(absl::UnknownError("not run"));
-  ZC_RETURN_IF_ERROR(Call(folder, call_timeout, cancelled,
-                          [result, body = std::move(body)](const FileObserver& about_to) {
-                            *result = body(about_to);
-                            return result->status();
-                          }));
+  ZC_RETURN_IF_ERROR(Call(
+      folder, call_timeout, cancelled,
+      [result, body = std::move(body)](const FileObserver& about_to) {
+        *result = body(about_to);
+        return result->status();
+      },
+      total_timeout));
   return std::move(*result);
 }
 

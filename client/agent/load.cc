@@ -58,7 +58,9 @@ uint64_t Nonce(const LoadKey& key, const PrepareCommand& command) {
 }  // namespace
 
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const std::string& checkpoint_path) {
+                                              const std::string& checkpoint_path,
+                                              absl::Duration timeout,
+                                              const std::atomic<bool>& cancelled) {
   const auto read = [roots = environment.roots,
                      checkpoint_path](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
     ZC_ASSIGN_OR_RETURN(const std::string folder,
@@ -67,7 +69,7 @@ absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment
   };
   ZC_ASSIGN_OR_RETURN(const Manifest manifest,
                       environment.file_work->Call<Manifest>(
-                          checkpoint_path, environment.file_timeout, nullptr, read));
+                          checkpoint_path, environment.file_timeout, &cancelled, read, timeout));
   return CompressManifest(manifest);
 }
 

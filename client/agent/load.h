@@ -31,7 +31,8 @@ struct LoadEnvironment {
   CommunicatorFactory communicators;
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<FileWork> file_work = std::make_shared<FileWork>();
-  // The longest that one call to the file system may last where no load says it: for inspections.
+  // The longest that one call to the file system may last where no load says it: for inspections,
+  // which also have a time for all of their calls.
   absl::Duration file_timeout = absl::Seconds(60);
   std::shared_ptr<AgentEvents> events;
   const Clock* clock = Clock::Real();
@@ -44,10 +45,12 @@ struct LoadEnvironment {
   std::atomic<int64_t> bytes_received{0};
 };
 
-// Reads the headers of a checkpoint; the compressed manifest.  Errors: as FileWork::Call,
-// ResolveCheckpoint and ReadCheckpointManifest.
+// Reads the headers of a checkpoint within `timeout`, until `cancelled` becomes true; the
+// compressed manifest.  Errors: as FileWork::Call, ResolveCheckpoint and ReadCheckpointManifest.
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const std::string& checkpoint_path);
+                                              const std::string& checkpoint_path,
+                                              absl::Duration timeout,
+                                              const std::atomic<bool>& cancelled);
 
 // One attempt at a load, on one node.  Prepare and Run are called once each, one after the other,
 // on worker threads; everything else may be called from any thread and does not block.

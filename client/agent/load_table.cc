@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <deque>
 #include <set>
 #include <thread>
@@ -33,6 +34,12 @@ absl::Status NotHere(const LoadKey& key) {
       "WRONG_STATE");
 }
 
+// A look at a checkpoint's headers, while it lasts.
+struct Inspection {
+  LoadKey key;
+  std::atomic<bool> cancelled{false};
+};
+
 }  // namespace
 
 struct LoadTable::State {
@@ -44,6 +51,7 @@ struct LoadTable::State {
   bool stopped ABSL_GUARDED_BY(mutex) = false;
   int num_threads ABSL_GUARDED_BY(mutex) = 0;
   std::map<std::string, std::shared_ptr<Load>> loads ABSL_GUARDED_BY(mutex);
+  std::set<std::shared_ptr<Inspection>> inspections ABSL_GUARDED_BY(mutex);
   std::map<std::string, int64_t> epochs ABSL_GUARDED_BY(mutex);  // the greatest seen
   // The same, to forget the oldest; two loads may have one epoch.
   std::set<std::pair<int64_t, std::string>> by_epoch ABSL_GUARDED_BY(mutex);
@@ -147,15 +155,34 @@ void LoadTable::Remove(State* state, const std::shared_ptr<Load>& load) {
   if (found != state->loads.end() && found->second == load) state->loads.erase(found);
 }
 
-void LoadTable::Inspect(const LoadKey& key, const std::string& checkpoint_path) {
+void LoadTable::Inspect(const LoadKey& key, const std::string& checkpoint_path,
+                        absl::Duration timeout) {
   const std::shared_ptr<LoadEnvironment> environment = state_->environment;
   const absl::Status fenced = Fence(key);
   if (!fenced.ok()) return environment->events->ManifestDone(key, fenced);
+  const auto inspection = std::make_shared<Inspection>();
+  inspection->key = key;
+  {
+    MutexLock lock(&state_->mutex);
+    if (state_->stopped) return;
+    state_->inspections.insert(inspection);
+  }
+  const auto end = [state = state_, inspection] {
+    MutexLock lock(&state->mutex);
+    state->inspections.erase(inspection);
+  };
   Spawn(
-      [environment, key, checkpoint_path] {
-        environment->events->ManifestDone(key, InspectCheckpoint(*environment, checkpoint_path));
+      [environment, inspection, end, checkpoint_path, timeout] {
+        const absl::StatusOr<std::string> manifest =
+            InspectCheckpoint(*environment, checkpoint_path, timeout, inspection->cancelled);
+        end();
+        if (inspection->cancelled) return;
+        environment->events->ManifestDone(inspection->key, manifest);
       },
-      [&](const absl::Status& status) { environment->events->ManifestDone(key, status); });
+      [&](const absl::Status& status) {
+        end();
+        environment->events->ManifestDone(key, status);
+      });
 }
 
 void LoadTable::Prepare(const LoadKey& key, PrepareCommand command) {
@@ -261,6 +288,10 @@ void LoadTable::Cancel(const LoadKey& key, const std::string& why) {
   std::shared_ptr<Load> load;
   {
     MutexLock lock(&state_->mutex);
+    for (const std::shared_ptr<Inspection>& inspection : state_->inspections) {
+      if (inspection->key.load != key.load || inspection->key.epoch > key.epoch) continue;
+      inspection->cancelled = true;
+    }
     const auto found = state_->loads.find(key.load);
     if (found == state_->loads.end() || found->second->key().epoch > key.epoch) return;
     load = std::move(found->second);
@@ -274,6 +305,7 @@ void LoadTable::CancelAll(const std::string& why) {
   std::map<std::string, std::shared_ptr<Load>> loads;
   {
     MutexLock lock(&state_->mutex);
+    for (const auto& inspection : state_->inspections) inspection->cancelled = true;
     loads.swap(state_->loads);
   }
   for (const auto& [name, load] : loads) load->Cancel(why);
@@ -358,13 +390,17 @@ void LoadTable::ExpireUnclaimed(absl::Duration ttl) {
         absl::StrCat("no process took it within ", absl::FormatDuration(ttl),
                      " of its load's being ready, so it was freed; load it again, or start the "
                      "agent with a longer --unclaimed-ttl");
-    const int num_shards = shards->Expire(why);
-    if (num_shards == 0) continue;
+    const std::vector<int32_t> ranks = shards->Expire(why);
+    if (ranks.empty()) continue;
     spdlog::warn("{} epoch {}: {} of its shards were freed: no process took them within {}",
-                 load->key().load, load->key().epoch, num_shards, absl::FormatDuration(ttl));
-    MutexLock lock(&state_->mutex);
-    ++state_->counts.expired;
-    state_->ForgetEmptyLocked(load, *shards, why);
+                 load->key().load, load->key().epoch, ranks.size(), absl::FormatDuration(ttl));
+    {
+      MutexLock lock(&state_->mutex);
+      ++state_->counts.expired;
+      state_->ForgetEmptyLocked(load, *shards, why);
+    }
+    state_->environment->events->ShardsFreed(
+        load->key(), ranks, WithReason(absl::FailedPreconditionError(why), "WRONG_STATE"));
   }
 }
 

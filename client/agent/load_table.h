@@ -39,8 +39,8 @@ class LoadTable {
   LoadTable(const LoadTable&) = delete;
   LoadTable& operator=(const LoadTable&) = delete;
 
-  // Answered by ManifestDone.
-  void Inspect(const LoadKey& key, const std::string& checkpoint_path);
+  // Answered by ManifestDone, within `timeout`; not when it is cancelled.
+  void Inspect(const LoadKey& key, const std::string& checkpoint_path, absl::Duration timeout);
   // Answered by PlanDone; on failure nothing of the load stays.
   void Prepare(const LoadKey& key, PrepareCommand command);
   // Answered by Progress and, in the end, LoadDone; on failure nothing of the load stays.
@@ -54,7 +54,8 @@ class LoadTable {
   std::vector<LoadKey> Held() const;
 
   // Frees the shards that no process has taken within `ttl` of their load's being ready.  A load
-  // that has none left is not held any more; who asks for it is told why.
+  // that has none left is not held any more; who asks for it is told why, as the server is
+  // (AgentEvents::ShardsFreed).
   void ExpireUnclaimed(absl::Duration ttl);
 
   // For the hand-over: the shard of a rank, as ShardBook::Offer.  NOT_FOUND when the load is not

@@ -95,6 +95,9 @@ class AgentEvents {
   virtual void Progress(const LoadKey& key, const NodeProgress& progress) = 0;
   virtual void LoadDone(const LoadKey& key, const NodeResult& result) = 0;
   virtual void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) = 0;
+  // Shards that were freed here without a command, and why.
+  virtual void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
+                           const absl::Status& why) = 0;
 };
 
 }  // namespace zerocast

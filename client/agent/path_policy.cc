@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 absl::StatusOr<std::string> RealPath(const std::string& path, const FileObserver& about_to) {
-  Observe(about_to, absl::StrCat("resolve ", path));
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("resolve ", path)));
   char* const resolved = ::realpath(path.c_str(), nullptr);
   if (resolved == nullptr) return ErrnoStatus(errno, absl::StrCat("resolve ", path));
   std::string result = resolved;
@@ -79,7 +79,7 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::vector<std::string>& ro
   if (roots.empty()) return folder;
   // Files may be links, as in the cache of huggingface_hub: they must stay inside, too.  Whatever
   // their names: an index may name any of them.
-  Observe(about_to, absl::StrCat("list ", *folder));
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("list ", *folder)));
   std::error_code error;
   for (fs::directory_iterator entry(*folder, error), end; !error && entry != end;
        entry.increment(error)) {

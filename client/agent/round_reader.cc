@@ -50,7 +50,7 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
       if (identities[k].num_bytes >= 0) continue;
       const ManifestFile& file = plan.manifest->files[k];
       const std::string path = PathOf(checkpoint_path, file);
-      Observe(about_to, absl::StrCat("stat ", path));
+      ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", path)));
       ZC_ASSIGN_OR_RETURN(identities[k], reader->IdentityOf(path));
       ZC_RETURN_IF_ERROR(CheckSize(path, file.num_bytes, identities[k].num_bytes));
     }
@@ -120,7 +120,8 @@ absl::Status RoundReader::State::ReadRound(int64_t round, Buffer* buffer) {
     ZC_ASSIGN_OR_RETURN(ReadableFile* const file, OpenFile(extent.file));
     for (int64_t offset = extent.begin; offset < extent.end && !stop_flag;) {
       const int64_t chunk = std::min(kReadChunkBytes, extent.end - offset);
-      Observe(about_to, absl::StrCat("read ", PathOfFile(extent.file), " at offset ", offset));
+      ZC_RETURN_IF_ERROR(
+          Observe(about_to, absl::StrCat("read ", PathOfFile(extent.file), " at offset ", offset)));
       ZC_RETURN_IF_ERROR(file->ReadAt(offset, absl::MakeSpan(place, static_cast<size_t>(chunk))));
       offset += chunk;
       place += chunk;
@@ -137,7 +138,7 @@ absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file) {
   const auto found = files.find(file);
   if (found != files.end()) return found->second.get();
   const std::string path = PathOfFile(file);
-  Observe(about_to, absl::StrCat("open ", path));
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("open ", path)));
   if (files.size() >= kMaxOpenFiles) files.erase(files.begin());
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened, options.reader->Open(path));
   ZC_ASSIGN_OR_RETURN(const FileIdentity identity, opened->Identity());
@@ -201,7 +202,7 @@ absl::Status RoundReader::State::CheckUnchanged(const FileObserver& observer) co
   for (size_t k = 0; k < options.identities.size(); ++k) {
     if (options.identities[k].num_bytes < 0) continue;
     const std::string path = PathOfFile(static_cast<int32_t>(k));
-    Observe(observer, absl::StrCat("stat ", path));
+    ZC_RETURN_IF_ERROR(Observe(observer, absl::StrCat("stat ", path)));
     ZC_ASSIGN_OR_RETURN(const FileIdentity now, options.reader->IdentityOf(path));
     ZC_RETURN_IF_ERROR(CheckSameFile(path, options.identities[k], now));
   }

@@ -11,31 +11,36 @@
 namespace zerocast {
 namespace {
 
-// While there is no stream: hand-overs beyond this are not reported.
+// While there is no stream: what comes beyond this is not reported.
 constexpr size_t kMaxKept = 16384;
 // A connection that died without a word is noticed by its keepalive, which takes 30 s.
 constexpr absl::Duration kMayBeLost = absl::Seconds(60);
 
+// What became of finished shards counts beyond the stream.
+bool Survives(const v1::SessionRequest& message) {
+  return message.has_hand_over_report() || message.has_shards_freed_report();
+}
+
 }  // namespace
 
-void SessionOutbox::Push(v1::SessionRequest message, bool survives) {
+void SessionOutbox::Push(v1::SessionRequest message) {
   MutexLock lock(&mutex_);
-  if (!open_ && (!survives || queue_.size() >= kMaxKept)) return;
+  if (!open_ && (!Survives(message) || queue_.size() >= kMaxKept)) return;
   queue_.push_back(std::move(message));
   changed_.Signal();
 }
 
 void SessionOutbox::ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) {
-  Push(ManifestMessage(key, manifest), /*survives=*/false);
+  Push(ManifestMessage(key, manifest));
 }
 
 void SessionOutbox::PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) {
-  Push(PlanMessage(key, digest), /*survives=*/false);
+  Push(PlanMessage(key, digest));
 }
 
 void SessionOutbox::RendezvousPut(const LoadKey& key, const std::string& name,
                                   const std::string& value) {
-  Push(RendezvousMessage(key, name, value), /*survives=*/false);
+  Push(RendezvousMessage(key, name, value));
 }
 
 void SessionOutbox::Progress(const LoadKey& key, const NodeProgress& progress) {
@@ -52,11 +57,16 @@ void SessionOutbox::LoadDone(const LoadKey& key, const NodeResult& result) {
     MutexLock lock(&mutex_);
     progress_.erase(key.load);
   }
-  Push(std::move(message), /*survives=*/false);
+  Push(std::move(message));
 }
 
 void SessionOutbox::HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) {
-  Push(HandOverMessage(key, rank, mode), /*survives=*/true);
+  Push(HandOverMessage(key, rank, mode));
+}
+
+void SessionOutbox::ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
+                                const absl::Status& why) {
+  Push(ShardsFreedMessage(key, ranks, why));
 }
 
 void SessionOutbox::Open() {
@@ -69,9 +79,7 @@ void SessionOutbox::Close() {
   open_ = false;
   progress_.clear();
   queue_.erase(std::remove_if(queue_.begin(), queue_.end(),
-                              [](const v1::SessionRequest& message) {
-                                return !message.has_hand_over_report();
-                              }),
+                              [](const v1::SessionRequest& message) { return !Survives(message); }),
                queue_.end());
   // Before the others, in their order.
   while (!taken_.empty()) {
@@ -97,7 +105,7 @@ SessionOutbox::Taken SessionOutbox::Next(absl::Duration timeout, v1::SessionRequ
            (clock_->Steady() - taken_.front().first >= kMayBeLost || taken_.size() >= kMaxKept)) {
       taken_.pop_front();
     }
-    if (message->has_hand_over_report()) taken_.emplace_back(clock_->Steady(), *message);
+    if (Survives(*message)) taken_.emplace_back(clock_->Steady(), *message);
     return Taken::kMessage;
   }
   if (progress_.empty()) return Taken::kIdle;

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
@@ -17,11 +18,11 @@ namespace zerocast {
 
 // What waits to be sent to the server.  Thread-safe; nothing blocks but Next.
 //
-// Of progress only the latest of each load is kept.  While there is no stream only hand-overs are
-// kept: a load in work does not survive its stream, a finished one does.  A hand-over that the
-// stream has taken is kept on, too, for as long as a dead connection may stay unnoticed; if the
-// stream ends before that it is said again on the next one, which does no harm: the server counts
-// it once.
+// Of progress only the latest of each load is kept.  While there is no stream only what became of
+// finished shards is kept, hand-overs and freed ones: a load in work does not survive its stream, a
+// finished one does.  Such a message that the stream has taken is kept on, too, for as long as a
+// dead connection may stay unnoticed; if the stream ends before that it is said again on the next
+// one, which does no harm: the server counts it once.
 class SessionOutbox : public AgentEvents {
  public:
   explicit SessionOutbox(std::string socket_path, const Clock* clock = Clock::Real())
@@ -34,6 +35,8 @@ class SessionOutbox : public AgentEvents {
   void Progress(const LoadKey& key, const NodeProgress& progress) override;
   void LoadDone(const LoadKey& key, const NodeResult& result) override;
   void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) override;
+  void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
+                   const absl::Status& why) override;
 
   // A stream begins, or ends; ending it wakes Next.
   void Open();
@@ -45,7 +48,7 @@ class SessionOutbox : public AgentEvents {
   Taken Next(absl::Duration timeout, v1::SessionRequest* message);
 
  private:
-  void Push(v1::SessionRequest message, bool survives);
+  void Push(v1::SessionRequest message);
 
   const std::string socket_path_;
   const Clock* const clock_;
@@ -53,7 +56,7 @@ class SessionOutbox : public AgentEvents {
   CondVar changed_;
   bool open_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<v1::SessionRequest> queue_ ABSL_GUARDED_BY(mutex_);
-  // Hand-overs that this stream may not have delivered, and when they were taken.
+  // What must not get lost and this stream may not have delivered, and when it was taken.
   std::deque<std::pair<absl::Duration, v1::SessionRequest>> taken_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, v1::SessionRequest> progress_ ABSL_GUARDED_BY(mutex_);  // by load
 };

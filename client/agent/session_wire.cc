@@ -17,6 +17,10 @@ Message* WithKey(const LoadKey& key, Message* message) {
   return message;
 }
 
+absl::Duration FromProto(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
 void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   out->set_node(progress.node);
   out->set_node_name(progress.node_name);
@@ -114,6 +118,19 @@ v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode 
   return request;
 }
 
+v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int32_t>& ranks,
+                                      const absl::Status& why) {
+  v1::SessionRequest request;
+  v1::ShardsFreedReport* const report = WithKey(key, request.mutable_shards_freed_report());
+  report->mutable_ranks()->Add(ranks.begin(), ranks.end());
+  *report->mutable_why() = FailureFromStatus(why);
+  return request;
+}
+
+absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message) {
+  return message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration();
+}
+
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {
   PrepareCommand command;
   command.checkpoint_path = message.checkpoint_path();
@@ -122,8 +139,7 @@ PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {
   command.node = message.node();
   command.compute_digests = message.compute_digests();
   command.attach_token = message.attach_token();
-  command.stage_timeout = absl::Seconds(message.stage_timeout().seconds()) +
-                          absl::Nanoseconds(message.stage_timeout().nanos());
+  command.stage_timeout = FromProto(message.stage_timeout());
   if (command.stage_timeout <= absl::ZeroDuration()) command.stage_timeout = kDefaultStageTimeout;
   command.node_names.assign(message.node_names().begin(), message.node_names().end());
   return command;

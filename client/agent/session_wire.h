@@ -4,9 +4,11 @@
 // messages.h <-> the session's protobuf messages: functions without I/O.
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "client/agent/messages.h"
 #include "zerocast/v1/agent.pb.h"
 
@@ -20,7 +22,11 @@ v1::SessionRequest ProgressMessage(const LoadKey& key, const NodeProgress& progr
 v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
                                const std::string& socket_path);
 v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode);
+v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int32_t>& ranks,
+                                      const absl::Status& why);
 
+// Infinite where the server does not say.
+absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message);
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message);
 
 }  // namespace zerocast

@@ -128,16 +128,19 @@ absl::Status ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged)
   return absl::OkStatus();
 }
 
-int ShardBook::Expire(const std::string& why) {
+std::vector<int32_t> ShardBook::Expire(const std::string& why) {
+  std::vector<int32_t> ranks;
   std::vector<Arena> freed;  // unmapped after the lock is released
   MutexLock lock(&mutex_);
-  for (Slot& slot : slots_) {
+  for (size_t k = 0; k < slots_.size(); ++k) {
+    Slot& slot = slots_[k];
     if (slot.state != State::kHeld || slot.private_offers > 0) continue;
     slot.state = State::kExpired;
     freed.push_back(std::move(slot.arena));
+    ranks.push_back(first_rank_ + static_cast<int32_t>(k));
   }
   if (!freed.empty()) why_expired_ = why;
-  return static_cast<int>(freed.size());
+  return ranks;
 }
 
 bool ShardBook::empty() const {

@@ -75,8 +75,8 @@ class ShardBook {
   absl::Status Settle(int32_t rank, AttachMode mode, bool acknowledged);
 
   // Frees every shard that no process has taken and none is being offered; who asks for one later
-  // is told `why`.  Returns how many it has freed.
-  int Expire(const std::string& why);
+  // is told `why`.  Returns the ranks whose shards it has freed.
+  std::vector<int32_t> Expire(const std::string& why);
 
   const std::shared_ptr<const ShardIndex>& index() const { return index_; }
   // True when every shard has left, or was freed.

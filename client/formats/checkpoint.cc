@@ -1,8 +1,10 @@
 #include "client/formats/checkpoint.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -11,10 +13,12 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/formats/file.h"
 #include "client/formats/safetensors.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -26,14 +30,29 @@ constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 
 absl::Status Corrupt(absl::string_view file, absl::string_view what) {
-  return WithReason(absl::DataLossError(absl::StrCat("read ", file, ": ", what)),
+  return WithReason(absl::DataLossError(absl::StrCat("read ", file, ": ", EscapeControls(what))),
                     "CHECKPOINT_CORRUPT");
 }
 
-bool Exists(const std::string& path, const FileObserver& about_to) {
-  Observe(about_to, absl::StrCat("stat ", path));
+absl::StatusOr<bool> Exists(const std::string& path, const FileObserver& about_to) {
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", path)));
   struct stat info;
   return ::stat(path.c_str(), &info) == 0;
+}
+
+// A cache of the hub holds links: NOT_FOUND where `path`, which does not exist, is a link to
+// nothing.
+absl::Status CheckNoDanglingLink(const std::string& path, const FileObserver& about_to) {
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("readlink ", path)));
+  char target[PATH_MAX];
+  const ssize_t size = ::readlink(path.c_str(), target, sizeof(target));
+  if (size < 0) return absl::OkStatus();
+  return WithReason(
+      absl::NotFoundError(absl::StrCat(
+          "open ", path, ": it is a dangling link: ",
+          EscapeControls(absl::string_view(target, static_cast<size_t>(size))),
+          " does not exist; fetch the checkpoint again, or copy the folder with what it links to")),
+      "CHECKPOINT_NOT_FOUND");
 }
 
 // Reads an index's JSON as it is parsed: {"metadata": anything, "weight_map": {tensor: file}}.
@@ -123,6 +142,15 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   return std::move(handler.weight_map());
 }
 
+absl::Status CheckIsObject(const std::string& path, absl::string_view text) {
+  absl::ConsumePrefix(&text, "\xEF\xBB\xBF");
+  // Judged without a tree: hostile depth costs nothing.
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  const bool valid = nlohmann::json::accept(text.begin(), text.end());
+  if (valid && text[first] == '{') return absl::OkStatus();
+  return Corrupt(path, valid ? "it is not a JSON object" : "it is not valid JSON");
+}
+
 // Appends the tensors of one file to `manifest`.
 absl::Status AddFile(const std::string& folder, const std::string& name,
                      const FileObserver& about_to, Manifest* manifest) {
@@ -179,6 +207,7 @@ absl::Status ReadSharded(const std::string& folder, const FileObserver& about_to
     const size_t first = manifest->tensors.size();
     const absl::Status added = AddFile(folder, file, about_to, manifest);
     if (absl::IsNotFound(added)) {
+      ZC_RETURN_IF_ERROR(CheckNoDanglingLink(absl::StrCat(folder, "/", file), about_to));
       return Annotate(added, absl::StrCat(index_path, " names ", names.size(), " tensors in ", file,
                                           ", which is missing"));
     }
@@ -201,7 +230,7 @@ absl::Status ReadSharded(const std::string& folder, const FileObserver& about_to
 
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
                                                 const FileObserver& about_to) {
-  Observe(about_to, absl::StrCat("stat ", folder));
+  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", folder)));
   struct stat info;
   if (::stat(folder.c_str(), &info) != 0) {
     return WithReason(ErrnoStatus(errno, absl::StrCat("open checkpoint ", folder)),
@@ -214,19 +243,36 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
                       "CHECKPOINT_NOT_FOUND");
   }
   Manifest manifest;
-  if (Exists(absl::StrCat(folder, "/", kSingleFile), about_to)) {
+  ZC_ASSIGN_OR_RETURN(const bool is_single,
+                      Exists(absl::StrCat(folder, "/", kSingleFile), about_to));
+  ZC_ASSIGN_OR_RETURN(const bool is_sharded,
+                      Exists(absl::StrCat(folder, "/", kIndexFile), about_to));
+  if (is_single) {
     ZC_RETURN_IF_ERROR(AddFile(folder, kSingleFile, about_to, &manifest));
-  } else if (Exists(absl::StrCat(folder, "/", kIndexFile), about_to)) {
+    // An index without an entry is refused where it is read.
+    if (manifest.tensors.empty()) {
+      return Corrupt(absl::StrCat(folder, "/", kSingleFile),
+                     "it holds no tensor: there is nothing to load");
+    }
+  } else if (is_sharded) {
     ZC_RETURN_IF_ERROR(ReadSharded(folder, about_to, &manifest));
   } else {
+    for (const char* name : {kSingleFile, kIndexFile}) {
+      ZC_RETURN_IF_ERROR(CheckNoDanglingLink(absl::StrCat(folder, "/", name), about_to));
+    }
     return WithReason(
         absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
                                          kSingleFile, " nor ", kIndexFile)),
         "CHECKPOINT_NOT_FOUND");
   }
   const std::string config_path = absl::StrCat(folder, "/config.json");
-  if (Exists(config_path, about_to)) {
+  ZC_ASSIGN_OR_RETURN(const bool has_config, Exists(config_path, about_to));
+  if (has_config) {
     ZC_ASSIGN_OR_RETURN(manifest.config_json, ReadTextFile(config_path, kMaxConfigBytes, about_to));
+    // Who uses it gets its text alone, and could not name the file.
+    ZC_RETURN_IF_ERROR(CheckIsObject(config_path, manifest.config_json));
+  } else {
+    ZC_RETURN_IF_ERROR(CheckNoDanglingLink(config_path, about_to));
   }
   return manifest;
 }

@@ -27,7 +27,7 @@ absl::StatusOr<InputFile> InputFile::Open(const std::string& path, FileObserver 
   InputFile file;
   file.path_ = path;
   file.about_to_ = std::move(about_to);
-  Observe(file.about_to_, absl::StrCat("open ", path));
+  ZC_RETURN_IF_ERROR(Observe(file.about_to_, absl::StrCat("open ", path)));
   // Without O_NONBLOCK the open of a FIFO would wait for a writer, forever.
   file.fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return FileError(errno, absl::StrCat("open ", path));
@@ -66,7 +66,7 @@ InputFile::~InputFile() {
 absl::Status InputFile::ReadInto(int64_t offset, int64_t num_bytes, void* target) const {
   char* place = static_cast<char*>(target);
   while (num_bytes > 0) {
-    Observe(about_to_, absl::StrCat("read ", path_, " at offset ", offset));
+    ZC_RETURN_IF_ERROR(Observe(about_to_, absl::StrCat("read ", path_, " at offset ", offset)));
     const ssize_t got = ::pread(fd_, place, static_cast<size_t>(num_bytes), offset);
     if (got < 0) {
       if (errno == EINTR) continue;

@@ -3,17 +3,18 @@
 
 #include <functional>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace zerocast {
 
 // Told of a call to the file system ("open /x/y") before it is made, on the thread that makes it: a
-// dead network file system never answers, and then somebody else can say what was asked of it.  May
-// be empty.
-using FileObserver = std::function<void(absl::string_view call)>;
+// dead network file system never answers, and then somebody else can say what was asked of it.  Its
+// error is for the caller: the call is not made, and the work ends with it.  May be empty.
+using FileObserver = std::function<absl::Status(absl::string_view call)>;
 
-inline void Observe(const FileObserver& about_to, absl::string_view call) {
-  if (about_to != nullptr) about_to(call);
+inline absl::Status Observe(const FileObserver& about_to, absl::string_view call) {
+  return about_to == nullptr ? absl::OkStatus() : about_to(call);
 }
 
 }  // namespace zerocast

@@ -73,7 +73,7 @@ class DeadFileSystemTest : public LoadTableTest {
   // Another folder, read while the first one hangs.
   void ExpectUsable() {
     environment().file_timeout = absl::Seconds(20);
-    table()->Inspect({"loads/healthy", 1}, healthy_.path());
+    table()->Inspect({"loads/healthy", 1}, healthy_.path(), absl::Seconds(20));
     EXPECT_THAT(events()->NextManifest(), IsOk());
   }
 
@@ -83,13 +83,38 @@ class DeadFileSystemTest : public LoadTableTest {
 TEST_F(DeadFileSystemTest, AnInspectionIsEndedAndNamesTheCall) {
   auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
   if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
-  table()->Inspect({kLoad, 1}, dir_.path());
+  table()->Inspect({kLoad, 1}, dir_.path(), absl::Hours(1));
   const auto manifest = events()->NextManifest();
   EXPECT_THAT(manifest,
               StatusIs(absl::StatusCode::kDeadlineExceeded, StartsWith("open " + File())));
   EXPECT_EQ(ReasonOf(manifest.status()), "DEADLINE_EXCEEDED");
   ExpectStuck(1);
   ExpectUsable();
+  held.reset();
+  ExpectStuck(0);
+}
+
+TEST_F(DeadFileSystemTest, AnInspectionIsEndedByTheTimeForAllOfIt) {
+  environment().file_timeout = absl::Hours(1);
+  auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
+  if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
+  table()->Inspect({kLoad, 1}, dir_.path(), kShort);
+  const auto manifest = events()->NextManifest();
+  EXPECT_THAT(manifest,
+              StatusIs(absl::StatusCode::kDeadlineExceeded, StartsWith("open " + File())));
+  EXPECT_EQ(ReasonOf(manifest.status()), "DEADLINE_EXCEEDED");
+  held.reset();
+  ExpectStuck(0);
+}
+
+TEST_F(DeadFileSystemTest, CancelEndsAnInspectionThatHangs) {
+  environment().file_timeout = absl::Hours(1);
+  auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
+  if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
+  table()->Inspect({kLoad, 1}, dir_.path(), absl::Hours(1));
+  table()->Cancel({kLoad, 1}, "test");
+  table()->Shutdown(absl::Seconds(20));  // waits for the worker, not for the file system
+  ExpectStuck(1);
   held.reset();
   ExpectStuck(0);
 }

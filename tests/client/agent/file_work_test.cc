@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "tests/client/agent/gate.h"
 #include "tests/status_matchers.h"
@@ -26,7 +27,7 @@ void ExpectNoneStuck(const FileWork& work) {
 
 absl::Status Hang(FileWork* work, const std::shared_ptr<Gate>& gate, const std::string& folder) {
   return work->Call(folder, kShort, nullptr, [gate, folder](const FileObserver& about_to) {
-    about_to("open " + folder + "/file");
+    ZC_RETURN_IF_ERROR(about_to("open " + folder + "/file"));
     gate->Wait();
     return absl::OkStatus();
   });
@@ -60,12 +61,36 @@ TEST(FileWork, TheDeadlineIsOfEachCallNotOfAll) {
   EXPECT_THAT(work.Call(kFolder, absl::Milliseconds(150), nullptr,
                         [](const FileObserver& about_to) {
                           for (int k = 0; k < 20; ++k) {
-                            about_to("read");
+                            ZC_RETURN_IF_ERROR(about_to("read"));
                             ::usleep(10000);
                           }
                           return absl::OkStatus();
                         }),
               IsOk());
+}
+
+TEST(FileWork, TheTimeForAllCallsEndsThemBetweenTwoOfThem) {
+  FileWork work;
+  const auto gate = std::make_shared<Gate>();
+  const auto last = std::make_shared<absl::Status>();
+  // No call is slow, but they do not come to an end by themselves.
+  const absl::Status status = work.Call(
+      kFolder, kLong, nullptr,
+      [gate, last](const FileObserver& about_to) {
+        for (int k = 0; last->ok(); ++k) {
+          *last = about_to("read /ckpt/file");
+          ::usleep(1000);
+        }
+        gate->Open();
+        return *last;
+      },
+      kShort);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                               AllOf(StartsWith("read /ckpt/file: "), HasSubstr("50ms"))));
+  EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
+  gate->Wait();
+  EXPECT_THAT(*last, StatusIs(absl::StatusCode::kCancelled, HasSubstr("nobody waits")));
+  ExpectNoneStuck(work);
 }
 
 TEST(FileWork, CancellingEndsTheWait) {
@@ -128,9 +153,9 @@ TEST(FileWork, MayGoBeforeItsThreads) {
     EXPECT_THAT(work.Call(kFolder, kShort, nullptr,
                           [gate, ended](const FileObserver& about_to) {
                             gate->Wait();
-                            about_to("read on");
+                            const absl::Status refused = about_to("read on");
                             ended->Open();
-                            return absl::OkStatus();
+                            return refused;
                           }),
                 StatusIs(absl::StatusCode::kDeadlineExceeded, _));
   }

@@ -18,7 +18,9 @@ namespace {
 
 using nlohmann::json;
 using ::testing::_;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
   Start(Options());
@@ -290,8 +292,8 @@ TEST_F(HandOverTest, ExpiredShardsAreFreedAndSayWhyTakenOnesStay) {
   ASSERT_TRUE(client.Acknowledge());
   EXPECT_EQ(client.Receive()["ok"], true);
   const int64_t before = Arena::TotalBytes();
-  EXPECT_EQ(book_->Expire("nobody came"), 1);
-  EXPECT_EQ(book_->Expire("nobody came"), 0);
+  EXPECT_THAT(book_->Expire("nobody came"), ElementsAre(1));
+  EXPECT_THAT(book_->Expire("nobody came"), IsEmpty());
   EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
   for (const char* mode : {"shared", "private"}) {
     const json refused = AttachClient(path_).Attach(kLoad, 1, kToken, mode);
@@ -307,7 +309,7 @@ TEST_F(HandOverTest, AShardThatIsBeingOfferedDoesNotExpire) {
   AttachClient shared(path_), private_client(path_);
   shared.Attach(kLoad, 0, kToken, "shared");
   private_client.Attach(kLoad, 1, kToken, "private");
-  EXPECT_EQ(book_->Expire("nobody came"), 0);
+  EXPECT_THAT(book_->Expire("nobody came"), IsEmpty());
   for (AttachClient* client : {&shared, &private_client}) {
     ASSERT_TRUE(client->Acknowledge());
     EXPECT_EQ(client->Receive()["ok"], true);

@@ -19,11 +19,14 @@ namespace {
 
 using ::testing::_;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+constexpr absl::Duration kLong = absl::Seconds(20);
+
 TEST_F(LoadTableTest, InspectGivesTheManifest) {
-  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path());
+  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path(), kLong);
   ZC_ASSERT_OK_AND_ASSIGN(const std::string compressed, nodes_[0]->events->NextManifest());
   ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, DecompressManifest(compressed));
   EXPECT_EQ(manifest.files.size(), 2);
@@ -33,7 +36,7 @@ TEST_F(LoadTableTest, InspectGivesTheManifest) {
 TEST_F(LoadTableTest, InspectAndPrepareStayBelowTheRoots) {
   const TempDir root;
   ZC_ASSERT_OK_AND_ASSIGN(nodes_[0]->environment->roots, ResolveRoots({root.path()}));
-  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path());
+  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path(), kLong);
   EXPECT_THAT(nodes_[0]->events->NextManifest(),
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(dir_.path())));
   nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
@@ -93,9 +96,9 @@ TEST_F(LoadTableTest, RefusesAPlanOfAnotherDigest) {
 TEST_F(LoadTableTest, RefusesCommandsOfAnOlderEpoch) {
   const auto& table = nodes_[0]->table;
   RecordingEvents* const events = nodes_[0]->events.get();
-  table->Inspect({kLoad, 7}, dir_.path());
+  table->Inspect({kLoad, 7}, dir_.path(), kLong);
   EXPECT_THAT(events->NextManifest(), IsOk());
-  table->Inspect({kLoad, 6}, dir_.path());
+  table->Inspect({kLoad, 6}, dir_.path(), kLong);
   const auto manifest = events->NextManifest();
   EXPECT_THAT(manifest, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("7")));
   EXPECT_EQ(ReasonOf(manifest.status()), "STALE_EPOCH");
@@ -104,7 +107,7 @@ TEST_F(LoadTableTest, RefusesCommandsOfAnOlderEpoch) {
   table->Start({kLoad, 6});
   EXPECT_EQ(ReasonOf(events->NextResult().status), "STALE_EPOCH");
   // Of another load, or the same epoch, nothing is stale.
-  table->Inspect({"loads/other", 1}, dir_.path());
+  table->Inspect({"loads/other", 1}, dir_.path(), kLong);
   EXPECT_THAT(events->NextManifest(), IsOk());
   table->Prepare({kLoad, 7}, Command(0));
   EXPECT_THAT(events->NextPlan(), IsOk());
@@ -115,7 +118,7 @@ TEST_F(LoadTableTest, ANewerEpochFreesWhatTheOlderOneHolds) {
   nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
   EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
   EXPECT_GT(Arena::TotalBytes(), before);
-  nodes_[0]->table->Inspect({kLoad, 2}, dir_.path());
+  nodes_[0]->table->Inspect({kLoad, 2}, dir_.path(), kLong);
   EXPECT_THAT(nodes_[0]->events->NextManifest(), IsOk());
   ExpectArenaBytes(before);
   EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
@@ -279,6 +282,15 @@ TEST_F(LoadTableTest, ShardsThatNobodyTakesAreFreedAndSaySo) {
   EXPECT_THAT(offer, StatusIs(absl::StatusCode::kFailedPrecondition,
                               AllOf(HasSubstr("within 1h"), HasSubstr("--unclaimed-ttl"))));
   EXPECT_EQ(ReasonOf(offer.status()), "WRONG_STATE");
+  // The server is told, once.
+  const auto freed = nodes_[0]->events->NextFreed();
+  ASSERT_TRUE(freed.has_value());
+  EXPECT_THAT(freed->first, ElementsAre(0, 1));
+  EXPECT_THAT(freed->second, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                      AllOf(HasSubstr("within 1h"), HasSubstr("--unclaimed-ttl"))));
+  EXPECT_EQ(ReasonOf(freed->second), "WRONG_STATE");
+  table->ExpireUnclaimed(absl::Hours(1));
+  EXPECT_EQ(nodes_[0]->events->NumFreed(), 0u);
   // A new attempt is a load like any other.
   ASSERT_THAT(RunLoad(kLoad, 2)[0].status, IsOk());
   EXPECT_THAT(table->Offer(kLoad, 0, kToken, AttachMode::kPrivate), IsOk());
@@ -295,6 +307,9 @@ TEST_F(LoadTableTest, OnlyWhatNobodyTookExpires) {
   clock.Advance(absl::Hours(2));
   table->ExpireUnclaimed(absl::Hours(1));
   EXPECT_EQ(table->Held().size(), 1);
+  const auto freed = nodes_[0]->events->NextFreed();
+  ASSERT_TRUE(freed.has_value());
+  EXPECT_THAT(freed->first, ElementsAre(1));
   EXPECT_THAT(table->Offer(kLoad, 0, kToken, AttachMode::kPrivate), IsOk());
   EXPECT_THAT(table->Offer(kLoad, 1, kToken, AttachMode::kPrivate),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("within 1h")));
@@ -319,6 +334,7 @@ class LatestResult : public AgentEvents {
   void Progress(const LoadKey&, const NodeProgress&) override {}
   void LoadDone(const LoadKey&, const NodeResult& result) override { status = result.status; }
   void HandedOver(const LoadKey&, int32_t, AttachMode) override {}
+  void ShardsFreed(const LoadKey&, const std::vector<int32_t>&, const absl::Status&) override {}
 
   absl::Status status;
 };

@@ -38,6 +38,11 @@ class RecordingEvents : public AgentEvents {
     Record([&] { hand_overs_.push_back({rank, mode}); });
   }
 
+  void ShardsFreed(const LoadKey&, const std::vector<int32_t>& ranks,
+                   const absl::Status& why) override {
+    Record([&] { freed_.push_back({ranks, why}); });
+  }
+
   // The next of each kind; a failure of the test, and a status, when none comes.
   absl::StatusOr<std::string> NextManifest() {
     return Next(&manifests_).value_or(absl::UnknownError("no manifest"));
@@ -51,6 +56,11 @@ class RecordingEvents : public AgentEvents {
     return Next(&results_).value_or(none);
   }
   std::optional<std::pair<int32_t, AttachMode>> NextHandOver() { return Next(&hand_overs_); }
+  std::optional<std::pair<std::vector<int32_t>, absl::Status>> NextFreed() { return Next(&freed_); }
+  size_t NumFreed() {
+    MutexLock lock(&mutex_);
+    return freed_.size();
+  }
   size_t NumResults() {
     MutexLock lock(&mutex_);
     return results_.size();
@@ -84,6 +94,7 @@ class RecordingEvents : public AgentEvents {
   std::vector<absl::StatusOr<std::string>> manifests_, plans_;
   std::vector<NodeResult> results_;
   std::vector<std::pair<int32_t, AttachMode>> hand_overs_;
+  std::vector<std::pair<std::vector<int32_t>, absl::Status>> freed_;
   std::vector<NodeStage> stages_;
 };
 

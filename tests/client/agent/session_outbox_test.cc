@@ -13,12 +13,16 @@ using Taken = SessionOutbox::Taken;
 class SessionOutboxTest : public ::testing::Test {
  protected:
   void HandOver(int rank) { outbox_.HandedOver({"loads/a", 3}, rank, AttachMode::kShared); }
-  // The ranks of the hand-overs that the stream is given; other messages are -1.
+  // The ranks of the hand-overs that the stream is given, 100 more for freed shards; other messages
+  // are -1.
   std::vector<int> TakeAll() {
     std::vector<int> ranks;
     v1::SessionRequest message;
     while (outbox_.Next(absl::ZeroDuration(), &message) == Taken::kMessage) {
-      ranks.push_back(message.has_hand_over_report() ? message.hand_over_report().rank() : -1);
+      ranks.push_back(message.has_hand_over_report() ? message.hand_over_report().rank()
+                      : message.has_shards_freed_report()
+                          ? 100 + message.shards_freed_report().ranks(0)
+                          : -1);
     }
     return ranks;
   }
@@ -37,6 +41,20 @@ TEST_F(SessionOutboxTest, AHandOverThatAStreamTookAndLostIsSaidAgainInItsOrder) 
   HandOver(3);
   outbox_.Open();
   EXPECT_THAT(TakeAll(), ElementsAre(0, 1, 2, 3));
+}
+
+TEST_F(SessionOutboxTest, FreedShardsAreKeptAndSaidAgainAmongTheHandOvers) {
+  const auto free = [this](int32_t rank) {
+    outbox_.ShardsFreed({"loads/a", 3}, {rank}, absl::FailedPreconditionError("nobody came"));
+  };
+  free(7);  // without a stream
+  outbox_.Open();
+  HandOver(0);
+  free(8);
+  EXPECT_THAT(TakeAll(), ElementsAre(107, 0, 108));
+  outbox_.Close();
+  outbox_.Open();
+  EXPECT_THAT(TakeAll(), ElementsAre(107, 0, 108));
 }
 
 TEST_F(SessionOutboxTest, WhatWasTakenIsNotSaidTwiceOnOneStream) {

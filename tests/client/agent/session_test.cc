@@ -24,6 +24,7 @@
 namespace zerocast {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -281,6 +282,36 @@ TEST_F(SessionTest, FreesWhatNoProcessTakes) {
       AttachClient(dir_.File("agent.sock")).Attach("loads/a", 1, "secret", "shared");
   EXPECT_EQ(refused["error"]["code"], "FAILED_PRECONDITION");
   EXPECT_THAT(refused["error"]["message"].get<std::string>(), HasSubstr("--unclaimed-ttl"));
+  const v1::ShardsFreedReport report =
+      server.Next(v1::SessionRequest::kShardsFreedReport).shards_freed_report();
+  EXPECT_EQ(report.load(), "loads/a");
+  EXPECT_EQ(report.epoch(), 3);
+  EXPECT_THAT(report.ranks(), ElementsAre(0, 1));
+  EXPECT_EQ(report.why().reason(), "WRONG_STATE");
+  EXPECT_THAT(report.why().message(), HasSubstr("--unclaimed-ttl"));
+  // The next stream hears of it, too: this one may have died before it was delivered.
+  server.Stop();
+  server.Start();
+  EXPECT_THAT(server.Next(v1::SessionRequest::kRegister).register_().held_loads(), IsEmpty());
+  EXPECT_THAT(server.Next(v1::SessionRequest::kShardsFreedReport).shards_freed_report().ranks(),
+              ElementsAre(0, 1));
+}
+
+TEST_F(SessionTest, AnInspectionEndsWhenTheTimeThatTheServerGivesIsOver) {
+  FakeServer server(address_);
+  StartAgent();
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  v1::SessionResponse inspect;
+  inspect.mutable_inspect_checkpoint()->set_load("loads/a");
+  inspect.mutable_inspect_checkpoint()->set_epoch(3);
+  inspect.mutable_inspect_checkpoint()->set_checkpoint_path(checkpoint_.path());
+  inspect.mutable_inspect_checkpoint()->mutable_timeout();  // it is over already
+  server.Say(inspect);
+  const v1::Failure failure =
+      server.Next(v1::SessionRequest::kManifestReport).manifest_report().failure();
+  EXPECT_THAT(StatusFromFailure(failure),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr(checkpoint_.path())));
+  EXPECT_EQ(failure.reason(), "DEADLINE_EXCEEDED");
 }
 
 TEST_F(SessionTest, DialsAgainAndNamesTheShardsItHolds) {
