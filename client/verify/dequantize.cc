@@ -175,7 +175,7 @@ absl::StatusOr<Results> FirstGenerationFp8(const Op& op, const Results& input,
   return results;
 }
 
-absl::StatusOr<Results> Fp8(Results input, const OperationContext& context) {
+absl::StatusOr<Results> Fp8(const Results& input, const OperationContext& context) {
   const DType dtype = context.decode_to != DType::kInvalid ? context.decode_to : CommonDType(input);
   Results results;
   // A weight alone goes on under the whole name.
@@ -300,7 +300,7 @@ absl::StatusOr<Tensor> DequantizeMxfp4(const Tensor& blocks, const Tensor& scale
 }
 
 absl::StatusOr<std::vector<NamedTensors>> RunDequantize(const Op& op,
-                                                        std::vector<NamedTensors> input,
+                                                        const std::vector<NamedTensors>& input,
                                                         const OperationContext& context) {
   if (op.kind == OpKind::kMxfp4Dequantize) return Mxfp4(input, context);
   // The two releases differ in how their rules name the weight.
@@ -308,7 +308,7 @@ absl::StatusOr<std::vector<NamedTensors>> RunDequantize(const Op& op,
       context.sources.end()) {
     return FirstGenerationFp8(op, input, context);
   }
-  return Fp8(std::move(input), context);
+  return Fp8(input, context);
 }
 
 }  // namespace zerocast::verify

@@ -21,7 +21,7 @@ absl::StatusOr<Tensor> DequantizeMxfp4(const Tensor& blocks, const Tensor& scale
 
 // The two operations: OpKind::kFp8Dequantize and kMxfp4Dequantize.
 absl::StatusOr<std::vector<NamedTensors>> RunDequantize(const Op& op,
-                                                        std::vector<NamedTensors> input,
+                                                        const std::vector<NamedTensors>& input,
                                                         const OperationContext& context);
 
 }  // namespace zerocast::verify

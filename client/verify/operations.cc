@@ -333,7 +333,7 @@ absl::StatusOr<std::vector<NamedTensors>> RunOperation(const Op& op,
       return Reshape(op, input, context);
     case OpKind::kFp8Dequantize:
     case OpKind::kMxfp4Dequantize:
-      return RunDequantize(op, std::move(input), context);
+      return RunDequantize(op, input, context);
   }
   return InvalidArgumentError("an unknown operation");
 }

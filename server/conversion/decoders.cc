@@ -24,7 +24,7 @@ absl::StatusOr<int32_t> WholeSource(const Value& value) {
 }
 
 // Appends the decoder and gives the value that boxes read through it.
-absl::StatusOr<Value> Decoded(SourceDecoder decoder, std::vector<int64_t> shape,
+absl::StatusOr<Value> Decoded(const SourceDecoder& decoder, std::vector<int64_t> shape,
                               const Value& weight, const Value& scale,
                               std::vector<SourceDecoder>* decoders) {
   if (!IsConsistent(decoder.decoder, Product(weight.shape), Product(scale.shape))) {
@@ -34,7 +34,7 @@ absl::StatusOr<Value> Decoded(SourceDecoder decoder, std::vector<int64_t> shape,
                      ShapeText(weight.shape), " and dtype ", DTypeName(decoder.decoder.stored)));
   }
   Value value = WholeValue(decoder.source, std::move(shape));
-  decoders->push_back(std::move(decoder));
+  decoders->push_back(decoder);
   return value;
 }
 
@@ -100,7 +100,7 @@ absl::StatusOr<Value> DecodeFp8(const Op& op, const Value& weight, const Value& 
   form.matrix_scales = is_shared ? 0 : grid;
   const bool keeps_scale = IsFloating(form.scale) && SizeOf(form.scale) >= 2;
   decoder.dtype = keeps_scale ? form.scale : DType::kBFloat16;
-  return Decoded(std::move(decoder), std::move(shape), weight, scale, decoders);
+  return Decoded(decoder, std::move(shape), weight, scale, decoders);
 }
 
 Entry OneValue(absl::string_view name, Value value) {
@@ -210,7 +210,7 @@ absl::StatusOr<Entries> DecodeMxfp4(const Entries& input, const DecodeContext& c
     decoder.decoder.cols = decoder.decoder.block_cols = 2 * bytes;
     decoder.decoder.matrix_scales = 1;
     decoder.dtype = DType::kBFloat16;
-    ZC_ASSIGN_OR_RETURN(value, Decoded(std::move(decoder), shape, blocks, scales, decoders));
+    ZC_ASSIGN_OR_RETURN(value, Decoded(decoder, shape, blocks, scales, decoders));
   }
   ZC_ASSIGN_OR_RETURN(value, Transpose(value, 1, 2));
   Entries result;

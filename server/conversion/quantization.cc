@@ -135,8 +135,8 @@ Rule WithCompanions(Quantization quantization, Rule rule) {
   return rule;
 }
 
-absl::Status Refuse(std::string message) {
-  return WithReason(absl::FailedPreconditionError(std::move(message)), "UNSUPPORTED");
+absl::Status Refuse(absl::string_view message) {
+  return WithReason(absl::FailedPreconditionError(message), "UNSUPPORTED");
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ absl::Status Exhausted(absl::string_view what, int64_t limit, absl::string_view 
                     "RESOURCE_EXHAUSTED");
 }
 
-absl::Status WrongState(std::string message) {
-  return WithReason(absl::FailedPreconditionError(std::move(message)), "WRONG_STATE");
+absl::Status WrongState(absl::string_view message) {
+  return WithReason(absl::FailedPreconditionError(message), "WRONG_STATE");
 }
 
 absl::Status OtherBody(const RequestKey& request) {
