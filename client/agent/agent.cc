@@ -26,6 +26,7 @@ namespace {
 
 // Long enough for a worker to see the cancellation, short enough for a service manager's patience.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
+constexpr int kMaxThreads = 256;  // of one load
 constexpr absl::Duration kMaxJanitorInterval = absl::Seconds(15);
 
 absl::Status CheckOptions(const AgentOptions& options) {
@@ -36,6 +37,10 @@ absl::Status CheckOptions(const AgentOptions& options) {
   }
   if (options.unclaimed_ttl <= absl::ZeroDuration()) {
     violations.push_back({"unclaimed_ttl", "must be more than nothing"});
+  }
+  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
+    violations.push_back(
+        {"threads", absl::StrCat("must be 0 to ", kMaxThreads, ", was ", options.num_threads)});
   }
   if (options.file_timeout <= absl::ZeroDuration()) {
     violations.push_back({"file_timeout", "must be more than nothing"});
@@ -119,6 +124,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   environment.node_name = options.node_name;
   environment.bulk_host = options.bulk_host;
   environment.file_timeout = options.file_timeout;
+  environment.num_threads = options.num_threads;
   ZC_ASSIGN_OR_RETURN(environment.roots,
                       environment.file_work->Call<std::vector<std::string>>(
                           absl::StrJoin(options.roots, ", "), options.file_timeout, nullptr,

@@ -45,6 +45,8 @@ struct AgentOptions {
   // The longest that one call to a file system may last at the start and for inspections; for the
   // files of a load its own timeout holds.
   absl::Duration file_timeout = absl::Seconds(60);
+  // That read and copy for one load; 0: one a processor, at most 16.
+  int num_threads = 0;
 
   // How the nodes of a load are connected; null: Gloo on bulk_host.
   CommunicatorFactory communicators;

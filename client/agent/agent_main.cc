@@ -87,6 +87,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--max-loads", flags->agent.max_loads, "Loads at a time, held shards included")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app->add_option("--threads", flags->agent.num_threads,
+                  "Threads that read and copy for one load; 0: one a processor, at most 16")
+      ->check(CLI::Range(0, 256))
+      ->capture_default_str();
   app->add_option(
          "--unclaimed-ttl", flags->unclaimed_ttl,
          "Shards that no process has taken this long after their load was ready are freed; "

@@ -87,6 +87,13 @@ absl::Status Arena::SealForSharing() {
                   "seal the arena against writing");
 }
 
+std::vector<char*> DataOf(const std::vector<Arena>& arenas) {
+  std::vector<char*> data;
+  data.reserve(arenas.size());
+  for (const Arena& arena : arenas) data.push_back(arena.data());
+  return data;
+}
+
 int64_t Arena::TotalBytes() { return total_bytes; }
 
 }  // namespace zerocast

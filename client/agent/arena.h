@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -46,6 +47,9 @@ class Arena {
   char* data_ = nullptr;
   int64_t num_bytes_ = 0;
 };
+
+// Where the bytes of each begin.
+std::vector<char*> DataOf(const std::vector<Arena>& arenas);
 
 }  // namespace zerocast
 

@@ -1,5 +1,7 @@
 #include "client/agent/executor.h"
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,12 +28,17 @@ class StageTimer {
   const absl::Duration start_;
 };
 
-// What one node gives another in a round.
+// What this node gets from another in a round.
 struct PeerMessage {
   std::vector<Piece> pieces;
   int64_t num_bytes = 0;
   Buffer buffer;
 };
+
+int DefaultThreads() {
+  constexpr unsigned kMost = 16;
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
+}
 
 class Executor {
  public:
@@ -40,12 +47,11 @@ class Executor {
         plan_(*options.plan),
         schedule_(*options.schedule),
         progress_(*progress),
-        num_nodes_(NeedsExchange(plan_.layout) ? plan_.layout.num_nodes : 1) {
+        num_nodes_(NeedsExchange(plan_.layout) ? plan_.layout.num_nodes : 1),
+        num_threads_(options.num_threads > 0 ? options.num_threads : DefaultThreads()) {
     arenas_.first_rank = RanksOfNode(plan_.layout, options_.node).first;
-    arenas_.data = options_.arenas;
-    for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
-      first_ranks_.push_back(RanksOfNode(plan_.layout, node).first);
-    }
+    arena_data_ = DataOf(*options.arenas);
+    arenas_.data = arena_data_;
   }
 
   absl::Status Run();
@@ -53,13 +59,12 @@ class Executor {
  private:
   absl::Status Check() const;
   absl::Status RunRound(int64_t round, RoundReader* reader);
-  absl::Status Scatter(int64_t round, const LoadedRound& loaded);
-  absl::Status PackSends(int64_t round, const LoadedRound& loaded, std::vector<Message>* sends);
+  absl::Status Scatter(int64_t round, absl::Span<const OutgoingMessage> outgoing);
   void PlanReceives(int64_t round, std::vector<Message>* receives);
-  absl::Status UnpackReceives(int64_t round);
-  absl::Status CopyLocal(int64_t round, const LoadedRound& loaded);
-  absl::Status Broadcast(int64_t round, const LoadedRound& loaded);
-  absl::Status BroadcastFrom(int64_t round, int32_t reader, const LoadedRound& loaded);
+  void UnpackReceives(int64_t round);
+  absl::Status Broadcast(int64_t round, absl::Span<const OutgoingMessage> outgoing);
+  absl::Status BroadcastFrom(int64_t round, int32_t reader,
+                             absl::Span<const OutgoingMessage> outgoing);
   absl::Status ExchangeError(const absl::Status& status) const;
   bool Cancelled() const { return options_.cancelled != nullptr && *options_.cancelled; }
   void UpdateProgress(const RoundReader& reader);
@@ -69,20 +74,21 @@ class Executor {
   const Schedule& schedule_;
   ExecutorProgress& progress_;
   const int32_t num_nodes_;  // that exchange; 1 when nothing is
+  const int num_threads_;
+  std::vector<char*> arena_data_;
   NodeArenas arenas_;
-  std::vector<int32_t> first_ranks_;  // by node
+  absl::Duration unpack_;
 
   // Used again in every round.
-  std::vector<PeerMessage> outgoing_, incoming_;  // by node
+  std::vector<PeerMessage> incoming_;  // by node
   std::vector<Piece> pieces_;
 };
 
 absl::Status Executor::Check() const {
   const auto [first, last] = RanksOfNode(plan_.layout, options_.node);
-  if (static_cast<int32_t>(options_.arenas.size()) != last - first) {
-    return absl::InternalError(absl::StrCat("run node ", options_.node, ": ",
-                                            options_.arenas.size(), " arenas for ", last - first,
-                                            " ranks"));
+  if (arenas_.num_ranks() != last - first) {
+    return absl::InternalError(absl::StrCat("run node ", options_.node, ": ", arenas_.num_ranks(),
+                                            " arenas for ", last - first, " ranks"));
   }
   if (num_nodes_ > 1 &&
       (options_.communicator == nullptr || options_.communicator->size() != num_nodes_ ||
@@ -95,7 +101,6 @@ absl::Status Executor::Check() const {
 
 absl::Status Executor::Run() {
   ZC_RETURN_IF_ERROR(Check());
-  outgoing_.resize(static_cast<size_t>(num_nodes_));
   incoming_.resize(static_cast<size_t>(num_nodes_));
   progress_.num_rounds = schedule_.num_rounds();
   progress_.bytes_to_read = schedule_.ReadBytes(options_.node);
@@ -110,6 +115,10 @@ absl::Status Executor::Run() {
       options_.file_work != nullptr ? options_.file_work : std::make_shared<FileWork>();
   reader_options.identities = options_.identities;
   reader_options.after_read = options_.hooks.after_read;
+  reader_options.arenas = options_.arenas;
+  reader_options.sends = num_nodes_ > 1;
+  reader_options.num_threads = num_threads_;
+  reader_options.chunk_bytes = options_.chunk_bytes;
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<RoundReader> reader,
                       RoundReader::Start(std::move(reader_options), options_.stage_timeout));
   for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
@@ -126,6 +135,9 @@ absl::Status Executor::Run() {
 
 void Executor::UpdateProgress(const RoundReader& reader) {
   progress_.bytes_read = reader.bytes_read();
+  const RoundReaderTimes times = reader.times();
+  progress_.read = times.read / num_threads_;
+  progress_.copy = times.copy / num_threads_ + unpack_;
   if (options_.communicator != nullptr) {
     progress_.bytes_sent = options_.communicator->bytes_sent();
     progress_.bytes_received = options_.communicator->bytes_received();
@@ -134,54 +146,27 @@ void Executor::UpdateProgress(const RoundReader& reader) {
 
 absl::Status Executor::RunRound(int64_t round, RoundReader* reader) {
   if (Cancelled()) return absl::CancelledError("load: it was cancelled");
-  LoadedRound loaded;
-  loaded.extents = schedule_.Reads(round, options_.node);
+  ZC_ASSIGN_OR_RETURN(const absl::Span<const OutgoingMessage> outgoing,
+                      reader->Next(options_.stage_timeout));
+  if (num_nodes_ == 1) return absl::OkStatus();
+  return plan_.layout.move_mode == MoveMode::kBroadcast ? Broadcast(round, outgoing)
+                                                        : Scatter(round, outgoing);
+}
+
+absl::Status Executor::Scatter(int64_t round, absl::Span<const OutgoingMessage> outgoing) {
+  std::vector<Message> sends, receives;
+  for (const OutgoingMessage& message : outgoing) {
+    sends.push_back({message.node, message.data, message.num_bytes});
+  }
+  PlanReceives(round, &receives);
   {
-    StageTimer timer(options_.clock, &progress_.read_wait);
-    ZC_ASSIGN_OR_RETURN(const absl::Span<const char> data, reader->Next(options_.stage_timeout));
-    loaded.data = data.data();
+    StageTimer timer(options_.clock, &progress_.exchange);
+    const absl::Status status =
+        options_.communicator->Exchange(sends, receives, options_.stage_timeout);
+    if (!status.ok()) return ExchangeError(status);
   }
-  if (num_nodes_ > 1 && plan_.layout.move_mode == MoveMode::kBroadcast) {
-    return Broadcast(round, loaded);
-  }
-  return Scatter(round, loaded);
-}
-
-absl::Status Executor::Scatter(int64_t round, const LoadedRound& loaded) {
-  if (num_nodes_ > 1) {
-    std::vector<Message> sends, receives;
-    {
-      StageTimer timer(options_.clock, &progress_.copy);
-      ZC_RETURN_IF_ERROR(PackSends(round, loaded, &sends));
-      PlanReceives(round, &receives);
-    }
-    {
-      StageTimer timer(options_.clock, &progress_.exchange);
-      const absl::Status status =
-          options_.communicator->Exchange(sends, receives, options_.stage_timeout);
-      if (!status.ok()) return ExchangeError(status);
-    }
-    StageTimer timer(options_.clock, &progress_.copy);
-    ZC_RETURN_IF_ERROR(UnpackReceives(round));
-  }
-  StageTimer timer(options_.clock, &progress_.copy);
-  return CopyLocal(round, loaded);
-}
-
-absl::Status Executor::PackSends(int64_t round, const LoadedRound& loaded,
-                                 std::vector<Message>* sends) {
-  for (int32_t node = 0; node < num_nodes_; ++node) {
-    if (node == options_.node) continue;
-    PeerMessage& message = outgoing_[static_cast<size_t>(node)];
-    const int32_t first_rank = first_ranks_[static_cast<size_t>(node)];
-    message.pieces.clear();
-    schedule_.Pieces(round, options_.node, node, &message.pieces);
-    message.num_bytes = MessageBytes(plan_, message.pieces, first_rank);
-    if (message.num_bytes == 0) continue;
-    char* const data = message.buffer.Reserve(message.num_bytes);
-    ZC_RETURN_IF_ERROR(PackMessage(plan_, loaded, message.pieces, first_rank, data));
-    sends->push_back({node, data, message.num_bytes});
-  }
+  StageTimer timer(options_.clock, &unpack_);
+  UnpackReceives(round);
   return absl::OkStatus();
 }
 
@@ -197,7 +182,7 @@ void Executor::PlanReceives(int64_t round, std::vector<Message>* receives) {
   }
 }
 
-absl::Status Executor::UnpackReceives(int64_t round) {
+void Executor::UnpackReceives(int64_t round) {
   for (int32_t node = 0; node < num_nodes_; ++node) {
     PeerMessage& message = incoming_[static_cast<size_t>(node)];
     if (node == options_.node || message.num_bytes == 0) continue;
@@ -206,52 +191,47 @@ absl::Status Executor::UnpackReceives(int64_t round) {
       options_.hooks.before_unpack(round, node,
                                    absl::MakeSpan(data, static_cast<size_t>(message.num_bytes)));
     }
-    ZC_RETURN_IF_ERROR(UnpackMessage(plan_, data, message.pieces, arenas_));
+    UnpackMessage(plan_, data, message.pieces, arenas_);
   }
-  return absl::OkStatus();
 }
 
-absl::Status Executor::CopyLocal(int64_t round, const LoadedRound& loaded) {
-  pieces_.clear();
-  schedule_.Pieces(round, options_.node, options_.node, &pieces_);
-  for (const Piece& piece : pieces_) {
-    ZC_RETURN_IF_ERROR(CopyToArena(plan_, loaded, piece, arenas_));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Executor::Broadcast(int64_t round, const LoadedRound& loaded) {
+absl::Status Executor::Broadcast(int64_t round, absl::Span<const OutgoingMessage> outgoing) {
   for (int32_t reader = 0; reader < num_nodes_; ++reader) {
     if (Cancelled()) return absl::CancelledError("load: it was cancelled");
-    ZC_RETURN_IF_ERROR(BroadcastFrom(round, reader, loaded));
+    ZC_RETURN_IF_ERROR(BroadcastFrom(round, reader, outgoing));
   }
   return absl::OkStatus();
 }
 
-absl::Status Executor::BroadcastFrom(int64_t round, int32_t reader, const LoadedRound& loaded) {
-  pieces_.clear();
-  schedule_.WholePieces(round, reader, &pieces_);
-  const int64_t num_bytes = BroadcastBytes(plan_, pieces_);
-  if (num_bytes == 0) return absl::OkStatus();  // on all nodes alike
+absl::Status Executor::BroadcastFrom(int64_t round, int32_t reader,
+                                     absl::Span<const OutgoingMessage> outgoing) {
   const bool mine = reader == options_.node;
-  char* const data = incoming_[0].buffer.Reserve(num_bytes);
+  char* data = nullptr;
+  int64_t num_bytes = 0;
   if (mine) {
-    StageTimer timer(options_.clock, &progress_.copy);
-    ZC_RETURN_IF_ERROR(PackBroadcast(plan_, loaded, pieces_, data));
+    if (!outgoing.empty()) data = outgoing.front().data;
+    if (!outgoing.empty()) num_bytes = outgoing.front().num_bytes;
+  } else {
+    pieces_.clear();
+    schedule_.WholePieces(round, reader, &pieces_);
+    num_bytes = BroadcastBytes(plan_, pieces_);
+    data = incoming_[0].buffer.Reserve(num_bytes);
   }
+  if (num_bytes == 0) return absl::OkStatus();  // on all nodes alike
   {
     StageTimer timer(options_.clock, &progress_.exchange);
     const absl::Status status =
         options_.communicator->Broadcast(data, num_bytes, reader, options_.stage_timeout);
     if (!status.ok()) return ExchangeError(status);
   }
-  StageTimer timer(options_.clock, &progress_.copy);
-  if (mine) return CutToArenas(plan_, loaded, pieces_, arenas_);
+  if (mine) return absl::OkStatus();
+  StageTimer timer(options_.clock, &unpack_);
   if (options_.hooks.before_unpack != nullptr) {
     options_.hooks.before_unpack(round, reader,
                                  absl::MakeSpan(data, static_cast<size_t>(num_bytes)));
   }
-  return UnpackBroadcast(plan_, data, pieces_, arenas_);
+  UnpackBroadcast(plan_, data, pieces_, arenas_);
+  return absl::OkStatus();
 }
 
 absl::Status Executor::ExchangeError(const absl::Status& status) const {

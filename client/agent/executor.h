@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/agent/arena.h"
 #include "client/agent/file_work.h"
 #include "client/agent/reader.h"
 #include "kernels/comm/communicator.h"
@@ -29,8 +30,9 @@ struct ExecutorProgress {
   int64_t bytes_to_read = 0;
   int64_t bytes_sent = 0;
   int64_t bytes_received = 0;
-  // Where the executor's own time went; reading itself runs beside it.
-  absl::Duration read_wait;
+  // Where the time went.  Reading and copying are those of an average reading thread, and unpacking
+  // what came; exchanging runs beside them.
+  absl::Duration read;
   absl::Duration copy;
   absl::Duration exchange;
 };
@@ -55,9 +57,13 @@ struct ExecutorOptions {
   // One participant a node, numbered as the nodes.  May be null where nothing is exchanged: one
   // node, or ReadMode::kLocal.
   Communicator* communicator = nullptr;
-  // The arenas of the node's ranks in ascending order, plan->arena_bytes each, all zero.  Not
-  // owned.
-  std::vector<char*> arenas;
+  // Of the node's ranks in ascending order, plan->arena_bytes each, all zero.  Shared with the
+  // threads that read: one that is left behind in a read keeps them.  When the load went well none
+  // is, and they are the caller's alone.
+  std::shared_ptr<const std::vector<Arena>> arenas;
+  // Threads that read and copy; 0: one for each processor, at most 16.
+  int num_threads = 0;
+  int64_t chunk_bytes = 0;              // read at once by a thread; 0: what the caches like
   std::vector<std::string> node_names;  // for messages; may be empty
   // The longest that any single wait may last: for a round's reads, for an exchange, for a call to
   // the file system at the end.
@@ -70,10 +76,10 @@ struct ExecutorOptions {
   ExecutorHooks hooks;
 };
 
-// Runs one node's part of a plan: reads its extents round by round (the next round is read while
-// this one is copied), copies what its own ranks own straight into their arenas, packs what other
-// nodes need into one message a node, exchanges, and unpacks what came; casts happen in the copy
-// into the arena.  All nodes of the load must run at once.
+// Runs one node's part of a plan: reads its extents round by round, what its own ranks own straight
+// into their arenas and what other nodes need into one message a node, exchanges, and unpacks what
+// came; the next round is read meanwhile.  Casts happen on the way into the arena.  All nodes of
+// the load must run at once.
 //
 // Blocks until the end.  After an error the arenas hold anything, and the communicator is aborted,
 // so that the other nodes do not wait.  Errors:

@@ -27,7 +27,7 @@ namespace zerocast {
 class FileWork {
  public:
   struct Options {
-    int max_threads = 256;
+    int max_threads = 1024;
     int max_stuck_per_folder = 2;
   };
   // Runs on the thread; tells `about_to` of every call, and ends with its error: CANCELLED once

@@ -107,12 +107,13 @@ absl::StatusOr<std::string> Load::Prepare(const PrepareCommand& command) {
                                               [plan](const Schedule* owned) { delete owned; });
   ZC_RETURN_IF_ERROR(CheckFiles());
   const auto [first, last] = RanksOfNode(plan_->layout, command.node);
+  arenas_ = std::make_shared<std::vector<Arena>>();
   for (int32_t rank = first; rank < last; ++rank) {
     if (cancelled_) return absl::CancelledError("prepare: the load was cancelled");
     ZC_ASSIGN_OR_RETURN(
         Arena arena,
         Arena::Create(absl::StrCat("zerocast-", key_.load, "-rank-", rank), plan_->arena_bytes));
-    arenas_.push_back(std::move(arena));
+    arenas_->push_back(std::move(arena));
   }
   prepare_duration_ = environment_->clock->Steady() - start;
   may_run_ = true;
@@ -166,7 +167,7 @@ NodeResult Load::Run() {
     result.progress.stage = NodeStage::kDone;
   } else {
     result.shards.clear();
-    arenas_.clear();
+    arenas_.reset();
   }
   // What is left is the shards and their index: the plan can be large.
   plan_.reset();
@@ -176,7 +177,7 @@ NodeResult Load::Run() {
 }
 
 absl::Status Load::RunStages(NodeResult* result) {
-  result->progress.arena_bytes = plan_->arena_bytes * static_cast<int64_t>(arenas_.size());
+  result->progress.arena_bytes = plan_->arena_bytes * static_cast<int64_t>(arenas_->size());
   result->progress.num_rounds = schedule_->num_rounds();
   result->progress.bytes_to_read = schedule_->ReadBytes(command_.node);
   ZC_RETURN_IF_ERROR(Connect(&result->progress));
@@ -229,7 +230,8 @@ absl::Status Load::Execute(NodeProgress* progress) {
     MutexLock lock(&mutex_);
     options.communicator = communicator_.get();
   }
-  for (const Arena& arena : arenas_) options.arenas.push_back(arena.data());
+  options.arenas = arenas_;
+  options.num_threads = environment_->num_threads;
   options.node_names = command_.node_names;
   options.stage_timeout = command_.stage_timeout;
   options.cancelled = &cancelled_;
@@ -240,7 +242,7 @@ absl::Status Load::Execute(NodeProgress* progress) {
     progress->bytes_read = now.bytes_read;
     progress->bytes_sent = now.bytes_sent;
     progress->bytes_received = now.bytes_received;
-    progress->seconds.read = now.read_wait;
+    progress->seconds.read = now.read;
     progress->seconds.copy = now.copy;
     progress->seconds.exchange = now.exchange;
   };
@@ -261,24 +263,24 @@ absl::Status Load::Finish(NodeResult* result) {
   Report(result->progress);
   const absl::Duration start = environment_->clock->Steady();
   const int32_t first_rank = RanksOfNode(plan_->layout, command_.node).first;
-  for (size_t k = 0; k < arenas_.size(); ++k) {
+  for (size_t k = 0; k < arenas_->size(); ++k) {
     if (cancelled_) return absl::CancelledError("finish: the load was cancelled");
     ShardReport shard;
     shard.rank = first_rank + static_cast<int32_t>(k);
     shard.arena_bytes = plan_->arena_bytes;
     if (command_.compute_digests) {
-      const std::vector<uint64_t> digests = PartitionDigests(*plan_, arenas_[k].data());
+      const std::vector<uint64_t> digests = PartitionDigests(*plan_, (*arenas_)[k].data());
       for (size_t t = 0; t < digests.size(); ++t) {
         shard.digests.push_back({plan_->targets[t].name, digests[t]});
       }
     }
-    ZC_RETURN_IF_ERROR(arenas_[k].Seal());
+    ZC_RETURN_IF_ERROR((*arenas_)[k].Seal());
     result->shards.push_back(std::move(shard));
   }
   result->progress.seconds.finish = environment_->clock->Steady() - start;
   auto book = std::make_shared<ShardBook>(MakeShardIndex(key_.load, *plan_), command_.attach_token,
-                                          first_rank, std::move(arenas_));
-  arenas_.clear();
+                                          first_rank, std::move(*arenas_));
+  arenas_.reset();
   MutexLock lock(&mutex_);
   if (cancelled_) return absl::CancelledError("finish: the load was cancelled");
   shards_ = std::move(book);

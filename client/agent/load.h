@@ -34,6 +34,7 @@ struct LoadEnvironment {
   // The longest that one call to the file system may last where no load says it: for inspections,
   // which also have a time for all of their calls.
   absl::Duration file_timeout = absl::Seconds(60);
+  int num_threads = 0;  // that read and copy for one load; 0: ExecutorOptions' default
   std::shared_ptr<AgentEvents> events;
   const Clock* clock = Clock::Real();
   // A node that lost its peer waits this long for the server's cancel before it reports that: the
@@ -109,7 +110,7 @@ class Load {
   std::shared_ptr<const Plan> plan_;
   std::shared_ptr<const Schedule> schedule_;
   std::vector<FileIdentity> identities_;
-  std::vector<Arena> arenas_;
+  std::shared_ptr<std::vector<Arena>> arenas_;  // shared with reads that are left behind
   absl::Duration prepare_duration_;
   absl::Duration last_report_ = -absl::InfiniteDuration();
 

@@ -1,24 +1,17 @@
 #ifndef ZEROCAST_CLIENT_AGENT_PLACEMENT_H_
 #define ZEROCAST_CLIENT_AGENT_PLACEMENT_H_
 
-// Where the bytes of a piece lie: in what was read, in a message, in an arena.  Functions of their
+// Where the bytes of a piece lie: in a file, in a message, in an arena.  Functions of their
 // arguments; all memory is the caller's.
 
 #include <cstdint>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 
 namespace zerocast {
-
-// The bytes of one node's extents of one round, one behind the other from `data` on.
-struct LoadedRound {
-  absl::Span<const Extent> extents;
-  const char* data = nullptr;
-};
 
 // Bytes of `extents` together.
 int64_t TotalBytes(absl::Span<const Extent> extents);
@@ -35,33 +28,39 @@ struct NodeArenas {
 // The ranks of `node`: [first, second).  Layout keeps them together.
 std::pair<int32_t, int32_t> RanksOfNode(const Layout& layout, int32_t node);
 
-// Copies `piece` from what was read into the arena of its rank.
-// INTERNAL when no extent of `loaded` holds it.
-absl::Status CopyToArena(const Plan& plan, const LoadedRound& loaded, const Piece& piece,
-                         const NodeArenas& arenas);
+// One box on its way from a tensor of the checkpoint into memory.
+struct Move {
+  int32_t source = 0;  // index in Manifest::tensors
+  Box box;  // source places count from the tensor's element 0, target places from `memory`
+  DType dtype = DType::kInvalid;           // of what is in `memory`
+  const SourceDecoder* decoder = nullptr;  // of the plan, where the source is decoded
+  char* memory = nullptr;                  // not owned
+};
+
+// Appends the moves of pieces of this node's ranks into their arenas.
+void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const NodeArenas& arenas,
+                      std::vector<Move>* out);
 
 // A message holds the pieces of a list one behind the other in their WireDType (schedule.h).  Of a
 // target that every rank holds whole it carries the piece of `first_rank` alone.
 bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank);
 int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank);
 
-// Writes the message for the node whose first rank is `first_rank`.
-absl::Status PackMessage(const Plan& plan, const LoadedRound& loaded,
-                         absl::Span<const Piece> pieces, int32_t first_rank, char* message);
+// Appends the moves that write the message for the node whose first rank is `first_rank`.
+void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank,
+                        char* message, std::vector<Move>* out);
 
 // Unpacks a message for the ranks of `arenas`.
-absl::Status UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                           const NodeArenas& arenas);
+void UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
+                   const NodeArenas& arenas);
 
 // A broadcast holds whole pieces (Piece::rank -1), one behind the other.  Each node cuts them to
-// its ranks: from the message, or, where it read them itself, from `loaded`.
+// its ranks.
 int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces);
-absl::Status PackBroadcast(const Plan& plan, const LoadedRound& loaded,
-                           absl::Span<const Piece> pieces, char* message);
-absl::Status UnpackBroadcast(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                             const NodeArenas& arenas);
-absl::Status CutToArenas(const Plan& plan, const LoadedRound& loaded,
-                         absl::Span<const Piece> pieces, const NodeArenas& arenas);
+void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char* message,
+                          std::vector<Move>* out);
+void UnpackBroadcast(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
+                     const NodeArenas& arenas);
 
 }  // namespace zerocast
 

@@ -19,8 +19,9 @@
 namespace zerocast {
 namespace {
 
-// One system call reads at most this much (Linux stops at 2 GiB anyway).
-constexpr size_t kMaxReadBytes = size_t{1} << 30;
+// Pieces of memory that one system call fills.
+constexpr size_t kMaxPieces = 256;
+static_assert(kMaxPieces <= IOV_MAX);
 
 FileIdentity IdentityFromStat(const struct stat& info) {
   FileIdentity identity;
@@ -64,33 +65,58 @@ class PosixFile : public ReadableFile {
     return IdentityFromStat(info);
   }
 
-  absl::Status ReadAt(int64_t offset, absl::Span<char> into) override {
-    while (!into.empty()) {
-      const size_t want = std::min(into.size(), kMaxReadBytes);
-      const ssize_t got = shared_->options.pread(fd_, into.data(), want, offset);
+  absl::Status ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) override {
+    struct iovec call[kMaxPieces];
+    size_t skip = 0;  // bytes of pieces.front() that are there already
+    while (true) {
+      while (!pieces.empty() && skip >= pieces.front().iov_len) {
+        skip -= pieces.front().iov_len;
+        pieces.remove_prefix(1);
+      }
+      if (pieces.empty()) return absl::OkStatus();
+      const size_t count = std::min(pieces.size(), kMaxPieces);
+      std::copy_n(pieces.begin(), count, call);
+      call[0].iov_base = static_cast<char*>(call[0].iov_base) + skip;
+      call[0].iov_len -= skip;
+      const ssize_t got = Read(call, static_cast<int>(count), offset);
       if (got < 0) {
         if (errno == EINTR) continue;
-        const int error_number = errno;
-        return WithReason(
-            absl::UnavailableError(
-                ErrnoStatus(error_number, absl::StrCat("read ", path_, " at offset ", offset))
-                    .message()),
-            "IO_ERROR");
+        return ReadError(errno, offset);
       }
-      if (got == 0) {
-        return WithReason(absl::DataLossError(absl::StrCat(
-                              "read ", path_, " at offset ", offset, ": the file ends there, ",
-                              into.size(), " bytes before the end of what its header promises")),
-                          "CHECKPOINT_CORRUPT");
-      }
+      if (got == 0) return TooShort(offset, TotalLength(pieces) - skip);
       shared_->bytes_read += got;
       offset += got;
-      into.remove_prefix(static_cast<size_t>(got));
+      skip += static_cast<size_t>(got);
     }
-    return absl::OkStatus();
   }
 
  private:
+  ssize_t Read(const struct iovec* pieces, int count, int64_t offset) const {
+    if (shared_->options.pread == nullptr) return ::preadv(fd_, pieces, count, offset);
+    return shared_->options.pread(fd_, pieces->iov_base, pieces->iov_len, offset);
+  }
+
+  static size_t TotalLength(absl::Span<const struct iovec> pieces) {
+    size_t total = 0;
+    for (const struct iovec& piece : pieces) total += piece.iov_len;
+    return total;
+  }
+
+  absl::Status ReadError(int error_number, int64_t offset) const {
+    return WithReason(
+        absl::UnavailableError(
+            ErrnoStatus(error_number, absl::StrCat("read ", path_, " at offset ", offset))
+                .message()),
+        "IO_ERROR");
+  }
+
+  absl::Status TooShort(int64_t offset, size_t missing) const {
+    return WithReason(absl::DataLossError(absl::StrCat(
+                          "read ", path_, " at offset ", offset, ": the file ends there, ", missing,
+                          " bytes before the end of what its header promises")),
+                      "CHECKPOINT_CORRUPT");
+  }
+
   const std::shared_ptr<Shared> shared_;
   const std::string path_;
   const int fd_;
@@ -100,7 +126,6 @@ class PosixReader : public FileReader {
  public:
   explicit PosixReader(PosixReaderOptions options) : shared_(std::make_shared<Shared>()) {
     shared_->options = std::move(options);
-    if (shared_->options.pread == nullptr) shared_->options.pread = ::pread;
   }
 
   absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {

@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_AGENT_READER_H_
 
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -33,7 +34,7 @@ struct FileIdentity {
 absl::Status CheckSameFile(const std::string& path, const FileIdentity& before,
                            const FileIdentity& now);
 
-// A file that is open for reading.  Thread-compatible.
+// A file that is open for reading.  Thread-safe.
 class ReadableFile {
  public:
   virtual ~ReadableFile() = default;
@@ -41,10 +42,11 @@ class ReadableFile {
   // Of the open file, now.
   virtual absl::StatusOr<FileIdentity> Identity() const = 0;
 
-  // Fills `into` from `offset` on; short reads are continued.  Errors, all naming file and offset:
+  // Fills the pieces of memory, one after the other, with what is in the file from `offset` on;
+  // short reads are continued.  Errors, all naming file and offset:
   //   DATA_LOSS    the file ends before that; reason CHECKPOINT_CORRUPT.
   //   UNAVAILABLE  reading failed; reason IO_ERROR.
-  virtual absl::Status ReadAt(int64_t offset, absl::Span<char> into) = 0;
+  virtual absl::Status ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) = 0;
 };
 
 // Opens files.  Thread-safe.
@@ -66,7 +68,7 @@ struct PosixReaderOptions {
   // Files must lie below one of these, after symbolic links are followed; empty: anywhere.  The
   // check is made on the open descriptor, so a link that is swapped meanwhile does not pass.
   std::vector<std::string> roots;
-  // pread(2), or what a test puts in its place.
+  // What a test puts in the place of preadv(2): reads into one piece of memory.
   std::function<ssize_t(int fd, void* buffer, size_t num_bytes, off_t offset)> pread;
 };
 std::shared_ptr<FileReader> MakePosixReader(PosixReaderOptions options);

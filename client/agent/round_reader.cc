@@ -7,18 +7,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/buffer.h"
+#include "client/agent/chunks.h"
+#include "client/agent/fresh_memory.h"
 #include "client/agent/placement.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
+#include "server/base/clock.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
 namespace {
 
-constexpr int kNumBuffers = 2;
-// A cancelled load stops reading after at most this much.
-constexpr int64_t kReadChunkBytes = int64_t{8} << 20;
+// What is read at once and, where it must be copied, copied while the caches hold most of it.  A
+// cancelled load stops after this much.
+constexpr int64_t kChunkBytes = int64_t{4} << 20;
+// For the chunks of all threads of a load, of which those that transpose take four times as much.
+constexpr int64_t kMostBufferBytes = int64_t{32} << 20;
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
 
@@ -58,87 +63,227 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
   return identities;
 }
 
-// Shared with the thread, which may outlive the RoundReader.
-struct RoundReader::State {
-  explicit State(RoundReaderOptions options) : options(std::move(options)) {}
+namespace {
 
+// One round on its way.
+struct Slot {
+  RoundMoves moves;
+  std::vector<Buffer> buffers;  // of messages
+  std::vector<OutgoingMessage> messages;
+  Buffer scales;
+
+  // Guarded by the reader's mutex.
+  int64_t round = -1;     // that it is prepared for
+  size_t next_chunk = 0;  // of moves.chunks(), the next that nobody has taken
+  size_t num_done = 0;    // chunks
+};
+
+// Of one thread.
+struct Worker {
+  FileObserver about_to;
+  std::map<int32_t, std::unique_ptr<ReadableFile>> files;
+  ChunkWork chunk;
+  Buffer buffer;
+};
+
+}  // namespace
+
+// Shared with the threads, which may outlive the RoundReader.
+struct RoundReader::State {
+  explicit State(RoundReaderOptions o) : options(std::move(o)) {
+    num_rounds = options.schedule->num_rounds();
+    chunk_bytes = options.chunk_bytes;
+    if (chunk_bytes == 0) {
+      chunk_bytes = std::min(kChunkBytes, kMostBufferBytes / options.num_threads);
+    }
+    // Beyond the round that is taken and the next one, so many that no thread waits for the last
+    // chunk of another; each more has messages of its own.
+    slots.resize(options.sends ? 2 : 2 + static_cast<size_t>(options.num_threads));
+    arenas.first_rank = RanksOfNode(options.plan->layout, options.node).first;
+    arena_data = DataOf(*options.arenas);
+    arenas.data = arena_data;
+    fresh = std::make_unique<FreshMemory>(arenas.data, options.plan->arena_bytes);
+    const Layout& layout = options.plan->layout;
+    for (int32_t node = 0; node < layout.num_nodes; ++node) {
+      first_ranks.push_back(RanksOfNode(layout, node).first);
+    }
+  }
+
+  // What one thread does.
   void Run(const FileObserver& observer);
+  // The next chunk to read; null after the last one, or when there is nothing to do any more.
+  Slot* TakeChunk(Worker* worker, size_t* chunk);
+  absl::Status Prepare(int64_t round, Worker* worker, Slot* slot) const;
+  void AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const;
+  absl::Status ReadScales(int64_t round, Worker* worker, Slot* slot) const;
+  absl::Status ReadChunk(int64_t round, const Slot& slot, const Extent& extent, Worker* worker);
+  absl::StatusOr<ReadableFile*> OpenFile(int32_t file, Worker* worker) const;
+  absl::Status Read(const Extent& extent, absl::Span<const struct iovec> pieces,
+                    Worker* worker) const;
   absl::Status CheckUnchanged(const FileObserver& observer) const;
-  absl::Status ReadRound(int64_t round, Buffer* buffer);
-  absl::StatusOr<ReadableFile*> OpenFile(int32_t file);
   std::string PathOfFile(int32_t file) const {
     return PathOf(options.checkpoint_path,
                   options.plan->manifest->files[static_cast<size_t>(file)]);
   }
+  Slot& SlotOf(int64_t round) { return slots[static_cast<size_t>(round) % slots.size()]; }
+  bool IsDone(const Slot& slot, int64_t round) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return slot.round == round && slot.num_done == slot.moves.chunks().size();
+  }
 
   const RoundReaderOptions options;
-
-  // The reading thread's own.
-  FileObserver about_to;
-  std::map<int32_t, std::unique_ptr<ReadableFile>> files;
-
-  Buffer buffers[kNumBuffers];  // number round % kNumBuffers, passed on with num_filled
-  std::atomic<int64_t> bytes_read{0};
-  std::atomic<bool> stop_flag{false};
+  int64_t num_rounds = 0;
+  int64_t chunk_bytes = 0;
+  std::vector<char*> arena_data;
+  NodeArenas arenas;
+  std::unique_ptr<FreshMemory> fresh;
+  std::vector<int32_t> first_ranks;  // by node
+  mutable std::atomic<int64_t> bytes_read{0};
+  std::atomic<int64_t> read_ns{0}, copy_ns{0};
+  std::atomic<bool> stop{false};
 
   Mutex mutex;
   CondVar changed;
-  int64_t num_filled ABSL_GUARDED_BY(mutex) = 0;    // rounds read
-  int64_t num_released ABSL_GUARDED_BY(mutex) = 0;  // rounds whose buffers are free again
-  bool finished ABSL_GUARDED_BY(mutex) = false;
-  absl::Status status ABSL_GUARDED_BY(mutex);
+  std::vector<Slot> slots;                          // round r is in SlotOf(r)
+  int64_t num_released ABSL_GUARDED_BY(mutex) = 0;  // rounds whose slots are free again
+  int64_t next_round ABSL_GUARDED_BY(mutex) = 0;    // whose chunks are taken
+  bool preparing ABSL_GUARDED_BY(mutex) = false;    // some thread prepares next_round
+  absl::Status status ABSL_GUARDED_BY(mutex);       // the first error
 };
 
 void RoundReader::State::Run(const FileObserver& observer) {
-  about_to = observer;
-  const int64_t num_rounds = options.schedule->num_rounds();
-  absl::Status result;
-  for (int64_t round = 0; round < num_rounds && result.ok(); ++round) {
-    {
-      MutexLock lock(&mutex);
-      while (round - num_released >= kNumBuffers && !stop_flag) changed.Wait(&mutex);
-    }
-    if (stop_flag) break;
-    result = ReadRound(round, &buffers[round % kNumBuffers]);
+  Worker worker;
+  worker.about_to = observer;
+  size_t chunk = 0;
+  while (Slot* const slot = TakeChunk(&worker, &chunk)) {
+    const absl::Status result = ReadChunk(slot->round, *slot, slot->moves.chunks()[chunk], &worker);
     MutexLock lock(&mutex);
-    if (result.ok()) num_filled = round + 1;
-    changed.SignalAll();
+    if (!result.ok()) {
+      if (status.ok()) status = result;
+      changed.SignalAll();
+    } else if (++slot->num_done == slot->moves.chunks().size()) {
+      changed.SignalAll();
+    }
   }
-  files.clear();
-  MutexLock lock(&mutex);
-  status = result;
-  finished = true;
-  changed.SignalAll();
 }
 
-absl::Status RoundReader::State::ReadRound(int64_t round, Buffer* buffer) {
-  const absl::Span<const Extent> extents = options.schedule->Reads(round, options.node);
-  const int64_t num_bytes = TotalBytes(extents);
-  char* const data = buffer->Reserve(num_bytes);
-  char* place = data;
-  for (const Extent& extent : extents) {
-    ZC_ASSIGN_OR_RETURN(ReadableFile* const file, OpenFile(extent.file));
-    for (int64_t offset = extent.begin; offset < extent.end && !stop_flag;) {
-      const int64_t chunk = std::min(kReadChunkBytes, extent.end - offset);
-      ZC_RETURN_IF_ERROR(
-          Observe(about_to, absl::StrCat("read ", PathOfFile(extent.file), " at offset ", offset)));
-      ZC_RETURN_IF_ERROR(file->ReadAt(offset, absl::MakeSpan(place, static_cast<size_t>(chunk))));
-      offset += chunk;
-      place += chunk;
-      bytes_read += chunk;
+Slot* RoundReader::State::TakeChunk(Worker* worker, size_t* chunk) {
+  MutexLock lock(&mutex);
+  while (!stop && status.ok() && next_round < num_rounds) {
+    Slot& slot = SlotOf(next_round);
+    if (slot.round == next_round) {
+      if (slot.next_chunk < slot.moves.chunks().size()) {
+        *chunk = slot.next_chunk++;
+        return &slot;
+      }
+      ++next_round;
+    } else if (preparing || next_round >= num_released + static_cast<int64_t>(slots.size())) {
+      changed.Wait(&mutex);
+    } else {
+      preparing = true;
+      const int64_t round = next_round;
+      mutex.Unlock();
+      const absl::Status result = Prepare(round, worker, &slot);
+      mutex.Lock();
+      preparing = false;
+      slot.round = round;
+      slot.next_chunk = slot.num_done = 0;
+      if (!result.ok() && status.ok()) status = result;
+      changed.SignalAll();
     }
   }
-  if (options.after_read != nullptr) {
-    options.after_read(round, absl::MakeSpan(data, static_cast<size_t>(num_bytes)));
+  return nullptr;
+}
+
+absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* slot) const {
+  std::vector<Piece> pieces;
+  std::vector<Move> moves;
+  options.schedule->Pieces(round, options.node, options.node, &pieces);
+  AppendArenaMoves(*options.plan, pieces, arenas, &moves);
+  slot->messages.clear();
+  if (options.sends) AddMessages(round, slot, &moves);
+  ZC_ASSIGN_OR_RETURN(
+      slot->moves, RoundMoves::Create(*options.plan, options.schedule->Reads(round, options.node),
+                                      std::move(moves), chunk_bytes));
+  return ReadScales(round, worker, slot);
+}
+
+void RoundReader::State::AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const {
+  const Plan& plan = *options.plan;
+  slot->buffers.resize(static_cast<size_t>(plan.layout.num_nodes));
+  std::vector<Piece> pieces;
+  if (plan.layout.move_mode == MoveMode::kBroadcast) {
+    options.schedule->WholePieces(round, options.node, &pieces);
+    const int64_t num_bytes = BroadcastBytes(plan, pieces);
+    char* const data = slot->buffers[0].Reserve(num_bytes);
+    AppendBroadcastMoves(plan, pieces, data, moves);
+    if (num_bytes > 0) slot->messages.push_back({-1, data, num_bytes});
+    return;
+  }
+  for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
+    if (node == options.node) continue;
+    const int32_t first_rank = first_ranks[static_cast<size_t>(node)];
+    pieces.clear();
+    options.schedule->Pieces(round, options.node, node, &pieces);
+    const int64_t num_bytes = MessageBytes(plan, pieces, first_rank);
+    if (num_bytes == 0) continue;
+    char* const data = slot->buffers[static_cast<size_t>(node)].Reserve(num_bytes);
+    AppendMessageMoves(plan, pieces, first_rank, data, moves);
+    slot->messages.push_back({node, data, num_bytes});
+  }
+}
+
+absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot* slot) const {
+  char* place = slot->scales.Reserve(TotalBytes(slot->moves.scales()));
+  for (const Extent& extent : slot->moves.scales()) {
+    const struct iovec piece = {place, static_cast<size_t>(extent.end - extent.begin)};
+    ZC_RETURN_IF_ERROR(Read(extent, absl::MakeConstSpan(&piece, 1), worker));
+    if (options.after_read != nullptr) {
+      options.after_read(round, absl::MakeSpan(place, piece.iov_len));
+    }
+    place += piece.iov_len;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file) {
+absl::Status RoundReader::State::ReadChunk(int64_t round, const Slot& slot, const Extent& extent,
+                                           Worker* worker) {
+  const absl::Duration start = Clock::Real()->Steady();
+  char* const buffer = worker->buffer.Reserve(slot.moves.buffer_bytes());
+  worker->chunk.Plan(slot.moves, extent, buffer);
+  for (const struct iovec& piece : worker->chunk.pieces()) {
+    fresh->Make(static_cast<const char*>(piece.iov_base), static_cast<int64_t>(piece.iov_len));
+  }
+  ZC_RETURN_IF_ERROR(Read(extent, worker->chunk.pieces(), worker));
+  if (options.after_read != nullptr) {
+    for (const struct iovec& piece : worker->chunk.pieces()) {
+      options.after_read(round, absl::MakeSpan(static_cast<char*>(piece.iov_base), piece.iov_len));
+    }
+  }
+  const absl::Duration read = Clock::Real()->Steady();
+  worker->chunk.ForEachCopy(
+      [this](const char* begin, int64_t num_bytes) { fresh->Make(begin, num_bytes); });
+  worker->chunk.Copy(slot.scales.data());
+  read_ns += absl::ToInt64Nanoseconds(read - start);
+  copy_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - read);
+  return absl::OkStatus();
+}
+
+absl::Status RoundReader::State::Read(const Extent& extent, absl::Span<const struct iovec> pieces,
+                                      Worker* worker) const {
+  ZC_ASSIGN_OR_RETURN(ReadableFile* const file, OpenFile(extent.file, worker));
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("read ", PathOfFile(extent.file),
+                                                            " at offset ", extent.begin)));
+  ZC_RETURN_IF_ERROR(file->ReadAt(extent.begin, pieces));
+  bytes_read += extent.end - extent.begin;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file, Worker* worker) const {
+  auto& files = worker->files;
   const auto found = files.find(file);
   if (found != files.end()) return found->second.get();
   const std::string path = PathOfFile(file);
-  ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("open ", path)));
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("open ", path)));
   if (files.size() >= kMaxOpenFiles) files.erase(files.begin());
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened, options.reader->Open(path));
   ZC_ASSIGN_OR_RETURN(const FileIdentity identity, opened->Identity());
@@ -148,12 +293,16 @@ absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file) {
 
 absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptions options,
                                                                 absl::Duration call_timeout) {
+  const int num_threads = options.num_threads;
   auto state = std::make_shared<State>(std::move(options));
   std::unique_ptr<RoundReader> reader(new RoundReader(state, call_timeout));
-  ZC_ASSIGN_OR_RETURN(reader->task_,
-                      state->options.file_work->Start(
-                          state->options.checkpoint_path,
-                          [state](const FileObserver& observer) { state->Run(observer); }));
+  for (int i = 0; i < num_threads; ++i) {
+    ZC_ASSIGN_OR_RETURN(std::unique_ptr<FileWork::Task> task,
+                        state->options.file_work->Start(
+                            state->options.checkpoint_path,
+                            [state](const FileObserver& observer) { state->Run(observer); }));
+    reader->tasks_.push_back(std::move(task));
+  }
   return reader;
 }
 
@@ -163,39 +312,39 @@ RoundReader::RoundReader(std::shared_ptr<State> state, absl::Duration call_timeo
 RoundReader::~RoundReader() {
   {
     MutexLock lock(&state_->mutex);
-    state_->stop_flag = true;
+    state_->stop = true;
     state_->changed.SignalAll();
   }
-  // It ends with the call that it is in; who has waited for that in vain waits no more.
-  if (task_ != nullptr && !given_up_) task_->Wait(call_timeout_, nullptr).IgnoreError();
+  // They end with the calls that they are in; who has waited for that in vain waits no more.
+  if (given_up_) return;
+  for (const auto& task : tasks_) task->Wait(call_timeout_, nullptr).IgnoreError();
 }
 
-absl::StatusOr<absl::Span<const char>> RoundReader::Next(absl::Duration timeout) {
+absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(absl::Duration timeout) {
   const Deadline deadline(timeout);
   const int64_t round = num_taken_;
-  MutexLock lock(&state_->mutex);
-  state_->num_released = round;
-  state_->changed.SignalAll();
-  while (state_->num_filled <= round && !state_->finished) {
+  State& state = *state_;
+  Slot& slot = state.SlotOf(round);
+  MutexLock lock(&state.mutex);
+  if (round >= state.num_rounds) {
+    return absl::InternalError(absl::StrCat("read round ", round, ": there is no such round"));
+  }
+  state.num_released = round;
+  state.changed.SignalAll();
+  while (!state.IsDone(slot, round)) {
+    if (!state.status.ok()) return state.status;
     if (deadline.Passed()) {
       given_up_ = true;
       return WithReason(absl::DeadlineExceededError(
-                            absl::StrCat(task_->call(), ": round ", round, " was not read within ",
-                                         absl::FormatDuration(timeout),
+                            absl::StrCat(tasks_.front()->call(), ": round ", round,
+                                         " was not read within ", absl::FormatDuration(timeout),
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");
     }
-    state_->changed.WaitWithTimeout(&state_->mutex, deadline.Remaining());
-  }
-  if (state_->num_filled <= round) {
-    if (!state_->status.ok()) return state_->status;
-    return absl::InternalError(absl::StrCat("read round ", round, ": there is no such round"));
+    state.changed.WaitWithTimeout(&state.mutex, deadline.Remaining());
   }
   ++num_taken_;
-  Buffer& buffer = state_->buffers[round % kNumBuffers];
-  const int64_t num_bytes =
-      TotalBytes(state_->options.schedule->Reads(round, state_->options.node));
-  return absl::Span<const char>(buffer.Reserve(num_bytes), static_cast<size_t>(num_bytes));
+  return absl::MakeConstSpan(slot.messages);
 }
 
 absl::Status RoundReader::State::CheckUnchanged(const FileObserver& observer) const {
@@ -216,5 +365,9 @@ absl::Status RoundReader::CheckUnchanged(const std::atomic<bool>* cancelled) con
 }
 
 int64_t RoundReader::bytes_read() const { return state_->bytes_read; }
+
+RoundReaderTimes RoundReader::times() const {
+  return {absl::Nanoseconds(state_->read_ns.load()), absl::Nanoseconds(state_->copy_ns.load())};
+}
 
 }  // namespace zerocast

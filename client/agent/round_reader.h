@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/agent/arena.h"
 #include "client/agent/file_work.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
@@ -35,38 +36,58 @@ struct RoundReaderOptions {
   std::string checkpoint_path;
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<FileWork> file_work;
-  std::vector<FileIdentity> identities;  // from IdentifyFiles
-  // For tests: may change what was read, before anybody sees it.
+  std::vector<FileIdentity> identities;              // from IdentifyFiles
+  std::shared_ptr<const std::vector<Arena>> arenas;  // of the node's ranks
+  bool sends = false;  // what other nodes need is packed into messages
+  int num_threads = 1;
+  int64_t chunk_bytes = 0;  // read at once; 0: what the caches like
+  // For tests: may change what was read, before anybody sees it.  Called on a reading thread for
+  // each piece of memory that was filled.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;
 };
 
-// Reads one node's extents, round by round, one round ahead of its user: one thread, two buffers.
-// Thread-compatible.
+// What one node has for another one, or, in MoveMode::kBroadcast, for all others, in one round.
+struct OutgoingMessage {
+  int32_t node = 0;  // -1: all others
+  char* data = nullptr;
+  int64_t num_bytes = 0;
+};
+
+// What the threads of a reader did, all of them together.
+struct RoundReaderTimes {
+  absl::Duration read;
+  absl::Duration copy;
+};
+
+// Reads one node's extents, round by round, and brings what they hold to its place: into the arenas
+// of the node's ranks and into the messages for other nodes.  Some threads, one round ahead of its
+// user.  Thread-compatible.
 //
 // A call that never returns (a dead network file system) cannot be ended: once it has lasted
-// `call_timeout` the thread is left behind, with its buffers, and counts in `file_work`.
+// `call_timeout` the thread is left behind, with what it reads into, and counts in `file_work`.
 class RoundReader {
  public:
-  // Starts to read round 0.
+  // Starts to read round 0.  Errors: those of FileWork::Start.
   static absl::StatusOr<std::unique_ptr<RoundReader>> Start(RoundReaderOptions options,
                                                             absl::Duration call_timeout);
   ~RoundReader();
   RoundReader(const RoundReader&) = delete;
   RoundReader& operator=(const RoundReader&) = delete;
 
-  // The bytes of the next round's extents, one behind the other; valid until the next call.  Rounds
-  // come in order.  Errors: DEADLINE_EXCEEDED after `timeout`, beginning with the call that is in
-  // progress; otherwise those of ReadableFile, and ABORTED for a file that changed since
-  // IdentifyFiles.
-  absl::StatusOr<absl::Span<const char>> Next(absl::Duration timeout);
+  // Waits until the next round is where it belongs; the messages it has for other nodes, by node,
+  // are valid until the next call.  Rounds come in order.  Errors: DEADLINE_EXCEEDED after
+  // `timeout`, beginning with the call that is in progress; otherwise those of ReadableFile, and
+  // ABORTED for a file that changed since IdentifyFiles.
+  absl::StatusOr<absl::Span<const OutgoingMessage>> Next(absl::Duration timeout);
 
   // After the last round: ABORTED, reason CHECKPOINT_CHANGED, when a file that was read is not the
   // one, or not in the state, that IdentifyFiles saw.  DEADLINE_EXCEEDED and CANCELLED as
   // FileWork::Call.
   absl::Status CheckUnchanged(const std::atomic<bool>* cancelled) const;
 
-  // Bytes read so far; any thread.
+  // So far; any thread.
   int64_t bytes_read() const;
+  RoundReaderTimes times() const;
 
  private:
   struct State;
@@ -74,8 +95,8 @@ class RoundReader {
 
   const std::shared_ptr<State> state_;
   const absl::Duration call_timeout_;
-  std::unique_ptr<FileWork::Task> task_;  // the thread
-  bool given_up_ = false;                 // a round did not come in time
+  std::vector<std::unique_ptr<FileWork::Task>> tasks_;  // the threads
+  bool given_up_ = false;                               // a round did not come in time
   int64_t num_taken_ = 0;
 };
 

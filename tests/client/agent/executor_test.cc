@@ -129,13 +129,14 @@ TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
   const auto plan = MakePlan(dir.path(), layout);
   const auto schedule = std::make_shared<const Schedule>(*Schedule::Create(*plan));
   std::atomic<bool> cancelled{false};
-  Arena arena = *Arena::Create("test", plan->arena_bytes);
+  const auto arenas = std::make_shared<std::vector<Arena>>();
+  arenas->push_back(*Arena::Create("test", plan->arena_bytes));
   ExecutorOptions options;
   options.plan = plan;
   options.schedule = schedule;
   options.checkpoint_path = dir.path();
   options.reader = MakePosixReader({});
-  options.arenas = {arena.data()};
+  options.arenas = arenas;
   options.identities = {*options.reader->IdentityOf(dir.File("model-1.safetensors")),
                         *options.reader->IdentityOf(dir.File("model-2.safetensors"))};
   options.cancelled = &cancelled;

@@ -218,9 +218,7 @@ ClusterRun RunCluster(ClusterOptions options) {
   ClusterRun run;
   run.statuses.resize(num_nodes);
   run.progress.resize(num_nodes);
-  for (int rank = 0; rank < plan.layout.world_size; ++rank) {
-    run.arenas.push_back(*Arena::Create(absl::StrCat("test-", rank), plan.arena_bytes));
-  }
+  run.arenas.resize(static_cast<size_t>(plan.layout.world_size));
   std::vector<std::thread> threads;
   for (size_t node = 0; node < num_nodes; ++node) {
     threads.emplace_back([&, node] {
@@ -240,12 +238,18 @@ ClusterRun RunCluster(ClusterOptions options) {
       executor.identities = *std::move(identities);
       executor.communicator = options.communicators[node].get();
       const auto [first, last] = RanksOfNode(plan.layout, executor.node);
+      // A read that is left behind keeps them.
+      const auto arenas = std::make_shared<std::vector<Arena>>();
       for (int32_t rank = first; rank < last; ++rank) {
-        executor.arenas.push_back(run.arenas[static_cast<size_t>(rank)].data());
+        arenas->push_back(*Arena::Create(absl::StrCat("test-", rank), plan.arena_bytes));
       }
+      executor.arenas = arenas;
       executor.stage_timeout = options.stage_timeout;
       if (!options.hooks.empty()) executor.hooks = options.hooks[node];
       run.statuses[node] = ExecuteLoad(executor, &run.progress[node]);
+      if (run.statuses[node].ok()) {
+        std::move(arenas->begin(), arenas->end(), run.arenas.begin() + first);
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();

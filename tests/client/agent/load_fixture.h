@@ -42,7 +42,7 @@ std::vector<std::vector<uint64_t>> ExpectedDigests(const Plan& plan, const std::
 struct ClusterRun {
   std::vector<absl::Status> statuses;      // by node
   std::vector<ExecutorProgress> progress;  // by node
-  std::vector<Arena> arenas;               // by rank
+  std::vector<Arena> arenas;               // by rank; empty ones of nodes that failed
 };
 struct ClusterOptions {
   std::shared_ptr<const Plan> plan;

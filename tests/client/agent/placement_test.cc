@@ -6,9 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "client/agent/chunks.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
 
@@ -67,8 +69,8 @@ TEST(PlacementTest, AMessageCarriesWhatEveryRankHoldsOnce) {
   EXPECT_GT(replicated, 100);
 }
 
-// What one node read in a round, extent behind extent.
-std::string ReadRound(absl::Span<const Extent> extents, const std::vector<std::string>& files) {
+// The bytes of `extents`, extent behind extent.
+std::string ReadExtents(absl::Span<const Extent> extents, const std::vector<std::string>& files) {
   std::string data;
   for (const Extent& extent : extents) {
     data += files[extent.file].substr(extent.begin, extent.end - extent.begin);
@@ -79,8 +81,9 @@ std::string ReadRound(absl::Span<const Extent> extents, const std::vector<std::s
 // Runs a plan on all nodes, message by message.
 class Nodes {
  public:
-  Nodes(const Plan& plan, const Schedule& schedule, const std::vector<std::string>& files)
-      : plan_(plan), schedule_(schedule), files_(files) {
+  Nodes(const Plan& plan, const Schedule& schedule, const std::vector<std::string>& files,
+        int64_t chunk_bytes)
+      : plan_(plan), schedule_(schedule), files_(files), chunk_bytes_(chunk_bytes) {
     arenas_.assign(plan.layout.world_size, std::string(plan.arena_bytes, '\0'));
     for (std::string& arena : arenas_) pointers_.push_back(arena.data());
   }
@@ -88,22 +91,19 @@ class Nodes {
   void Scatter() {
     for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
       for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
-        const std::string data = ReadRound(schedule_.Reads(round, reader), files_);
-        const LoadedRound loaded{schedule_.Reads(round, reader), data.data()};
+        std::vector<Move> moves = OwnMoves(round, reader);
+        std::vector<std::string> messages(plan_.layout.num_nodes);
         for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
-          std::vector<Piece> pieces;
-          schedule_.Pieces(round, reader, node, &pieces);
-          const NodeArenas arenas = ArenasOf(node);
-          if (node == reader) {
-            for (const Piece& piece : pieces) {
-              ASSERT_THAT(CopyToArena(plan_, loaded, piece, arenas), IsOk());
-            }
-            continue;
-          }
-          std::string message(MessageBytes(plan_, pieces, arenas.first_rank), '\0');
-          ASSERT_THAT(PackMessage(plan_, loaded, pieces, arenas.first_rank, message.data()),
-                      IsOk());
-          ASSERT_THAT(UnpackMessage(plan_, message.data(), pieces, arenas), IsOk());
+          if (node == reader) continue;
+          const std::vector<Piece> pieces = Pieces(round, reader, node);
+          const int32_t first_rank = ArenasOf(node).first_rank;
+          messages[node].resize(MessageBytes(plan_, pieces, first_rank));
+          AppendMessageMoves(plan_, pieces, first_rank, messages[node].data(), &moves);
+        }
+        Run(round, reader, std::move(moves));
+        for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
+          if (node == reader) continue;
+          UnpackMessage(plan_, messages[node].data(), Pieces(round, reader, node), ArenasOf(node));
         }
       }
     }
@@ -112,21 +112,21 @@ class Nodes {
   void Broadcast() {
     for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
       for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
-        const std::string data = ReadRound(schedule_.Reads(round, reader), files_);
-        const LoadedRound loaded{schedule_.Reads(round, reader), data.data()};
+        std::vector<Move> moves = OwnMoves(round, reader);
         std::vector<Piece> pieces;
         schedule_.WholePieces(round, reader, &pieces);
         std::string message(BroadcastBytes(plan_, pieces), '\0');
-        ASSERT_THAT(PackBroadcast(plan_, loaded, pieces, message.data()), IsOk());
+        AppendBroadcastMoves(plan_, pieces, message.data(), &moves);
+        Run(round, reader, std::move(moves));
         for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
-          const absl::Status status =
-              node == reader ? CutToArenas(plan_, loaded, pieces, ArenasOf(node))
-                             : UnpackBroadcast(plan_, message.data(), pieces, ArenasOf(node));
-          ASSERT_THAT(status, IsOk());
+          if (node != reader) UnpackBroadcast(plan_, message.data(), pieces, ArenasOf(node));
         }
       }
     }
   }
+
+  int64_t direct_bytes() const { return direct_bytes_; }
+  int64_t copied_bytes() const { return copied_bytes_; }
 
   // Every rank holds its part of each target, and zeros behind it.
   void ExpectArenas(const std::vector<std::string>& targets) const {
@@ -150,9 +150,52 @@ class Nodes {
     return {first, absl::MakeConstSpan(pointers_).subspan(first, end - first)};
   }
 
+  std::vector<Piece> Pieces(int64_t round, int32_t reader, int32_t node) const {
+    std::vector<Piece> pieces;
+    schedule_.Pieces(round, reader, node, &pieces);
+    return pieces;
+  }
+
+  std::vector<Move> OwnMoves(int64_t round, int32_t node) const {
+    std::vector<Move> moves;
+    AppendArenaMoves(plan_, Pieces(round, node, node), ArenasOf(node), &moves);
+    return moves;
+  }
+
+  // Reads what `reader` reads in `round`, chunk by chunk, and lets it go its ways.
+  void Run(int64_t round, int32_t reader, std::vector<Move> moves) {
+    ZC_ASSERT_OK_AND_ASSIGN(
+        const RoundMoves round_moves,
+        RoundMoves::Create(plan_, schedule_.Reads(round, reader), std::move(moves), chunk_bytes_,
+                           1 + chunk_bytes_ / 4));
+    const std::string scales = ReadExtents(round_moves.scales(), files_);
+    int64_t chunk_bytes = 0;
+    ChunkWork work;
+    for (const Extent& chunk : round_moves.chunks()) {
+      std::string buffer(round_moves.buffer_bytes(), '\x55');
+      work.Plan(round_moves, chunk, buffer.data());
+      int64_t at = chunk.begin;
+      for (const struct iovec& piece : work.pieces()) {
+        std::memcpy(piece.iov_base, files_[chunk.file].data() + at, piece.iov_len);
+        at += static_cast<int64_t>(piece.iov_len);
+        const bool buffered =
+            piece.iov_base >= buffer.data() && piece.iov_base < buffer.data() + buffer.size();
+        (buffered ? copied_bytes_ : direct_bytes_) += static_cast<int64_t>(piece.iov_len);
+      }
+      ASSERT_EQ(at, chunk.end);
+      work.Copy(scales.data());
+      chunk_bytes += chunk.end - chunk.begin;
+    }
+    // Together they are what is read.
+    ASSERT_EQ(chunk_bytes + TotalBytes(round_moves.scales()),
+              TotalBytes(schedule_.Reads(round, reader)));
+  }
+
   const Plan& plan_;
   const Schedule& schedule_;
   const std::vector<std::string>& files_;
+  const int64_t chunk_bytes_;
+  int64_t direct_bytes_ = 0, copied_bytes_ = 0;
   std::vector<std::string> arenas_;
   std::vector<char*> pointers_;
 };
@@ -160,6 +203,7 @@ class Nodes {
 TEST(PlacementTest, MessagesAndBroadcastsFillEveryPartition) {
   const uint64_t seed = TestSeed();
   int decoded = 0;
+  int64_t direct_bytes = 0, copied_bytes = 0;
   for (int i = 0; i < kPlans && !HasFailure(); ++i) {
     SCOPED_TRACE("plan " + std::to_string(i) + " of ZC_SEED=" + std::to_string(seed));
     Random random(seed + static_cast<uint64_t>(i));
@@ -167,15 +211,21 @@ TEST(PlacementTest, MessagesAndBroadcastsFillEveryPartition) {
     ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
     const std::vector<std::string> files = RandomFiles(&random, *plan.manifest);
     const std::vector<std::string> targets = NaiveTargets(plan, files);
-    Nodes scattered(plan, schedule, files);
+    // As large as a round, and so small that they cut whatever can be cut.
+    const int64_t chunk_bytes = i % 2 == 0 ? plan.layout.round_bytes : random.Between(1, 64);
+    Nodes scattered(plan, schedule, files, chunk_bytes);
     scattered.Scatter();
     scattered.ExpectArenas(targets);
+    direct_bytes += scattered.direct_bytes();
+    copied_bytes += scattered.copied_bytes();
     decoded += plan.decoders.empty() ? 0 : 1;
     if (plan.layout.read_mode == ReadMode::kLocal) continue;
-    Nodes broadcast(plan, schedule, files);
+    Nodes broadcast(plan, schedule, files, chunk_bytes);
     broadcast.Broadcast();
     broadcast.ExpectArenas(targets);
   }
+  EXPECT_GT(direct_bytes, 10'000);
+  EXPECT_GT(copied_bytes, 10'000);
   EXPECT_GT(decoded, 20) << "plans with quantised sources";
 }
 
@@ -201,8 +251,10 @@ TEST(PlacementTest, BytesOrScalesThatWereNotReadAreAnError) {
       for (size_t left_out = 0; left_out < extents.size(); ++left_out) {
         std::vector<Extent> rest = extents;
         rest.erase(rest.begin() + left_out);
-        const std::string data = ReadRound(rest, files);
-        const absl::Status status = CopyToArena(plan, {rest, data.data()}, piece, {0, pointers});
+        std::vector<Move> moves;
+        AppendArenaMoves(plan, {piece}, {0, pointers}, &moves);
+        const absl::Status status =
+            RoundMoves::Create(plan, rest, std::move(moves), 1 << 20).status();
         if (status.ok()) continue;
         EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
         ++refused;
