@@ -16,10 +16,11 @@ namespace zerocast {
 // `about_to` is told of every call to the file system.
 //
 // Errors:
-//   NOT_FOUND      the folder, both kinds of weights, or a file that the index names; reason
-//                  CHECKPOINT_NOT_FOUND.
+//   NOT_FOUND      the folder, both kinds of weights, a file that the index names, or what a link
+//                  with one of these names leads to; reason CHECKPOINT_NOT_FOUND.
 //   DATA_LOSS      a header, the index or config.json contradicts itself or the files; names the
-//                  file and the offset or tensor; reason CHECKPOINT_CORRUPT.
+//                  file and the offset or tensor; or there is no tensor at all; reason
+//                  CHECKPOINT_CORRUPT.
 //   PERMISSION_DENIED, UNAVAILABLE  from the file system.
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
                                                 const FileObserver& about_to = {});

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <string>
 
 #include "client/formats/safetensors_writer.h"
@@ -56,6 +57,60 @@ TEST(ReadCheckpointManifest, NamesTheMissingFolderAndFiles) {
   const std::string file = dir.Write("x", "");
   EXPECT_THAT(ReadCheckpointManifest(file),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not a folder")));
+}
+
+TEST(ReadCheckpointManifest, RefusesACheckpointWithoutATensor) {
+  const TempDir dir;
+  WriteFile(dir, "model.safetensors", {});
+  EXPECT_THAT(
+      ReadCheckpointManifest(dir.path()),
+      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("model.safetensors: it holds no tensor")));
+}
+
+TEST(ReadCheckpointManifest, NamesAConfigThatIsNoJsonObject) {
+  const TempDir dir;
+  WriteFile(dir, "model.safetensors", {"a"});
+  for (const std::string& text : {std::string("{"), std::string(), std::string("{} {}"),
+                                  "{\"a\":" + std::string(200000, '[')}) {
+    const std::string path = dir.Write("config.json", text);
+    const auto manifest = ReadCheckpointManifest(dir.path());
+    EXPECT_THAT(manifest, StatusIs(absl::StatusCode::kDataLoss,
+                                   HasSubstr("read " + path + ": it is not valid JSON")))
+        << text.substr(0, 60);
+    EXPECT_EQ(ReasonOf(manifest.status()), "CHECKPOINT_CORRUPT");
+  }
+  dir.Write("config.json", "[1]");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("it is not a JSON object")));
+  for (const char* text : {" \n{}", "\xEF\xBB\xBF{\"a\": [1, {}]}"}) {
+    dir.Write("config.json", text);
+    EXPECT_THAT(ReadCheckpointManifest(dir.path()), IsOk());
+  }
+}
+
+TEST(ReadCheckpointManifest, TellsADanglingLinkFromAMissingFile) {
+  const TempDir dir;
+  const auto link = [&dir](const std::string& name) {
+    std::filesystem::create_symlink("../blobs/gone\x1b", dir.File(name));
+  };
+  const auto dangling = [&dir](const std::string& name) {
+    return StatusIs(absl::StatusCode::kNotFound,
+                    HasSubstr("open " + dir.File(name) +
+                              ": it is a dangling link: ../blobs/gone\\x1b does not exist"));
+  };
+  link("model.safetensors");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()), dangling("model.safetensors"));
+  std::filesystem::remove(dir.File("model.safetensors"));
+  link("model.safetensors.index.json");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()), dangling("model.safetensors.index.json"));
+  std::filesystem::remove(dir.File("model.safetensors.index.json"));
+  dir.Write("model.safetensors.index.json", R"({"weight_map":{"a":"m-1.safetensors"}})");
+  link("m-1.safetensors");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()), dangling("m-1.safetensors"));
+  std::filesystem::remove(dir.File("m-1.safetensors"));
+  WriteFile(dir, "m-1.safetensors", {"a"});
+  link("config.json");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()), dangling("config.json"));
 }
 
 TEST(ReadCheckpointManifest, NamesAMissingShardAndItsTensors) {
