@@ -80,6 +80,7 @@ struct Slot {
 
 // Of one thread.
 struct Worker {
+  size_t number = 0;
   FileObserver about_to;
   std::map<int32_t, std::unique_ptr<ReadableFile>> files;
   ChunkWork chunk;
@@ -92,6 +93,7 @@ struct Worker {
 struct RoundReader::State {
   explicit State(RoundReaderOptions o) : options(std::move(o)) {
     num_rounds = options.schedule->num_rounds();
+    waits.resize(static_cast<size_t>(options.num_threads));
     chunk_bytes = options.chunk_bytes;
     if (chunk_bytes == 0) {
       chunk_bytes = std::min(kChunkBytes, kMostBufferBytes / options.num_threads);
@@ -109,8 +111,8 @@ struct RoundReader::State {
     }
   }
 
-  // What one thread does.
-  void Run(const FileObserver& observer);
+  // What thread number `number` does.
+  void Run(size_t number, const FileObserver& observer);
   // The next chunk to read; null after the last one, or when there is nothing to do any more.
   Slot* TakeChunk(Worker* worker, size_t* chunk);
   absl::Status Prepare(int64_t round, Worker* worker, Slot* slot) const;
@@ -147,11 +149,13 @@ struct RoundReader::State {
   int64_t num_released ABSL_GUARDED_BY(mutex) = 0;  // rounds whose slots are free again
   int64_t next_round ABSL_GUARDED_BY(mutex) = 0;    // whose chunks are taken
   bool preparing ABSL_GUARDED_BY(mutex) = false;    // some thread prepares next_round
+  std::vector<bool> waits ABSL_GUARDED_BY(mutex);   // by thread: it is in no call
   absl::Status status ABSL_GUARDED_BY(mutex);       // the first error
 };
 
-void RoundReader::State::Run(const FileObserver& observer) {
+void RoundReader::State::Run(size_t number, const FileObserver& observer) {
   Worker worker;
+  worker.number = number;
   worker.about_to = observer;
   size_t chunk = 0;
   while (Slot* const slot = TakeChunk(&worker, &chunk)) {
@@ -177,7 +181,9 @@ Slot* RoundReader::State::TakeChunk(Worker* worker, size_t* chunk) {
       }
       ++next_round;
     } else if (preparing || next_round >= num_released + static_cast<int64_t>(slots.size())) {
+      waits[worker->number] = true;
       changed.Wait(&mutex);
+      waits[worker->number] = false;
     } else {
       preparing = true;
       const int64_t round = next_round;
@@ -191,6 +197,7 @@ Slot* RoundReader::State::TakeChunk(Worker* worker, size_t* chunk) {
       changed.SignalAll();
     }
   }
+  waits[worker->number] = true;  // or has ended
   return nullptr;
 }
 
@@ -298,9 +305,11 @@ absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptio
   std::unique_ptr<RoundReader> reader(new RoundReader(state, call_timeout));
   for (int i = 0; i < num_threads; ++i) {
     ZC_ASSIGN_OR_RETURN(std::unique_ptr<FileWork::Task> task,
-                        state->options.file_work->Start(
-                            state->options.checkpoint_path,
-                            [state](const FileObserver& observer) { state->Run(observer); }));
+                        state->options.file_work->Start(state->options.checkpoint_path,
+                                                        [state, i](const FileObserver& observer) {
+                                                          state->Run(static_cast<size_t>(i),
+                                                                     observer);
+                                                        }));
     reader->tasks_.push_back(std::move(task));
   }
   return reader;
@@ -335,8 +344,12 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(absl::Durati
     if (!state.status.ok()) return state.status;
     if (deadline.Passed()) {
       given_up_ = true;
+      // One that waits is not what the round waits for.
+      const auto found = std::find(state.waits.begin(), state.waits.end(), false);
+      const auto at_work =
+          static_cast<size_t>(found == state.waits.end() ? 0 : found - state.waits.begin());
       return WithReason(absl::DeadlineExceededError(
-                            absl::StrCat(tasks_.front()->call(), ": round ", round,
+                            absl::StrCat(tasks_[at_work]->call(), ": round ", round,
                                          " was not read within ", absl::FormatDuration(timeout),
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");

@@ -234,7 +234,9 @@ TEST_F(LoadFaultsTest, AReadThatHangsEndsByTheDeadlineAndIsNamed) {
   // Held by the reader's own thread, which outlives the load.
   auto held = std::make_shared<std::atomic<bool>>(true);
   faulty.pread = [held](int fd, void* buffer, size_t num_bytes, off_t offset) {
-    while (*held) ::usleep(1000);
+    const std::string path =
+        std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)).string();
+    while (*held && path.find("model-2") != std::string::npos) ::usleep(1000);
     return ::pread(fd, buffer, num_bytes, offset);
   };
   options_.readers = {MakePosixReader(faulty)};
@@ -242,7 +244,7 @@ TEST_F(LoadFaultsTest, AReadThatHangsEndsByTheDeadlineAndIsNamed) {
   const ClusterRun run = RunCluster(std::move(options_));
   *held = false;
   EXPECT_THAT(run.statuses[0],
-              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("model-1.safetensors")));
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("model-2.safetensors")));
 }
 
 size_t OpenDescriptors() {
