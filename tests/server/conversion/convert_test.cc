@@ -109,6 +109,20 @@ TEST_F(ConvertTest, ExpertsComeInNaturalOrderAndSourcesInTheRulesOrder) {
   EXPECT_THAT(tensor.sources, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+TEST_F(ConvertTest, TheGuardOfAGroupIsSeenInNaturalOrder) {
+  Rule rule;
+  rule.kind = RuleKind::kRenameGroup;
+  rule.from = {"b.(\\d+).norm0", "b.(\\d+).norm1"};
+  rule.to = {"b.\\1.norm1", "b.\\1.norm2"};
+  rules_.rules = {rule};
+  Source("b.10.norm1", {1});  // first in the file, and as text
+  Source("b.2.norm0", {1});
+  ZC_ASSERT_OK_AND_ASSIGN(const Conversion conversion, Run(/*any_name=*/true));
+  std::vector<std::string> names;
+  for (const ConvertedTensor& tensor : conversion.tensors) names.push_back(tensor.name);
+  EXPECT_THAT(names, ElementsAre("b.2.norm1", "b.10.norm2"));
+}
+
 TEST_F(ConvertTest, AMissingPieceIsAnErrorOfItsTarget) {
   rules_.rules = Experts();
   for (int expert = 0; expert < 3; ++expert) {

@@ -10,7 +10,6 @@
 
 #include "server/conversion/convert.h"
 #include "server/conversion/natural_key.h"
-#include "server/conversion/rename.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -75,6 +74,9 @@ TEST(PatternTest, SourceTakesOverTheAnchorOfItsTarget) {
   EXPECT_EQ(Apply(rule, Newest(), "layers.0"), "model.0");
   EXPECT_EQ(Apply(rule, Newest(), "a.layers.0"), "a.layers.0");
   EXPECT_EQ(Apply(rule, Oldest(), "a.layers.0"), "a.model.0");
+  EXPECT_EQ(Apply(Rename({"layers", "blocks"}, {"^model"}), Newest(), "a.layers.0"), "a.model.0")
+      << "only where each source has its target";
+  EXPECT_THAT(ProcessPatterns(Rename({"^a"}, {"^b"}), Newest())->sources, ElementsAre("^a"));
 }
 
 TEST(PatternTest, SourceEndsAtAWordBoundaryInTheNewDialect) {
@@ -88,6 +90,17 @@ TEST(PatternTest, SourceEndsAtAWordBoundaryInTheNewDialect) {
       << "a source that ends with _ is the start of a name";
 }
 
+TEST(PatternTest, ANumberIsNotTheStartOfALongerOneInTheNewDialect) {
+  const Rule rule = Rename({"layers.1", "blocks.w2"}, {"x"});
+  EXPECT_EQ(Apply(rule, Newest(), "layers.1.w"), "x.w");
+  EXPECT_EQ(Apply(rule, Newest(), "layers.10.w"), "layers.10.w");
+  EXPECT_EQ(Apply(rule, Newest(), "blocks.w2.w"), "x.w");
+  EXPECT_EQ(Apply(rule, Newest(), "blocks.w20.w"), "blocks.w20.w") << "each branch is bounded";
+  EXPECT_EQ(Apply(rule, Oldest(), "layers.10.w"), "x0.w");
+  EXPECT_EQ(Apply(Rename({"layers\\."}, {"l."}), Newest(), "layers.1.w"), "l.1.w")
+      << "a source that ends with a dot is the start of a name";
+}
+
 TEST(PatternTest, LongestBranchComesFirstInTheNewDialect) {
   for (const auto& [dialect, want] : {std::pair(Newest(), 1), std::pair(Oldest(), 0)}) {
     absl::StatusOr<CompiledRule> compiled =
@@ -96,6 +109,27 @@ TEST(PatternTest, LongestBranchComesFirstInTheNewDialect) {
     std::string key = "x.up.w";
     EXPECT_EQ(compiled->Rename(&key).value(), want) << dialect.version;
   }
+}
+
+TEST(PatternTest, BranchesOfOneLengthComeAsDeclared) {
+  for (const Dialect& dialect : {Newest(), Oldest()}) {
+    for (const auto& sources : {std::vector<std::string>{"x.up.a", "x.up.."},
+                                std::vector<std::string>{"x.up..", "x.up.a"}}) {
+      absl::StatusOr<CompiledRule> compiled =
+          CompiledRule::Create(ConvertRule(sources, {"t"}), dialect);
+      ASSERT_THAT(compiled, IsOk());
+      std::string key = "x.up.a";
+      EXPECT_EQ(compiled->Rename(&key).value(), 0) << sources[0];
+    }
+  }
+}
+
+TEST(PatternTest, TheLengthOfABranchIsThatOfItsCharacters) {
+  absl::StatusOr<CompiledRule> compiled =
+      CompiledRule::Create(ConvertRule({"\xc3\xa9\xc3\xa9", "..."}, {"t"}), Newest());
+  ASSERT_THAT(compiled, IsOk());
+  std::string key = "\xc3\xa9\xc3\xa9z";
+  EXPECT_EQ(compiled->Rename(&key).value(), 1) << "three characters, though fewer bytes";
 }
 
 TEST(PatternTest, OnlyTheFirstOccurrenceOfTheTextIsReplacedInTheNewDialect) {
@@ -125,6 +159,7 @@ TEST(PatternTest, BackReferenceTakesTheGroupOfTheBranchThatMatched) {
   const Rule rule = Rename({"a_(\\d+)", "bb_(\\w)_"}, {"t.\\1"});
   EXPECT_EQ(Apply(rule, Newest(), "x.a_17"), "x.t.17");
   EXPECT_EQ(Apply(rule, Newest(), "x.bb_q_"), "x.t.q");
+  EXPECT_EQ(Apply(Rename({"a_(\\d+)"}, {"\\1.t.\\1"}), Newest(), "x.a_17"), "x.17.t.17");
 }
 
 TEST(PatternTest, TargetIsProcessedAsForReversal) {
@@ -151,6 +186,28 @@ TEST(PatternTest, ScopeIsTakenOffAndPutBack) {
   EXPECT_EQ(Apply(rule, Newest(), "text.fc.w"), "text.fc.w");
   rule.scope_prefix = "";
   EXPECT_EQ(Apply(rule, Newest(), "fc.w"), "proj.w");
+  EXPECT_EQ(Apply(rule, Newest(), "model.fc.w"), "model.proj.w") << "with the base first";
+}
+
+TEST(PatternTest, AScopeEndsAtADot) {
+  Rule rule = Rename({"fc"}, {"proj"});
+  rule.has_scope = true;
+  rule.scope_prefix = "vision";
+  rule.scope_base = "model";
+  for (const Dialect& dialect : {Newest(), Oldest()}) {
+    EXPECT_EQ(Apply(rule, dialect, "vision.fc"), "vision.proj");
+    EXPECT_EQ(Apply(rule, dialect, "visionary.fc"), "visionary.fc");
+    EXPECT_EQ(Apply(rule, dialect, "modelvision.fc"), "modelvision.fc");
+    EXPECT_EQ(Apply(rule, dialect, "x.vision.fc"), "x.vision.fc");
+  }
+}
+
+TEST(PatternTest, TheScopeIsNotSearched) {
+  Rule rule = Rename({"fc"}, {"proj"});
+  rule.has_scope = true;
+  rule.scope_prefix = "fc";
+  EXPECT_EQ(Apply(rule, Newest(), "fc.fc.w"), "fc.proj.w");
+  EXPECT_EQ(Apply(rule, Newest(), "fc.w"), "fc.w");
 }
 
 TEST(PatternTest, PrefixIsRemovedOrAddedOnce) {
@@ -160,6 +217,7 @@ TEST(PatternTest, PrefixIsRemovedOrAddedOnce) {
   remove.under = "model";
   EXPECT_EQ(Apply(remove, Newest(), "model.language_model.w"), "model.w");
   EXPECT_EQ(Apply(remove, Newest(), "language_model.w"), "language_model.w");
+  EXPECT_EQ(Apply(remove, Newest(), "x.model.language_model.w"), "x.model.language_model.w");
   Rule add;
   add.kind = RuleKind::kPrefix;
   add.prefix_add = "timm";
@@ -180,6 +238,19 @@ TEST(PatternTest, GroupRenameWaitsForItsGuard) {
   EXPECT_EQ(apply("b.3.norm1"), "b.3.norm1");
   EXPECT_EQ(apply("b.4.norm0"), "b.4.norm1");
   EXPECT_EQ(apply("b.3.norm1"), "b.3.norm2");
+  EXPECT_EQ(apply("b.5.norm1"), "b.5.norm2") << "and stays active";
+}
+
+TEST(PatternTest, AGroupRenameTakesTheGroupsOfItsBranch) {
+  Rule rule = Rename({"a.(\\d+)", "(q|k)_(\\d+)"}, {"b.\\1", "layers.\\2.\\1"});
+  rule.kind = RuleKind::kRenameGroup;
+  absl::StatusOr<CompiledRule> compiled = CompiledRule::Create(rule, Newest());
+  ASSERT_THAT(compiled, IsOk()) << compiled.status();
+  std::string guard = "a.7", key = "x.k_12.w";
+  ASSERT_THAT(compiled->Rename(&guard), IsOk());
+  EXPECT_EQ(guard, "b.7");
+  ASSERT_THAT(compiled->Rename(&key), IsOk());
+  EXPECT_EQ(key, "x.layers.12.k.w");
 }
 
 TEST(PatternTest, IndexIsShifted) {
@@ -238,64 +309,31 @@ TEST(NaturalKeyTest, TrailingNumbersSortByValueInTheNewDialect) {
               ElementsAre("l.shard_2", "l.shard_11"));
   EXPECT_THAT(Sorted({"l.shard_2", "l.shard_11"}, Oldest()),
               ElementsAre("l.shard_11", "l.shard_2"));
+  EXPECT_THAT(Sorted({"l.shard2", "l.shard.z"}, Newest()), ElementsAre("l.shard.z", "l.shard2"))
+      << "a text without a number first, whatever follows it";
 }
 
 TEST(NaturalKeyTest, EqualKeysKeepTheirOrder) {
   EXPECT_THAT(Sorted({"a.01.x", "a.1.x"}, Newest()), ElementsAre("a.01.x", "a.1.x"));
   EXPECT_THAT(Sorted({"a.1.x", "a.01.x"}, Newest()), ElementsAre("a.1.x", "a.01.x"));
   EXPECT_THAT(Sorted({"a.1.z", "a.01.b"}, Newest()), ElementsAre("a.01.b", "a.1.z"));
+  // More than any sort's shortcut for a few.
+  std::vector<std::string> equal;
+  for (const int zeros : {40, 7, 0, 63, 12, 33}) {
+    for (int i = 0; i < 10; ++i) {
+      equal.push_back("a." + std::string((zeros + 11 * i) % 100, '0') + "1");
+    }
+  }
+  EXPECT_EQ(Sorted(equal, Newest()), equal);
+  EXPECT_EQ(Sorted(equal, Oldest()), equal);
 }
 
 TEST(NaturalKeyTest, TheOldDialectCannotCompareANumberWithAText) {
   const std::vector<absl::string_view> keys = {"a.w.b", "z", "a.0.b"};
   EXPECT_THAT(NaturalOrder(keys, Oldest()),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'a.0.b' and 'a.w.b'")));
-}
-
-std::string WithPrefix(absl::string_view base, std::vector<std::string> model,
-                       absl::string_view key, std::vector<Rule> rules = {}) {
-  absl::StatusOr<Renamer> renamer = Renamer::Create(rules, Newest(), true, base);
-  if (!renamer.ok()) return renamer.status().ToString();
-  const auto in_model = [&](absl::string_view name) {
-    return std::find(model.begin(), model.end(), name) != model.end();
-  };
-  const absl::StatusOr<RenamedKey> renamed = renamer->Rename(key, in_model);
-  return renamed.ok() ? renamed->with_prefix : renamed.status().ToString();
-}
-
-TEST(RenamerTest, BasePrefixIsStrippedOrAddedWhereTheModelHasTheName) {
-  const std::vector<std::string> model = {"model.lin.weight", "head.weight", "weight"};
-  EXPECT_EQ(WithPrefix("model", model, "lin.weight"), "model.lin.weight");
-  EXPECT_EQ(WithPrefix("model", model, "model.head.weight"), "head.weight");
-  EXPECT_EQ(WithPrefix("model", model, "model.model.lin.weight"), "model.lin.weight");
-  EXPECT_EQ(WithPrefix("model", model, "modelXhead.weight"), "head.weight");
-  EXPECT_EQ(WithPrefix("model", model, "modelhead.weight"), "modelhead.weight");
-  EXPECT_EQ(WithPrefix("", model, "xweight"), "weight");
-}
-
-TEST(RenamerTest, ANameThatOnlyTheModelKnowsIsRescued) {
-  const std::vector<Rule> rules = {Rename({"a"}, {"b"})};
-  EXPECT_EQ(WithPrefix("m", {"a.w"}, "a.w", rules), "a.w");
-  EXPECT_EQ(WithPrefix("m", {"b.w", "a.w"}, "a.w", rules), "b.w");
-  EXPECT_EQ(WithPrefix("m", {"m.b.w"}, "a.w", rules), "m.b.w");
-}
-
-TEST(RenamerTest, RenamesChainAndOneConversionMatches) {
-  const std::vector<Rule> rules = {ConvertRule({"c.w"}, {"d"}), Rename({"a"}, {"b"}),
-                                   Rename({"b"}, {"c"}), ConvertRule({"d"}, {"e"})};
-  EXPECT_EQ(WithPrefix("m", {}, "a.w", rules), "d");
-}
-
-TEST(RenamerTest, ASharedSourcePatternRunsTheLastConversion) {
-  const std::vector<Rule> rules = {ConvertRule({"a"}, {"b"}), ConvertRule({"a"}, {"c"})};
-  absl::StatusOr<Renamer> renamer = Renamer::Create(rules, Newest(), false, "");
-  ASSERT_THAT(renamer, IsOk());
-  const absl::StatusOr<RenamedKey> renamed =
-      renamer->Rename("a", [](absl::string_view) { return false; });
-  ASSERT_THAT(renamed, IsOk());
-  EXPECT_EQ(renamed->renamed, "b");
-  EXPECT_EQ(renamed->rule, 0);
-  EXPECT_EQ(renamed->owner, 1);
+  EXPECT_THAT(Sorted({"b.0", "a.w"}, Oldest()), ElementsAre("a.w", "b.0"))
+      << "behind the first difference nothing is compared";
 }
 
 }  // namespace

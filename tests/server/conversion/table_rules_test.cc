@@ -15,7 +15,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "nlohmann/json.hpp"
 #include "server/conversion/catalogue.h"
+#include "server/conversion/catalogue_data.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/digit_blind.h"
 #include "server/conversion/pattern.h"
@@ -103,6 +105,18 @@ std::vector<std::string> Candidates(const std::string& source, const Dialect& di
   return keys;
 }
 
+// Whether a source of the rule matches a key that looks like it, and changes it where it should.
+bool Fires(const Rule& rule, size_t source, const Dialect& dialect, CompiledRule* compiled) {
+  std::vector<std::string> tried = Candidates(compiled->sources()[source], dialect);
+  return std::any_of(tried.begin(), tried.end(), [&](std::string key) {
+    const std::string before = key;
+    const absl::StatusOr<int> matched = compiled->Rename(&key);
+    return matched.ok() && *matched == static_cast<int>(source) &&
+           (key != before || compiled->targets()[0] == compiled->sources()[source] ||
+            rule.kind == RuleKind::kConvert);
+  });
+}
+
 std::vector<std::pair<std::string, std::vector<Rule>>> AllSets(const Catalogue& table) {
   std::vector<std::pair<std::string, std::vector<Rule>>> sets(table.sets.begin(), table.sets.end());
   for (const auto& [name, rules] : table.class_renames) sets.emplace_back(name, rules);
@@ -121,22 +135,51 @@ TEST_P(TableRulesTest, EveryRuleCompilesAndFiresOnAKey) {
       ZC_ASSERT_OK_AND_ASSIGN(CompiledRule compiled, CompiledRule::Create(rule, table->dialect));
       for (size_t i = 0; i < compiled.sources().size(); ++i) {
         ++sources;
-        std::vector<std::string> tried = Candidates(compiled.sources()[i], table->dialect);
-        const bool fired = std::any_of(tried.begin(), tried.end(), [&](std::string key) {
-          const std::string before = key;
-          const absl::StatusOr<int> matched = compiled.Rename(&key);
-          return matched.ok() && *matched == static_cast<int>(i) &&
-                 (key != before || compiled.targets()[0] == compiled.sources()[i] ||
-                  rule.kind == RuleKind::kConvert);
-        });
-        EXPECT_TRUE(fired) << name << ": source '" << compiled.sources()[i] << "' fired on none of "
-                           << tried[0] << ", ...";
+        EXPECT_TRUE(Fires(rule, i, table->dialect, &compiled))
+            << name << ": source '" << compiled.sources()[i] << "' fired on none of "
+            << Candidates(compiled.sources()[i], table->dialect)[0] << ", ...";
       }
     }
   }
   std::printf("%s: %d sets, %d rules, %d source patterns, each fired\n", GetParam(), sets, rules,
               sources);
+  // As many as there are in the text of the table.
+  const absl::string_view text =
+      std::string(GetParam()) == "5.1.0" ? RuleTable510() : RuleTable5230();
+  const nlohmann::json written = nlohmann::json::parse(text.begin(), text.end());
+  int want = 0, want_sources = 0;
+  for (const auto& [name, list] : written["rule_sets"].items()) {
+    want += static_cast<int>(list.size());
+    for (const auto& rule : list) {
+      const bool has_list = rule.contains("from") && rule["from"].is_array();
+      want_sources += has_list ? static_cast<int>(rule["from"].size()) : 1;
+    }
+  }
+  if (written.contains("class_renames")) {
+    for (const auto& [name, renames] : written["class_renames"]["map"].items()) {
+      want += static_cast<int>(renames.size());
+      want_sources += static_cast<int>(renames.size());
+    }
+  }
+  EXPECT_EQ(rules, want);
+  EXPECT_EQ(sources, want_sources);
   EXPECT_GE(rules, 80);
+}
+
+TEST_P(TableRulesTest, ARuleThatFiresOnNoKeyIsFound) {
+  ZC_ASSERT_OK_AND_ASSIGN(const Catalogue* table, BuiltInCatalogue(GetParam()));
+  const auto fires = [table](std::vector<std::string> from, size_t source) {
+    Rule rule;
+    rule.from = std::move(from);
+    rule.to = {"t"};
+    absl::StatusOr<CompiledRule> compiled = CompiledRule::Create(rule, table->dialect);
+    EXPECT_THAT(compiled, IsOk());
+    return Fires(rule, source, table->dialect, &*compiled);
+  };
+  EXPECT_TRUE(fires({"attn.qkv"}, 0));
+  EXPECT_FALSE(fires({"attn$.qkv"}, 0));
+  EXPECT_FALSE(fires({"attn(?<!attn)"}, 0));
+  EXPECT_FALSE(fires({"attn.qkv", "attn.qkv"}, 1)) << "the other source takes its keys";
 }
 
 // The numbers that keys of a shape differ in: as long, and other digits.
