@@ -52,6 +52,7 @@ struct ClusterOptions {
   std::vector<std::unique_ptr<Communicator>> communicators;  // empty: a loopback group
   std::vector<ExecutorHooks> hooks;                          // by node; may be empty
   absl::Duration stage_timeout = absl::Seconds(20);
+  int num_threads = 0;  // of each node; as ExecutorOptions
 };
 ClusterRun RunCluster(ClusterOptions options);
 
