@@ -161,7 +161,11 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   }
   ZC_RETURN_IF_ERROR(check_interrupted());
   if (out.has_value()) {
-    ZC_RETURN_IF_ERROR(WriteShards(load, created.attach_token(), flags.out));
+    const absl::Status written =
+        WriteShards(load, created.attach_token(), flags.out, check_interrupted);
+    // An interruption frees the shards, and whatever failed then failed for it.
+    if (!written.ok()) ZC_RETURN_IF_ERROR(check_interrupted());
+    ZC_RETURN_IF_ERROR(written);
     out->Keep();
   }
   ZC_RETURN_IF_ERROR(check_interrupted());

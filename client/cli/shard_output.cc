@@ -1,12 +1,12 @@
 #include "client/cli/shard_output.h"
 
-#include <sys/stat.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -24,19 +24,68 @@
 namespace zerocast {
 namespace {
 
-// Removes what was written unless Keep() is called.
-class WrittenFiles {
+constexpr char kReport[] = "report.json";
+
+// Where the files of an output are written: a hidden folder in the folder of --out, which goes
+// again with what is left in it.  Not movable.
+class StagedFiles {
  public:
-  ~WrittenFiles() {
-    if (keep_) return;
-    for (const std::string& path : paths_) ::unlink(path.c_str());
+  explicit StagedFiles(std::string folder) : folder_(std::move(folder)) {}
+  ~StagedFiles() {
+    std::error_code ignored;
+    if (!staging_.empty()) std::filesystem::remove_all(staging_, ignored);
   }
-  void Add(std::string path) { paths_.push_back(std::move(path)); }
-  void Keep() { keep_ = true; }
+  StagedFiles(const StagedFiles&) = delete;
+  StagedFiles& operator=(const StagedFiles&) = delete;
+
+  absl::Status Make() {
+    std::string path = absl::StrCat(folder_, "/.zerocast_XXXXXX");
+    if (::mkdtemp(path.data()) == nullptr) {
+      return WithReason(ErrnoStatus(errno, absl::StrCat("make a folder in ", folder_)), "IO_ERROR");
+    }
+    staging_ = std::move(path);
+    return absl::OkStatus();
+  }
+
+  // Where to write the file that is to be called `name`.
+  std::string Add(const std::string& name) {
+    names_.push_back(name);
+    return absl::StrCat(staging_, "/", name);
+  }
+
+  // Puts every file in its place, the last one added last; that one is missing meanwhile.
+  absl::Status Publish() const {
+    for (const std::string& name : names_) {
+      std::error_code error;
+      if (std::filesystem::is_directory(Target(name), error)) {
+        return WithReason(
+            absl::FailedPreconditionError(absl::StrCat(
+                "write ", Target(name), ": a folder has that name; give another folder")),
+            "WRONG_STATE");
+      }
+    }
+    if (::unlink(Target(names_.back()).c_str()) != 0 && errno != ENOENT) {
+      return WithReason(ErrnoStatus(errno, absl::StrCat("remove ", Target(names_.back()))),
+                        "IO_ERROR");
+    }
+    for (const std::string& name : names_) {
+      if (::rename(absl::StrCat(staging_, "/", name).c_str(), Target(name).c_str()) == 0) continue;
+      const int error_number = errno;
+      return WithReason(
+          ErrnoStatus(error_number, absl::StrCat("rename to ", Target(name), " (", folder_,
+                                                 " is incomplete now and has no ", names_.back(),
+                                                 "; write it again)")),
+          "IO_ERROR");
+    }
+    return absl::OkStatus();
+  }
 
  private:
-  std::vector<std::string> paths_;
-  bool keep_ = false;
+  std::string Target(const std::string& name) const { return absl::StrCat(folder_, "/", name); }
+
+  const std::string folder_;
+  std::string staging_;  // empty: not made
+  std::vector<std::string> names_;
 };
 
 absl::string_view BytesOf(const AttachedShard& shard, const ShardTensor& tensor) {
@@ -131,9 +180,11 @@ absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size) {
 }
 
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
-                         const std::string& folder) {
-  WrittenFiles written;
+                         const std::string& folder, const std::function<absl::Status()>& go_on) {
+  StagedFiles files(folder);
+  ZC_RETURN_IF_ERROR(files.Make());
   for (const v1::Shard& entry : load.shards()) {
+    ZC_RETURN_IF_ERROR(go_on());
     AttachOptions options;
     options.socket_path = entry.agent_socket();
     options.load = load.name();
@@ -145,20 +196,17 @@ absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
                       absl::StrCat("take rank ", entry.rank(), " from node ", entry.node_name(),
                                    " (--out needs the agents on this host)"));
     }
-    std::string path = absl::StrFormat("%s/rank_%05d.safetensors", folder, entry.rank());
-    ZC_RETURN_IF_ERROR(WriteRank(*shard, entry.rank(), path));
-    written.Add(std::move(path));
+    ZC_RETURN_IF_ERROR(WriteRank(
+        *shard, entry.rank(), files.Add(absl::StrFormat("rank_%05d.safetensors", entry.rank()))));
     if (entry.rank() == 0) {
-      path = absl::StrCat(folder, "/buffers.safetensors");
-      ZC_RETURN_IF_ERROR(WriteWhole(*shard, path));
-      written.Add(std::move(path));
+      ZC_RETURN_IF_ERROR(WriteWhole(*shard, files.Add("buffers.safetensors")));
     }
   }
-  ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(absl::StrCat(folder, "/report.json")));
+  ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(files.Add(kReport)));
   ZC_RETURN_IF_ERROR(report.Append(absl::StrCat(LoadJson(load).dump(2), "\n")));
   ZC_RETURN_IF_ERROR(report.Commit());
-  written.Keep();
-  return absl::OkStatus();
+  ZC_RETURN_IF_ERROR(go_on());
+  return files.Publish();
 }
 
 }  // namespace zerocast

@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_CLI_SHARD_OUTPUT_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -39,11 +40,16 @@ absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size);
 // rank_00000.safetensors ... (each target as a 1-D tensor of its partition's elements; metadata:
 // rank, world_size, plan digest, the shape of each target), buffers.safetensors (buffers, and
 // without ZeRO-3 the parameters too, whole) and report.json.  The metadata's "unfilled", a JSON
-// list, names the tensors that the checkpoint has nothing for: their zeros are no weights.  All or
-// nothing: files of a failed run are removed.  The agents' sockets must be on this host.  Errors:
-// as Attach() and from the file system.
+// list, names the tensors that the checkpoint has nothing for: their zeros are no weights.
+//
+// All or nothing: the files are written into a hidden folder inside `folder` and renamed when all
+// of them are there, so an older output in `folder` stays whole until then; both need room on the
+// disk meanwhile.  report.json goes first and comes last: a folder that has one is complete.
+// `go_on` is asked before each shard and before the first rename; its error ends the call, with
+// nothing changed.  The agents' sockets must be on this host.  Errors: as Attach(), of `go_on` and
+// from the file system.
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
-                         const std::string& folder);
+                         const std::string& folder, const std::function<absl::Status()>& go_on);
 
 }  // namespace zerocast
 
