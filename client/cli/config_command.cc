@@ -1,11 +1,16 @@
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <limits>
 #include <memory>
 
 #include "client/cli/command.h"
 #include "client/cli/config_commands.h"
+#include "client/cli/job_flags.h"
 
 namespace zerocast {
 namespace {
+
+constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
 
 void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<ResolveFlags>();
@@ -19,7 +24,7 @@ void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
   option("--args", &flags->training_arguments, "TrainingArguments as JSON", "FILE");
   option("--model-config", &flags->model_config, "The model's config.json", "FILE");
   option("--num-training-steps", &flags->num_training_steps, "Optimizer steps in all", "N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(WholeNumber(0, kMaxInt64));
   option("--dialect", &flags->dialect, "Transformers release: 5.23.0 or 5.1.0", "VERSION");
   command->add_flag("--inference", flags->inference, "Resolve for evaluation");
   command->add_flag("--auto-find-batch-size", flags->auto_find_batch_size,
@@ -33,7 +38,7 @@ void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
   command->add_flag("--estimate", flags->estimate, "Estimate the memory of a rank");
   option("--model-spec", &flags->model_spec, "The model for --estimate, JSON", "FILE");
   option("--num-parameters", &flags->num_parameters, "Or its size for --estimate", "N")
-      ->check(CLI::PositiveNumber);
+      ->check(WholeNumber(1, kMaxInt64));
   option("--batch", &flags->batch, "JSON lines, perhaps gzip; - for stdin", "FILE");
   command->callback([flags, global, run] {
     *run = [flags, global] {
@@ -56,7 +61,7 @@ void AddLint(CLI::App* config, const GlobalOptions* global, Run* run) {
                    "DeepSpeed release; default: the newest known")
       ->type_name("VERSION");
   command->add_option("--world-size", flags->world_size, "Number of ranks, for the batch sizes")
-      ->check(CLI::PositiveNumber)
+      ->check(WholeNumber(1, kMaxInt64))
       ->type_name("N");
   command->add_flag("--resolved", flags->resolved, "Nothing fills an \"auto\" any more");
   command->callback(

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -53,6 +54,23 @@ const CLI::Validator kSeconds(
     },
     "");
 
+CLI::Validator WholeNumber(int64_t least, int64_t most) {
+  return CLI::Validator(
+      [least, most](const std::string& text) -> std::string {
+        int64_t number;
+        if (absl::SimpleAtoi(text, &number) && number >= least && number <= most) return "";
+        return absl::StrCat("\"", text, "\" is not a whole number of at least ", least,
+                            " and at most ", most);
+      },
+      "");
+}
+
+const CLI::Validator kNotEmpty(
+    [](const std::string& text) -> std::string {
+      return text.empty() ? "the value is empty; leave the flag out for none" : "";
+    },
+    "");
+
 absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
   absl::string_view digits = text;
   double factor = 1;
@@ -72,36 +90,42 @@ absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
 }
 
 void JobFlags::AddTo(CLI::App* command) {
+  constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+  const auto text_file = [command](const char* flag, std::string* path, const char* what) {
+    command->add_option(flag, *path, what)->check(kNotEmpty)->type_name("FILE");
+  };
   command->add_option("checkpoint", checkpoint, "Folder of the Hugging Face checkpoint")
       ->required()
+      ->check(kNotEmpty)
       ->type_name("CKPT");
-  command->add_option("--world-size", world_size, "Number of ranks")->required()->type_name("N");
+  command->add_option("--world-size", world_size, "Number of ranks")
+      ->required()
+      ->check(WholeNumber(1, kMaxInt32))
+      ->type_name("N");
   command->add_option("--nodes", nodes, "Number of nodes (default: 1, or as many as --node names)")
+      ->check(WholeNumber(1, kMaxInt32))
       ->type_name("K");
   command->add_option("--node", node_names, "Name of a node's agent; repeat in order of ranks")
       ->type_name("NAME");
   command->add_option("--dtype", dtype, "stored, bf16, fp16, fp32 or spec (default: the config's)")
       ->check(CLI::IsMember({"stored", "bf16", "fp16", "fp32", "spec"}))
       ->type_name("DTYPE");
-  command->add_option("--ds-config", ds_config, "DeepSpeed config, JSON")->type_name("FILE");
-  command
-      ->add_option("--args", training_arguments, "TrainingArguments as JSON, for \"auto\" values")
-      ->type_name("FILE");
+  text_file("--ds-config", &ds_config, "DeepSpeed config, JSON");
+  text_file("--args", &training_arguments, "TrainingArguments as JSON, for \"auto\" values");
   command->add_option("--num-training-steps", num_training_steps, "Optimizer steps of the training")
+      ->check(WholeNumber(0, std::numeric_limits<int64_t>::max()))
       ->type_name("N");
-  command->add_option("--model-config", model_config, "The model's config.json (default: CKPT's)")
-      ->type_name("FILE");
-  command->add_option("--model-spec", model_spec, "Model spec, JSON: names, shapes, dtypes, rules")
-      ->type_name("FILE");
-  command
-      ->add_option("--key-mapping", key_mapping, "Renames that run first, JSON {pattern: target}")
-      ->type_name("FILE");
-  command->add_option("--rules", rules, "Rule table, JSON, instead of the built-in one")
-      ->type_name("FILE");
+  text_file("--model-config", &model_config, "The model's config.json (default: CKPT's)");
+  text_file("--model-spec", &model_spec, "Model spec, JSON: names, shapes, dtypes, rules");
+  text_file("--key-mapping", &key_mapping, "Renames that run first, JSON {pattern: target}");
+  text_file("--rules", &rules, "Rule table, JSON, instead of the built-in one");
   command
       ->add_option("--dialect", dialect, "Transformers release whose matching holds: 5.23.0, 5.1.0")
       ->type_name("VERSION");
-  command->add_option("--mode", mode, "Who reads: parallel, local or rank0")
+  command
+      ->add_option("--mode", mode,
+                   "Who reads: parallel, local, or rank0 (the node of rank 0 alone: name the one\n"
+                   "that has the files by the first --node, else the server takes any)")
       ->check(CLI::IsMember({"parallel", "local", "rank0"}))
       ->type_name("MODE")
       ->capture_default_str();
@@ -123,11 +147,6 @@ void JobFlags::AddTo(CLI::App* command) {
 
 absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   std::vector<FieldViolation> violations;
-  if (world_size < 1) {
-    violations.push_back({"--world-size", absl::StrCat("must be at least 1, was ", world_size)});
-  }
-  if (nodes < 0)
-    violations.push_back({"--nodes", absl::StrCat("must not be negative, was ", nodes)});
   v1::JobSpec spec;
   v1::LoadOptions* options = spec.mutable_options();
   if (!round_bytes.empty()) {
@@ -176,6 +195,17 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
         static_cast<int32_t>((stage_timeout_seconds - std::floor(stage_timeout_seconds)) * 1e9));
   }
   return spec;
+}
+
+absl::Status JobFlags::Explain(const absl::Status& failure) const {
+  // Outside of every --root of an agent the folder is refused before it is looked for.
+  const bool no_files = absl::IsNotFound(failure) || absl::IsPermissionDenied(failure);
+  if (!no_files || mode != "rank0" || !node_names.empty()) return failure;
+  return WithMessage(
+      failure, absl::StrCat(failure.message(),
+                            "; --mode rank0 reads on the node of rank 0, and the server chose "
+                            "which that is: name every node with --node, first one that has "
+                            "the files"));
 }
 
 }  // namespace zerocast

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "zerocast/v1/job.pb.h"
 
@@ -32,10 +33,19 @@ struct JobFlags {
   // The job they describe; reads the files they name.  Errors: INVALID_ARGUMENT with every wrong
   // flag at once; NOT_FOUND and the like for files.
   absl::StatusOr<v1::JobSpec> ToSpec() const;
+
+  // `failure` of a load of that job by a server, with what these flags have to do with it, if
+  // anything.
+  absl::Status Explain(const absl::Status& failure) const;
 };
 
 // A flag in seconds: finite, more than 0, at most ten years.
 extern const CLI::Validator kSeconds;
+
+// A flag that is a whole number within bounds, which the error names.
+CLI::Validator WholeNumber(int64_t least, int64_t most);
+// A flag that is left out rather than empty, as one from an unset variable of a shell would be.
+extern const CLI::Validator kNotEmpty;
 
 // "64M", "1.5G", "4096" as bytes (powers of 1024).  Errors: INVALID_ARGUMENT.
 absl::StatusOr<int64_t> ParseByteSize(absl::string_view text);

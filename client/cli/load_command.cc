@@ -231,6 +231,7 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
       app->add_subcommand("load", "Put a checkpoint into its ranks; --server is optional");
   flags->job.AddTo(command);
   command->add_option("--out", flags->out, "Write each rank's shard and report.json here")
+      ->check(kNotEmpty)
       ->type_name("DIR");
   command->add_flag("--verify", flags->verify, "Compare every partition with another reading");
   command->add_flag("--release", flags->release,

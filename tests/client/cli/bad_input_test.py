@@ -184,7 +184,9 @@ class BadInputTest(unittest.TestCase):
                      "--key-mapping", "--rules"):
             self.load(flag, "", code=2, says=[f"{flag}: the value is empty"], out=False)
             self.load(f"{flag}=", code=2, says=[flag], out=False)
-        self.load(checkpoint="", code=2, says=["checkpoint"])
+        result = cluster.zerocast("load", "", "--world-size", 2)
+        self.assertEqual(result.code, 2, result)
+        self.assertIn("checkpoint: the value is empty", result.stderr)
 
     def test_more_ranks_than_elements(self):
         result = cluster.zerocast("load", self.checkpoint, "--world-size", 100, "--verify", "--out",
