@@ -132,13 +132,16 @@ class Cluster:
         self.address = f"127.0.0.1:{port_file.read_text().strip()}"
         for index in range(self._num_agents):
             self.start_agent(index)
-        self._wait(f"{self._num_agents} agents", lambda: len(self.agents()) == self._num_agents)
+        self.wait_for_agents(self._num_agents)
 
-    def start_agent(self, index):
+    def wait_for_agents(self, number):
+        self._wait(f"{number} agents", lambda: len(self.agents()) == number)
+
+    def start_agent(self, index, roots=None):
         name = f"node{index}"
         self._spawn(name, BIN / "zerocast-agent", f"--server={self.address}", f"--node={name}",
                     f"--socket={self.folder}/{name}.sock", "--bulk-host=127.0.0.1",
-                    *[f"--root={root}" for root in self._roots], *self._agent_args)
+                    *[f"--root={root}" for root in roots or self._roots], *self._agent_args)
 
     def agents(self):
         result = zerocast("--server", self.address, "--output", "json", "agents")

@@ -123,7 +123,7 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
       const SignalWatcher watcher([&client, &job](int) { CancelInGrace(*client, job); });
       ZC_ASSIGN_OR_RETURN(
           load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
-      ZC_RETURN_IF_ERROR(LoadStatus(load));
+      ZC_RETURN_IF_ERROR(flags.job.Explain(LoadStatus(load)));
     }
     loads.push_back(std::move(load));
   }
@@ -151,6 +151,7 @@ absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
       if (load.state() == v1::LOAD_STATE_FAILED) {
         std::printf("failed: %s\n", load.failure().message().c_str());
       }
+      if (load.has_freed()) std::printf("freed: %s\n", load.freed().message().c_str());
     }
     return absl::OkStatus();
   }
@@ -163,10 +164,11 @@ absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
   PrintJobs({job});
   std::printf("checkpoint %s\n", job.spec().checkpoint_path().c_str());
   for (const v1::Load& load : loads) {
-    std::printf("%s %s%s\n", load.name().c_str(), StateName(load.state()).c_str(),
-                load.state() == v1::LOAD_STATE_FAILED
-                    ? absl::StrCat(": ", load.failure().message()).c_str()
-                    : "");
+    const std::string why = load.state() == v1::LOAD_STATE_FAILED
+                                ? absl::StrCat(": ", load.failure().message())
+                            : load.has_freed() ? absl::StrCat(": ", load.freed().message())
+                                               : "";
+    std::printf("%s %s%s\n", load.name().c_str(), StateText(load).c_str(), why.c_str());
   }
   return absl::OkStatus();
 }
@@ -208,7 +210,7 @@ absl::Status RunCancel(const GlobalOptions& global, const std::string& name) {
   if (absl::StartsWith(name, "loads/")) {
     ZC_ASSIGN_OR_RETURN(const v1::Load load, client->CancelLoad(name));
     if (global.json()) PrintJson(LoadJson(load));
-    if (!global.json()) std::printf("%s %s\n", name.c_str(), StateName(load.state()).c_str());
+    if (!global.json()) std::printf("%s %s\n", name.c_str(), StateText(load).c_str());
     return absl::OkStatus();
   }
   ZC_ASSIGN_OR_RETURN(const v1::Job job, client->CancelJob(name));

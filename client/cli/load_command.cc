@@ -82,7 +82,8 @@ absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
 
 // What is printed at the end.
 void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& created,
-                 const v1::Load& load, const VerifyResult* verified, double verify_seconds) {
+                 const v1::Load& load, bool released, const VerifyResult* verified,
+                 double verify_seconds) {
   if (global.json()) {
     nlohmann::ordered_json document = LoadJson(load);
     if (!global.server.empty()) document["attach_token"] = created.attach_token();
@@ -100,6 +101,14 @@ void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& creat
                 static_cast<long long>(verified->partitions), FormatBytes(verified->bytes).c_str(),
                 verify_seconds);
   }
+  if (global.server.empty() || released) return;
+  // As job submit prints them: whoever takes or frees the shards needs them.
+  const std::string& job = created.job().name();
+  std::printf(
+      "\nZEROCAST_JOB=%s\nZEROCAST_TOKEN=%s\nZEROCAST_LOAD=%s\n"
+      "held by the agents; free with: zerocast job cancel %s --server %s\n",
+      job.c_str(), created.attach_token().c_str(), load.name().c_str(), job.c_str(),
+      global.server.c_str());
 }
 
 absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
@@ -147,7 +156,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   }
   if (load.state() != v1::LOAD_STATE_READY) {
     if (!global.json()) std::fputs(ReportText(load.report()).c_str(), stderr);
-    return LoadStatus(load);
+    return global.server.empty() ? LoadStatus(load) : flags.job.Explain(LoadStatus(load));
   }
 
   VerifyResult verified;
@@ -170,7 +179,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   }
   ZC_RETURN_IF_ERROR(check_interrupted());
   done = !flags.release;
-  PrintResult(global, created, load, flags.verify ? &verified : nullptr, verify_seconds);
+  PrintResult(global, created, load, flags.release, flags.verify ? &verified : nullptr,
+              verify_seconds);
   return absl::OkStatus();
 }
 

@@ -157,6 +157,13 @@ std::string StateName(v1::LoadState state) {
   return absl::AsciiStrToLower(name);
 }
 
+std::string StateText(const v1::Load& load) {
+  const std::string name = StateName(load.state());
+  if (!load.has_freed()) return name;
+  const bool cancelled = load.freed().code() == static_cast<int>(absl::StatusCode::kCancelled);
+  return absl::StrCat(name, cancelled ? ", released" : ", freed");
+}
+
 Json ReportJson(const v1::LoadReport& report) {
   Json mismatched = Json::array();
   for (const v1::MismatchedWeight& weight : report.mismatched()) {
@@ -247,9 +254,9 @@ std::string LoadText(const v1::Load& load) {
     slowest = std::max(slowest, node.seconds().total());
   }
   std::string text =
-      absl::StrCat(load.name(), " ", StateName(load.state()), ": ", load.shards_size(),
-                   " ranks on ", load.nodes_size(), load.nodes_size() == 1 ? " node" : " nodes",
-                   "\n", FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
+      absl::StrCat(load.name(), " ", StateText(load), ": ", load.shards_size(), " ranks on ",
+                   load.nodes_size(), load.nodes_size() == 1 ? " node" : " nodes", "\n",
+                   FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
   if (slowest > 0) {
     absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(bytes_read) / 1e9 / slowest);
   }

@@ -45,6 +45,9 @@ std::string ReportText(const v1::LoadReport& report);
 
 // "ready", "failed", ...
 std::string StateName(v1::LoadState state);
+// The same for people, who must not take shards for there that are gone: "ready, released" once the
+// load was cancelled, "ready, freed" when they went otherwise.
+std::string StateText(const v1::Load& load);
 
 }  // namespace zerocast
 
