@@ -12,11 +12,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "client/agent/agent.h"
@@ -66,9 +68,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->required()
       ->envname("ZEROCAST_NODE")
       ->type_name("NAME");
-  app->add_option("--socket", flags->agent.socket_path,
-                  "Unix socket for training processes; not below /tmp or /dev/shm, which may be "
-                  "private to a job")
+  app->add_option(
+         "--socket", flags->agent.socket_path,
+         "Unix socket for training processes; below /tmp or /dev/shm, which may be private "
+         "to a job, it is taken with a warning")
       ->type_name("PATH")
       ->capture_default_str();
   app->add_option("--socket-mode", flags->socket_mode, "Permission bits of the socket, octal")
@@ -163,10 +166,23 @@ absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
   return absl::OkStatus();
 }
 
+// Slurm and Kubernetes may give each job a /tmp and a /dev/shm of its own, and its processes do not
+// find a socket in the host's.  On a machine without them it works.
+void WarnOfPrivateFolder(const std::string& socket_path) {
+  const std::string path = std::filesystem::path(socket_path).lexically_normal().string();
+  for (const char* const folder : {"/tmp/", "/dev/shm/"}) {
+    if (!absl::StartsWith(path, folder)) continue;
+    spdlog::warn(
+        "socket {} lies below {}: where jobs have their own, their processes cannot attach", path,
+        folder);
+  }
+}
+
 absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
   flags.agent.unclaimed_ttl = ToDuration(flags.unclaimed_ttl);
   flags.agent.file_timeout = ToDuration(flags.file_timeout);
+  WarnOfPrivateFolder(flags.agent.socket_path);
   grpc::CallbackGenericService nothing_else;
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health,
                       StartHealth(flags.health_listen, &nothing_else));

@@ -94,6 +94,12 @@ class LifecycleTest(unittest.TestCase):
             self.assertEqual(process.returncode, 5, errors)
             self.assertEqual(zc(running, "job", "list").json()["jobs"][0]["state"], "cancelled")
 
+    def test_a_socket_below_tmp_is_taken_with_a_warning(self):
+        with cluster.Cluster(num_agents=1) as running:
+            if not str(running.folder).startswith("/tmp/"):
+                self.skipTest("TMPDIR is elsewhere")
+            self.assertIn(f"socket {running.folder}/node0.sock lies below /tmp/", running.log("node0"))
+
     def test_jobs_survive_a_restart_of_the_server(self):
         with cluster.Cluster(num_agents=0) as running:
             database = running.folder / "state.db"
