@@ -1,8 +1,9 @@
 #include "server/config/value.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstdint>
 
+#include "absl/base/casts.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 
@@ -62,7 +63,7 @@ bool ConfigValue::operator==(const ConfigValue& other) const {
   if (data_.index() != other.data_.index()) return false;
   if (real() != nullptr) {
     // By bits: -0.0 is not 0.0, and NaN equals itself.
-    return std::memcmp(real(), other.real(), sizeof(double)) == 0;
+    return absl::bit_cast<uint64_t>(*real()) == absl::bit_cast<uint64_t>(*other.real());
   }
   return data_ == other.data_;
 }

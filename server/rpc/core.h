@@ -219,7 +219,7 @@ class Core {
   absl::Status AwaitUnclaimedLocked(const std::string& claim, absl::Duration until)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Hands `change` to the writer and waits until it is done.
-  absl::Status DoChangeLocked(std::shared_ptr<Change> change, absl::Duration until)
+  absl::Status DoChangeLocked(const std::shared_ptr<Change>& change, absl::Duration until)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The version that must be durable before the present state of `name` is shown; 0: it is.
   uint64_t VersionLocked(absl::string_view name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -86,7 +86,7 @@ absl::StatusOr<Core::CreatedJob> Core::CreateJob(jobs::Job job, bool validate_on
   if (!job.request.request_id.empty()) change->claims.push_back(claim);
   change->writes.push_back({job.name, JobToRecord(job), 0});
   change->new_job = std::move(job);
-  ZC_RETURN_IF_ERROR(DoChangeLocked(std::move(change), until));
+  ZC_RETURN_IF_ERROR(DoChangeLocked(change, until));
   return created;
 }
 
@@ -118,7 +118,7 @@ absl::StatusOr<v1::Load> Core::CreateLoad(absl::string_view job, const jobs::Req
   if (!request.request_id.empty()) change->claims.push_back(claim);
   change->writes.push_back({name, LoadToRecord(load), 0});
   change->new_load = std::move(load);
-  ZC_RETURN_IF_ERROR(DoChangeLocked(std::move(change), until));
+  ZC_RETURN_IF_ERROR(DoChangeLocked(change, until));
   return ReadLoadLocked(name, until);
 }
 
@@ -233,7 +233,7 @@ absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag,
   change->removed_job = std::string(name);
   for (const std::string& each : names)
     change->writes.push_back({each, std::nullopt, std::nullopt});
-  return DoChangeLocked(std::move(change), until);
+  return DoChangeLocked(change, until);
 }
 
 absl::StatusOr<v1::Load> Core::PlanLoad(jobs::Job job, absl::Duration timeout,

@@ -260,7 +260,7 @@ absl::Status Core::AwaitUnclaimedLocked(const std::string& claim, absl::Duration
   return absl::OkStatus();
 }
 
-absl::Status Core::DoChangeLocked(std::shared_ptr<Change> change, absl::Duration until) {
+absl::Status Core::DoChangeLocked(const std::shared_ptr<Change>& change, absl::Duration until) {
   // Before it is handed over: what is refused must not happen.
   if (ended_ || num_waiting_ >= options_.max_waiting) return AwaitRoundLocked(until);
   claims_.insert(change->claims.begin(), change->claims.end());
