@@ -76,8 +76,9 @@ absl::Status ReadClassRenames(absl::string_view text, Catalogue* catalogue) {
   return absl::OkStatus();
 }
 
-// "sub_models": {class: {"base": prefix, "modules": [[path, class, model type, config], ...]}} and
-// "auto_classes": {model type: class}; both may be absent.
+// "sub_models": {class: {"base": prefix, "modules": [[path, class, model type, config], ...],
+// "own": [path, ...]}} ("own" may be absent) and "auto_classes": {model type: class}; both may be
+// absent.
 absl::Status ReadSubModels(const json& table, Catalogue* catalogue) {
   const JsonFields fields(table, "rule table");
   if (const json* models = fields.Find("sub_models"); models != nullptr) {
@@ -86,7 +87,7 @@ absl::Status ReadSubModels(const json& table, Catalogue* catalogue) {
       const std::string path = absl::StrCat("sub_models.", name);
       CatalogueModel& made = catalogue->sub_models[name];
       JsonFields entry(model, path);
-      ZC_RETURN_IF_ERROR(entry.Get("base", &made.base_model_prefix).status());
+      ZC_RETURN_IF_ERROR(entry.Get("base", &made.base_model_prefix).Get("own", &made.own).status());
       const json* const modules = entry.Find("modules");
       if (modules == nullptr || !modules->is_array()) return JsonError(path, "needs 'modules'");
       for (const json& module : *modules) {

@@ -24,6 +24,8 @@ struct CatalogueModule {
 struct CatalogueModel {
   std::string base_model_prefix;
   std::vector<CatalogueModule> modules;  // in the order of named_modules()
+  // What it holds beside its base model (all, where it is one): paths of modules and tensors.
+  std::vector<std::string> own;
 };
 
 // A rule table: every rule set of one Transformers release and what it is bound to.

@@ -6,6 +6,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
@@ -190,6 +192,25 @@ std::vector<Rule> RulesOfModel(const Catalogue& catalogue, const std::string& ar
 
 namespace {
 
+// What stands for the base-prefix step where the model's names are not known: many rules put all
+// they meet below the base model, in a model with heads on heads twice; what the class holds beside
+// it is taken back.  A model without a known base, or without anything beside it, needs none.
+void AppendBasePrefixStep(const Catalogue& catalogue, const std::string& architecture,
+                          std::vector<Rule>* rules) {
+  const auto known = catalogue.sub_models.find(architecture);
+  if (known == catalogue.sub_models.end()) return;
+  const std::string& base = known->second.base_model_prefix;
+  if (base.empty() || known->second.own.empty()) return;
+  std::vector<std::string> own;
+  for (const std::string& path : known->second.own) {
+    own.push_back(absl::StrReplaceAll(path, {{".", "\\."}}));
+  }
+  Rule rule;
+  rule.from = {absl::StrCat("^(?:", base, "\\.)+(", absl::StrJoin(own, "|"), ")(?![^.])")};
+  rule.to = {"\\1"};
+  rules->push_back(std::move(rule));
+}
+
 absl::StatusOr<ConversionRules> RulesOfUnquantised(const RuleChoice& choice) {
   Table table;
   ZC_RETURN_IF_ERROR(ReadTable(choice, &table));
@@ -221,6 +242,7 @@ absl::StatusOr<ConversionRules> RulesOfUnquantised(const RuleChoice& choice) {
        RulesOfModel(*table.catalogue, architecture, model_type, config, class_renames)) {
     rules.rules.push_back(std::move(rule));
   }
+  if (spec == nullptr) AppendBasePrefixStep(*table.catalogue, architecture, &rules.rules);
   return rules;
 }
 

@@ -47,6 +47,16 @@ class RulesTest(unittest.TestCase):
         self.assertEqual(json.loads(rules.dump(table)), table)
 
 
+    def test_what_lies_within_a_class(self):
+        import transformers
+        path = SOURCE / "server/conversion/hf-rules-5.23.0.json"
+        built_in = json.loads(path.read_text(encoding="utf-8"))["sub_models"]
+        for name in ("RfDetrForInstanceSegmentation", "PaddleOCRVLModel",
+                     "LlavaForConditionalGeneration"):
+            base, modules, own = rules._within(getattr(transformers, name))
+            self.assertEqual({"base": base, "modules": modules, "own": own}, built_in[name])
+
+
 class SpecTest(unittest.TestCase):
 
     def check(self, folder):

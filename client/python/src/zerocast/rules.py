@@ -82,8 +82,24 @@ def _config_path(root, wanted):
     return None
 
 
+def _own(model):
+    """What a model holds beside its base model (all, where it is one): paths of modules and tensors."""
+    from transformers.modeling_utils import PreTrainedModel
+    own, path, part = [], "", model
+    while part is not None:
+        name = part.base_model_prefix
+        base = getattr(part, name, None) if name else None
+        base = base if isinstance(base, PreTrainedModel) else None
+        if base is not None or part is model:
+            own += [path + held for group in (part._modules, part._parameters, part._buffers)
+                    for held, value in group.items() if value is not None and value is not base]
+        path, part = f"{path}{name}.", base
+    return own
+
+
 def _within(cls):
-    """The models within a class of models with its default config: [path, class, type, config]."""
+    """The models within a class of models with its default config: its base prefix, what it holds
+    beside its base model, and [path, class, type, config] of each."""
     import torch
     from transformers.modeling_utils import PreTrainedModel
     config = cls.config_class()
@@ -95,7 +111,7 @@ def _within(cls):
             where = _config_path(model.config, module.config)
             modules.append([path, type(module).__name__, module.config.model_type or "",
                             where or ""])
-    return model.base_model_prefix, modules
+    return model.base_model_prefix, modules, _own(model)
 
 
 def sub_models(bound):
@@ -118,7 +134,7 @@ def sub_models(bound):
             continue
         try:
             with quiet():
-                base, modules = _within(cls)
+                base, modules, own = _within(cls)
         except Exception as error:  # a class that cannot be built without more is left out
             failed.append(f"{cls.__name__}: {error}".split("\n")[0][:200])
             continue
@@ -126,7 +142,7 @@ def sub_models(bound):
         # nothing to say.
         if any(config or name in bound or model_type in bound
                for _, name, model_type, config in modules):
-            models[cls.__name__] = {"base": base, "modules": modules}
+            models[cls.__name__] = {"base": base, "modules": modules, "own": own}
     return models, auto_classes, failed
 
 
