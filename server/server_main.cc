@@ -15,6 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/base/errors.h"
+#include "server/base/exit_code.h"
+#include "server/base/utf8.h"
 #include "server/conversion/catalogue.h"
 #include "server/rpc/server.h"
 
@@ -59,8 +61,8 @@ absl::Status WritePort(const std::string& path, int port) {
 }
 
 int Fail(const absl::Status& status) {
-  std::cerr << "zerocast-server: " << status.message() << "\n";
-  return 1;
+  std::cerr << "zerocast-server: " << zerocast::EscapeControls(status.message(), "\n") << "\n";
+  return zerocast::ExitCode(status);
 }
 
 // What --drain-timeout takes.

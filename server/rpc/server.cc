@@ -20,13 +20,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/conversion/catalogue.h"
 #include "server/rpc/config_leases.h"
 #include "server/rpc/core.h"
+#include "server/rpc/listen_address.h"
 #include "server/rpc/metrics.h"
 #include "server/rpc/services.h"
 #include "server/store/state_store.h"
@@ -55,33 +55,14 @@ class WithoutReflection : public grpc::ServerBuilderOption {
   }
 };
 
-absl::Status CannotListen(absl::string_view address, absl::string_view why) {
-  return WithReason(absl::UnavailableError(absl::StrCat("listen on ", address, ": ", why)),
-                    "IO_ERROR");
-}
-
-// gRPC would unlink the socket of a running server and take its place.
-absl::Status CheckSocketIsFree(const std::string& address) {
-  if (!absl::StartsWith(address, kUnix)) return absl::OkStatus();
-  // Where there is no file nobody listens, and there is nothing to wait for.
-  const std::string path(absl::StripPrefix(absl::StripPrefix(address, kUnix), "//"));
-  if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) return absl::OkStatus();
-  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
-  const auto deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(200);
-  if (channel->WaitForConnected(deadline)) {
-    return CannotListen(address, "another process listens there");
-  }
-  return absl::OkStatus();
-}
-
 struct Listener {
   std::unique_ptr<grpc::Server> server;
   int port = 0;  // 0 for a unix socket
 };
 
-absl::StatusOr<Listener> Listen(grpc::ServerBuilder* builder, const std::string& address,
-                                bool reflection) {
-  ZC_RETURN_IF_ERROR(CheckSocketIsFree(address));
+absl::StatusOr<Listener> Listen(grpc::ServerBuilder* builder, absl::string_view option,
+                                const std::string& address, bool reflection) {
+  ZC_RETURN_IF_ERROR(rpc::CheckListenAddress(option, address));
   if (!reflection) builder->SetOption(std::make_unique<WithoutReflection>());
   // Without this a second server on the port starts too, and takes half of the calls.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -90,7 +71,7 @@ absl::StatusOr<Listener> Listen(grpc::ServerBuilder* builder, const std::string&
   Listener listener;
   listener.server = builder->BuildAndStart();
   if (listener.server == nullptr || port == 0) {
-    return CannotListen(address, "the address is in use, not of this machine, or not a valid one");
+    return rpc::CannotListen(address, "gRPC refused it, or another process just took it");
   }
   listener.port = absl::StartsWith(address, kUnix) ? 0 : port;
   return listener;
@@ -188,7 +169,7 @@ absl::Status Server::Rep::StartMain() {
                              kMinPingIntervalMs);
   for (const auto& service : services) builder.RegisterService(service.get());
   for (grpc::Service* service : options.more_services) builder.RegisterService(service);
-  ZC_ASSIGN_OR_RETURN(main, Listen(&builder, options.listen, options.reflection));
+  ZC_ASSIGN_OR_RETURN(main, Listen(&builder, "listen", options.listen, options.reflection));
   return absl::OkStatus();
 }
 
@@ -197,18 +178,19 @@ absl::Status Server::Rep::StartHealth() {
   grpc::ServerBuilder builder;
   // gRPC starts no server without a service of ours; this one refuses every call but health's.
   builder.RegisterCallbackGenericService(&nothing_else);
-  ZC_ASSIGN_OR_RETURN(health, Listen(&builder, options.health_listen, false));
+  ZC_ASSIGN_OR_RETURN(health, Listen(&builder, "health_listen", options.health_listen, false));
   return absl::OkStatus();
 }
 
 absl::Status Server::Rep::StartMetrics() {
   if (options.metrics_listen.empty()) return absl::OkStatus();
+  ZC_RETURN_IF_ERROR(rpc::CheckListenAddress("metrics_listen", options.metrics_listen));
   // The HTTP server inside throws when it cannot listen.
   try {
     exposer = std::make_unique<prometheus::Exposer>(options.metrics_listen);
     exposer->RegisterCollectable(metrics.registry());
   } catch (const std::exception& error) {
-    return CannotListen(options.metrics_listen, error.what());
+    return rpc::CannotListen(options.metrics_listen, error.what());
   }
   return absl::OkStatus();
 }

@@ -2,11 +2,13 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/missing_folder.h"
 
 namespace zerocast {
 namespace {
@@ -84,7 +86,7 @@ absl::Status SqliteStore::InitLocked() {
   // The store's own mutex serializes all calls.
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
   if (sqlite3_open_v2(path_.c_str(), &db_, flags, nullptr) != SQLITE_OK) {
-    return ErrorLocked("open");
+    return OpenErrorLocked();
   }
   // EXCLUSIVE before WAL: the lock is then taken once and kept, and no shared memory file is made.
   ZC_RETURN_IF_ERROR(ExecLocked("PRAGMA locking_mode = EXCLUSIVE"));
@@ -94,6 +96,15 @@ absl::Status SqliteStore::InitLocked() {
   absl::Status status = CheckSchemaLocked();
   if (status.ok()) status = ExecLocked("COMMIT");
   return status;
+}
+
+absl::Status SqliteStore::OpenErrorLocked() const {
+  const int error = db_ == nullptr ? 0 : sqlite3_system_errno(db_);
+  if (error == 0) return ErrorLocked("open");
+  const std::string what = absl::StrCat("open store '", path_, "'");
+  absl::Status status = error == ENOENT ? MissingFolder(what, path_, "--store=sqlite:PATH")
+                                        : ErrnoStatus(error, what);
+  return WithReason(std::move(status), "STORE_UNAVAILABLE");
 }
 
 absl::Status SqliteStore::CheckSchemaLocked() {

@@ -16,9 +16,10 @@ namespace zerocast {
 // A SQLite file, locked by this process while it is open.
 class SqliteStore : public StateStore {
  public:
-  // Opens or makes the file at `path`; its folder must exist.  Errors:
-  //   UNAVAILABLE          the file cannot be opened, or another process has it
-  //   (STORE_UNAVAILABLE). FAILED_PRECONDITION  a newer zerocast made it (WRONG_STATE).
+  // Opens or makes the file at `path`; its folder must exist.  Errors (STORE_UNAVAILABLE):
+  //   NOT_FOUND, PERMISSION_DENIED, ...  as the system says; a missing folder with what to do.
+  //   UNAVAILABLE          another process has it, or SQLite cannot use it.
+  //   FAILED_PRECONDITION  a newer zerocast made it (WRONG_STATE).
   static absl::StatusOr<std::unique_ptr<SqliteStore>> Open(const std::string& path);
   ~SqliteStore() override;
 
@@ -47,6 +48,7 @@ class SqliteStore : public StateStore {
   absl::Status WriteOneLocked(const StoreWrite& write, int64_t revision)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A status for SQLite's last error, after `what`.
+  absl::Status OpenErrorLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ErrorLocked(absl::string_view what) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string path_;

@@ -43,11 +43,13 @@ absl::StatusOr<int64_t> StateStore::Delete(absl::string_view key,
 }
 
 absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(absl::string_view spec) {
+  const absl::string_view given = spec;
   if (spec == "memory") return std::make_unique<MemoryStore>();
   if (absl::ConsumePrefix(&spec, "sqlite:") && !spec.empty()) {
     return SqliteStore::Open(std::string(spec));
   }
-  return InvalidFields({{"store", "must be 'memory' or 'sqlite:PATH'"}});
+  return InvalidFields(
+      {{"store", absl::StrCat("must be 'memory' or 'sqlite:PATH', was '", given, "'")}});
 }
 
 absl::Status CheckCommits(const std::vector<std::vector<StoreWrite>>& commits) {

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -110,8 +111,10 @@ TEST(ServerBinary, ASecondOneOnThePortExitsNamingTheAddress) {
   const std::string address = first.WaitForAddress();
   ASSERT_NE(address, "") << first.Err();
   ServerProcess second(dir, "b", {"--listen=" + address});
-  EXPECT_EQ(second.WaitForExit(), 1);
-  EXPECT_THAT(second.Err(), HasSubstr("listen on " + address));
+  EXPECT_EQ(second.WaitForExit(), 5);
+  EXPECT_EQ(second.Err(), "zerocast-server: listen on " + address +
+                              ": another process listens there; stop it, or choose another "
+                              "address\n");
   first.Signal(SIGINT);
   EXPECT_EQ(first.WaitForExit(), 0);
 }
@@ -338,6 +341,40 @@ TEST(ServerBinary, ItsLogTellsHowLoadsBeginAndEnd) {
   EXPECT_THAT(of_loads[2], HasSubstr(names[1] + " is created"));
   EXPECT_THAT(of_loads[3], HasSubstr(names[1] + " is CANCELLED after "));
   EXPECT_THAT(of_loads[3], HasSubstr(R"("level":"info")"));
+}
+
+TEST(ServerBinary, MistakesAreNamedWithTheirExitCodeInOneLine) {
+  TempDir dir;
+  const std::string missing = dir.File("none");
+  dir.Write("file", "");
+  const struct {
+    std::vector<std::string> flags;
+    int code;
+    std::string says;
+  } cases[] = {
+      {{"--store=foo"}, 2, "store: must be 'memory' or 'sqlite:PATH', was 'foo'"},
+      {{"--store=sqlite:" + missing + "/x.db"},
+       3,
+       "open store '" + missing + "/x.db': its folder " + missing +
+           " does not exist; make it (install -d " + missing + ")"},
+      {{"--store=sqlite:" + dir.File("file") + "/x.db"}, 3, dir.File("file") + "/x.db"},
+      {{"--listen=bad"}, 2, "listen: must be host:port or unix:/path, was 'bad'"},
+      {{"--listen=127.0.0.1:99999"}, 2, "was '127.0.0.1:99999'"},
+      {{"--listen=::1:0"}, 2, "was '::1:0'"},
+      {{"--listen=192.0.2.1:0"}, 2, "listen: '192.0.2.1' is not an address of this machine"},
+      {{"--listen=unix:" + missing + "/s"}, 3, "its folder " + missing + " does not exist"},
+      {{"--listen=127.0.0.1:0", "--health-listen=x"}, 2, "health_listen: must be host:port"},
+      {{"--listen=127.0.0.1:0", "--metrics-listen=x"}, 2, "metrics_listen: must be host:port"},
+  };
+  for (const auto& c : cases) {
+    std::vector<std::string> flags = c.flags;
+    flags.push_back("--log-level=off");
+    ServerProcess server(dir, "s", flags);
+    EXPECT_EQ(server.WaitForExit(), c.code) << c.says;
+    const std::string err = server.Err();
+    EXPECT_THAT(err, HasSubstr(c.says));
+    EXPECT_EQ(std::count(err.begin(), err.end(), '\n'), 1) << err;
+  }
 }
 
 TEST(ServerBinary, AWrongFlagIsAUsageError) {

@@ -219,11 +219,16 @@ TEST(SqliteStore, RefusesANewerSchema) {
 
 TEST(SqliteStore, NamesAPathThatCannotBeOpened) {
   EXPECT_THAT(SqliteStore::Open("/nonexistent/state.db"),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("/nonexistent/state.db")));
+              StatusIs(absl::StatusCode::kNotFound,
+                       HasSubstr("open store '/nonexistent/state.db': its folder /nonexistent does "
+                                 "not exist; make it (install -d /nonexistent)")));
+  EXPECT_THAT(SqliteStore::Open("/proc"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("open store '/proc'")));
 }
 
 TEST(OpenStore, RefusesOtherForms) {
-  EXPECT_EQ(OpenStore("etcd:x").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(OpenStore("etcd:x"), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            HasSubstr("sqlite:PATH', was 'etcd:x'")));
   EXPECT_EQ(OpenStore("sqlite:").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
