@@ -17,8 +17,8 @@ absl::StatusOr<std::unique_ptr<Client>> GlobalOptions::Connect(absl::Time deadli
   return Client::Create(std::move(options));
 }
 
-void CancelInGrace(const Client& client, absl::string_view job) {
-  client.WithLimits(kCancelGrace, absl::InfiniteFuture())->CancelJob(job).IgnoreError();
+absl::Status CancelInGrace(const Client& client, absl::string_view job) {
+  return client.WithLimits(kCancelGrace, absl::InfiniteFuture())->CancelJob(job).status();
 }
 
 int ExitCode(const absl::Status& status) {

@@ -28,9 +28,8 @@ struct GlobalOptions {
 
 // What a command that has run out of time may still take to cancel what it began.
 inline constexpr absl::Duration kCancelGrace = absl::Seconds(5);
-// Cancels a job within kCancelGrace, whatever limits `client` has.  For a command that has failed
-// already: an error of the cancel would hide the reason.
-void CancelInGrace(const Client& client, absl::string_view job);
+// Cancels a job within kCancelGrace, whatever limits `client` has.
+absl::Status CancelInGrace(const Client& client, absl::string_view job);
 
 // Each of these adds one command (with its subcommands) to `app`.  When it is chosen, `*run`
 // becomes what to run: it prints its result to stdout and returns the status that decides the exit

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/create_job.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
@@ -103,7 +104,10 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
   Client::CreateOptions create;
   create.request_id = flags.request_id;
   create.validate_only = flags.validate_only;
-  ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
+  ZC_ASSIGN_OR_RETURN(
+      const v1::CreateJobResponse created,
+      CreateJobOrCancel(client.get(), spec, create, deadline,
+                        flags.request_id.empty() ? UnknownJob::kCancel : UnknownJob::kKeep));
   const std::string& job = created.job().name();
   // Printed before anything can fail: a job that exists must be found again.
   if (global.json()) {
@@ -120,7 +124,9 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
     if (!global.json()) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
     std::fflush(stdout);
     if (flags.wait) {
-      const SignalWatcher watcher([&client, &job](int) { CancelInGrace(*client, job); });
+      const SignalWatcher watcher([&client, &job](int) {
+        if (!CancelInGrace(*client, job).ok()) client->CancelCalls();
+      });
       ZC_ASSIGN_OR_RETURN(
           load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
       ZC_RETURN_IF_ERROR(flags.job.Explain(LoadStatus(load)));

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/create_job.h"
 #include "client/cli/embedded.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
@@ -126,19 +127,21 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
 
   Client::CreateOptions create;
   create.request_id = flags.request_id;
-  ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created, client->CreateJob(spec, create));
+  // The job is this command's, whoever named the request.
+  ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created,
+                      CreateJobOrCancel(client, spec, create, deadline, UnknownJob::kCancel));
   const std::string job = created.job().name();
   // Until its end the load is this command's: interrupted or failed, the job is cancelled and the
   // agents free its shards.  An error of that call changes nothing any more.
   bool done = false;
   std::atomic<bool> interrupted{false};
-  const auto cancel = [client, &job] { CancelInGrace(*client, job); };
-  const absl::Cleanup cancel_unless_done = [&done, &cancel] {
-    if (!done) cancel();
+  const absl::Cleanup cancel_unless_done = [client, &job, &done, &interrupted] {
+    if (!done && !interrupted.load()) CancelInGrace(*client, job).IgnoreError();
   };
-  const SignalWatcher watcher([&cancel, &interrupted](int) {
+  const SignalWatcher watcher([client, &job, &interrupted](int) {
     interrupted.store(true);
-    cancel();
+    // The wait ends with the load; where the cancel does not get through, it ends without.
+    if (!CancelInGrace(*client, job).ok()) client->CancelCalls();
   });
   const auto check_interrupted = [&interrupted]() {
     return interrupted.load() ? WithReason(absl::CancelledError("interrupted"), "CANCELLED")

@@ -41,6 +41,10 @@ void AppendNames(absl::string_view title,
   }
 }
 
+Json FailureJson(const v1::Failure& failure) {
+  return {{"reason", failure.reason()}, {"message", failure.message()}};
+}
+
 Json SecondsJson(const v1::StageSeconds& seconds) {
   return {{"prepare", seconds.prepare()},   {"connect", seconds.connect()},
           {"read", seconds.read()},         {"copy", seconds.copy()},
@@ -219,12 +223,13 @@ Json LoadJson(const v1::Load& load) {
                       {"agent_socket", shard.agent_socket()},
                       {"arena_bytes", shard.arena_bytes()},
                       {"handed_over", shard.handed_over()}});
+    if (shard.has_freed()) shards.back()["freed"] = FailureJson(shard.freed());
   }
   document["shards"] = shards;
   if (load.state() == v1::LOAD_STATE_FAILED) {
-    document["failure"] = {{"reason", load.failure().reason()},
-                           {"message", load.failure().message()}};
+    document["failure"] = FailureJson(load.failure());
   }
+  if (load.has_freed()) document["freed"] = FailureJson(load.freed());
   return document;
 }
 

@@ -1,7 +1,7 @@
 #include "client/cli/signals.h"
 
 #include <signal.h>
-#include <time.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -24,21 +24,38 @@ void SignalWatcher::BlockSignals() {
 }
 
 SignalWatcher::SignalWatcher(std::function<void(int)> on_signal)
-    : thread_([this, on_signal = std::move(on_signal)] {
-        const sigset_t signals = WatchedSignals();
-        const timespec poll = {0, 50'000'000};
-        while (!stop_.load()) {
-          const int signal = sigtimedwait(&signals, nullptr, &poll);
-          if (signal <= 0) continue;
-          on_signal(signal);
-          // A second signal ends the process at once, for those who will not wait.
-          pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-          return;
-        }
-      }) {}
+    : thread_([this, on_signal = std::move(on_signal)] { Run(on_signal); }) {}
+
+void SignalWatcher::Run(const std::function<void(int signal)>& on_signal) {
+  const sigset_t signals = WatchedSignals();
+  int signal = -1;
+  siginfo_t info;
+  while (signal <= 0) signal = sigwaitinfo(&signals, &info);
+  {
+    MutexLock lock(&mutex_);
+    if (stop_) {
+      // One that came from outside in this moment stays pending, for the next watcher.  By its
+      // sender: glibc gives the code of pthread_kill() out as that of kill().
+      if (info.si_pid != getpid()) kill(getpid(), signal);
+      return;
+    }
+    caught_ = true;
+  }
+  // Of all threads this one takes the next signal, by its default: the end.
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  on_signal(signal);
+  MutexLock lock(&mutex_);
+  while (!stop_) changed_.Wait(&mutex_);
+}
 
 SignalWatcher::~SignalWatcher() {
-  stop_.store(true);
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    changed_.SignalAll();
+    // Wakes it: until it has caught one the signal is blocked there, and no other thread gets it.
+    if (!caught_) pthread_kill(thread_.native_handle(), SIGINT);
+  }
   thread_.join();
 }
 

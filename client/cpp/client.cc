@@ -9,8 +9,10 @@
 #include <chrono>
 #include <optional>
 #include <random>
+#include <set>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -36,13 +38,6 @@ constexpr int kMaxMetadataBytes = 64 << 10;
 constexpr int kPageSize = 200;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
 constexpr absl::Duration kLongestPause = absl::Seconds(2);
-
-std::string RandomId() {
-  std::random_device device;
-  std::string id;
-  for (int k = 0; k < 4; ++k) absl::StrAppend(&id, absl::StrFormat("%08x", device()));
-  return id;
-}
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
   return google::protobuf::util::TimeUtil::NanosecondsToDuration(
@@ -94,6 +89,13 @@ absl::string_view ServiceConfig() {
   })";
 }
 
+std::string NewRequestId() {
+  std::random_device device;
+  std::string id;
+  for (int k = 0; k < 4; ++k) absl::StrAppend(&id, absl::StrFormat("%08x", device()));
+  return id;
+}
+
 bool IsTerminal(v1::LoadState state) {
   return state == v1::LOAD_STATE_READY || state == v1::LOAD_STATE_FAILED ||
          state == v1::LOAD_STATE_CANCELLED;
@@ -103,6 +105,10 @@ absl::Status LoadStatus(const v1::Load& load) {
   if (load.state() == v1::LOAD_STATE_CANCELLED) {
     return WithReason(absl::CancelledError(absl::StrCat(load.name(), " was cancelled")),
                       "CANCELLED");
+  }
+  if (load.state() == v1::LOAD_STATE_READY && load.has_freed() &&
+      load.freed().code() != static_cast<int>(absl::StatusCode::kCancelled)) {
+    return Annotate(StatusFromFailure(load.freed()), load.name());
   }
   if (load.state() != v1::LOAD_STATE_FAILED) return absl::OkStatus();
   return StatusFromFailure(load.failure());
@@ -131,11 +137,32 @@ struct Client::Rep {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() +
                          absl::ToChronoMilliseconds(name.deadline));
+    const InProgress in_progress(this, &context);
     Response response;
     const grpc::Status status = (stub->*method)(&context, request, &response);
     if (!status.ok()) return ExplainCallError(FromGrpc(status), name);
     return response;
   }
+
+  // A call between its beginning and its end: what CancelCalls ends.
+  class InProgress {
+   public:
+    InProgress(const Rep* rep, grpc::ClientContext* context) : rep_(rep), context_(context) {
+      MutexLock lock(&rep_->mutex);
+      rep_->in_progress.insert(context_);
+      if (rep_->cancelled) context_->TryCancel();
+    }
+    ~InProgress() {
+      MutexLock lock(&rep_->mutex);
+      rep_->in_progress.erase(context_);
+    }
+    InProgress(const InProgress&) = delete;
+    InProgress& operator=(const InProgress&) = delete;
+
+   private:
+    const Rep* const rep_;
+    grpc::ClientContext* const context_;
+  };
 
   static absl::Status TimeIsUp(const CallName& name) {
     return WithReason(absl::DeadlineExceededError(absl::StrCat(
@@ -151,6 +178,10 @@ struct Client::Rep {
   const std::unique_ptr<v1::LoadService::Stub> load;
   const std::unique_ptr<v1::AgentService::Stub> agent;
   const std::unique_ptr<v1::ServerInfoService::Stub> info;
+
+  mutable Mutex mutex;
+  mutable bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  mutable std::set<grpc::ClientContext*> in_progress ABSL_GUARDED_BY(mutex);
 };
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(Options options) {
@@ -180,6 +211,12 @@ std::unique_ptr<Client> Client::WithLimits(absl::Duration timeout, absl::Time de
   options.deadline = deadline;
   return std::unique_ptr<Client>(
       new Client(std::make_unique<Rep>(rep_->channel, std::move(options))));
+}
+
+void Client::CancelCalls() {
+  MutexLock lock(&rep_->mutex);
+  rep_->cancelled = true;
+  for (grpc::ClientContext* context : rep_->in_progress) context->TryCancel();
 }
 
 absl::StatusOr<v1::ResolveConfigResponse> Client::ResolveConfig(
@@ -213,7 +250,7 @@ absl::StatusOr<v1::ConfigLease> Client::AcquireConfigLease(absl::string_view job
   v1::AcquireConfigLeaseRequest request;
   request.set_job(std::string(job));
   if (ttl != absl::ZeroDuration()) *request.mutable_ttl() = ToProto(ttl);
-  request.set_request_id(RandomId());
+  request.set_request_id(NewRequestId());
   ZC_ASSIGN_OR_RETURN(
       v1::AcquireConfigLeaseResponse response,
       rep_->Call(rep_->config.get(), &v1::ConfigService::Stub::AcquireConfigLease, request));
@@ -242,7 +279,7 @@ absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec,
                                                         const CreateOptions& options) {
   v1::CreateJobRequest request;
   *request.mutable_spec() = spec;
-  request.set_request_id(options.request_id.empty() ? RandomId() : options.request_id);
+  request.set_request_id(options.request_id.empty() ? NewRequestId() : options.request_id);
   request.set_validate_only(options.validate_only);
   return rep_->Call(rep_->job.get(), &v1::JobService::Stub::CreateJob, request);
 }
@@ -286,7 +323,7 @@ absl::Status Client::DeleteJob(absl::string_view name, absl::string_view etag) {
 absl::StatusOr<v1::Load> Client::CreateLoad(absl::string_view job, const CreateOptions& options) {
   v1::CreateLoadRequest request;
   request.set_job(std::string(job));
-  request.set_request_id(options.request_id.empty() ? RandomId() : options.request_id);
+  request.set_request_id(options.request_id.empty() ? NewRequestId() : options.request_id);
   request.set_validate_only(options.validate_only);
   ZC_ASSIGN_OR_RETURN(v1::CreateLoadResponse response,
                       rep_->Call(rep_->load.get(), &v1::LoadService::Stub::CreateLoad, request));
@@ -341,6 +378,7 @@ absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duratio
   while (true) {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(until));
+    const Rep::InProgress in_progress(rep_.get(), &context);
     const auto stream = rep_->load->WatchLoad(&context, request);
     v1::WatchLoadResponse response;
     while (stream->Read(&response)) {

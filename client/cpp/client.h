@@ -60,6 +60,10 @@ class Client {
   // A client over the same connection with other limits: for the call that must still be made when
   // time is up, such as a cancel.
   std::unique_ptr<Client> WithLimits(absl::Duration timeout, absl::Time deadline) const;
+  // Ends the calls and watches in progress with CANCELLED, and every later one at once: for a
+  // caller that was interrupted.  What the server has already done stays; clients that WithLimits
+  // made, or makes, over the same connection go on.
+  void CancelCalls();
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
@@ -118,10 +122,16 @@ class Client {
   const std::unique_ptr<Rep> rep_;
 };
 
+// A random request_id, for a caller that must know it although the answer of its creation is lost:
+// the same creation under the same id gives what was made.
+std::string NewRequestId();
+
 // True when `state` never changes again.
 bool IsTerminal(v1::LoadState state);
 
-// The status that a failed or cancelled load stands for; OK for every other state.
+// The status that a failed or cancelled load stands for, or one that is ready and whose shards were
+// freed before anybody took them (v1.Load.freed; not those of a load that was cancelled
+// afterwards). OK for every other one.
 absl::Status LoadStatus(const v1::Load& load);
 
 // The gRPC service config that every channel of the library uses: which methods are retried, how

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -261,6 +262,54 @@ TEST(Client, NoCallBeginsAfterTheDeadlineOfAll) {
   EXPECT_TRUE(server.request_ids.empty());
   EXPECT_THAT(late->WithLimits(absl::Seconds(20), absl::InfiniteFuture())->CreateJob({}, {}),
               IsOk());
+}
+
+TEST(Client, CancelCallsEndsWhatIsInProgressAndWhatComesLater) {
+  ScriptedServer server;
+  const auto client = Connect(server.address());
+  absl::Status call;
+  std::thread caller([&] { call = client->GetJob("jobs/1").status(); });
+  // Whether it has begun or not.
+  client->CancelCalls();
+  caller.join();
+  EXPECT_EQ(call.code(), absl::StatusCode::kCancelled) << call;
+  EXPECT_EQ(ReasonOf(call), "CANCELLED");
+  EXPECT_EQ(client->CreateJob({}, {}).status().code(), absl::StatusCode::kCancelled);
+  // What must still be done is done by another client over the connection.
+  EXPECT_THAT(client->WithLimits(absl::Seconds(20), absl::InfiniteFuture())->CreateJob({}, {}),
+              IsOk());
+}
+
+TEST(Client, CancelCallsEndsAWatchThatHasBegun) {
+  ScriptedServer server;
+  server.late = v1::Load();
+  const auto client = Connect(server.address());
+  const absl::Status status = client
+                                  ->WatchLoad("loads/1", absl::Hours(1),
+                                              [&client](const v1::Load&) {
+                                                client->CancelCalls();
+                                                return true;
+                                              })
+                                  .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+  EXPECT_EQ(ReasonOf(status), "CANCELLED");
+}
+
+TEST(Client, AReadyLoadWhoseShardsAreGoneIsAnError) {
+  v1::Load load;
+  load.set_name("loads/1");
+  load.set_state(v1::LOAD_STATE_READY);
+  EXPECT_THAT(LoadStatus(load), IsOk());
+  load.mutable_freed()->set_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  load.mutable_freed()->set_message("ranks 0, 1 of node a: no process took it");
+  load.mutable_freed()->set_reason("WRONG_STATE");
+  EXPECT_THAT(LoadStatus(load),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("loads/1: "), HasSubstr("ranks 0, 1 of node a"))));
+  EXPECT_EQ(ReasonOf(LoadStatus(load)), "WRONG_STATE");
+  // Cancelled after it was ready: as its owner wanted.
+  load.mutable_freed()->set_code(static_cast<int>(absl::StatusCode::kCancelled));
+  EXPECT_THAT(LoadStatus(load), IsOk());
 }
 
 TEST(Client, AnExpiredWatchNamesTheLateNodes) {

@@ -1,0 +1,28 @@
+#ifndef ZEROCAST_CLIENT_CLI_CREATE_JOB_H_
+#define ZEROCAST_CLIENT_CLI_CREATE_JOB_H_
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/cpp/client.h"
+
+namespace zerocast {
+
+// What becomes of a job that may have been created although no answer came in time.
+enum class UnknownJob {
+  kCancel,
+  // The user named its request_id and finds it by that.  An interrupted command cancels it anyway.
+  kKeep,
+};
+
+// Creates a job for a command; `deadline` is the client's.  When its outcome stays unknown (no
+// answer within the client's limits, the connection broke, SIGINT or SIGTERM came meanwhile) the
+// job may be there and nobody knows its name.  The same request_id gives it: within kCancelGrace
+// the creation is repeated, which a creation that comes late meets too, and its job cancelled.  The
+// error says what was done. Interrupted after the job was made, it is cancelled, too: CANCELLED.
+absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1::JobSpec& spec,
+                                                        Client::CreateOptions options,
+                                                        absl::Time deadline, UnknownJob unknown);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_CLI_CREATE_JOB_H_
