@@ -26,6 +26,7 @@
 #include "client/agent/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/exit_code.h"
 
 namespace zerocast {
 namespace {
@@ -198,28 +199,6 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   agent->Stop();
   if (health != nullptr) health->Shutdown(std::chrono::system_clock::now());
   return absl::OkStatus();
-}
-
-// As the exit codes of the zerocast command.
-int ExitCode(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 0;
-    case absl::StatusCode::kInvalidArgument:
-      return 2;
-    case absl::StatusCode::kNotFound:
-      return 3;
-    case absl::StatusCode::kAlreadyExists:
-    case absl::StatusCode::kFailedPrecondition:
-      return 4;
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kDeadlineExceeded:
-      return 5;
-    case absl::StatusCode::kPermissionDenied:
-      return 7;
-    default:
-      return 1;
-  }
 }
 
 int Main(int argc, char** argv) {

@@ -23,6 +23,7 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/missing_folder.h"
 
 namespace zerocast {
 namespace {
@@ -80,7 +81,9 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path, mode_t mode) {
   // wider than wanted, not even for a moment.
   ::fchmod(socket.get(), mode);
   if (::bind(socket.get(), Generic(&address), sizeof(address)) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("listen on ", path));
+    const std::string what = absl::StrCat("listen on ", path);
+    if (errno == ENOENT) return WithReason(MissingFolder(what, path, "--socket"), "IO_ERROR");
+    return ErrnoStatus(errno, what);
   }
   if (::chmod(path.c_str(), mode) != 0 || ::listen(socket.get(), kBacklog) != 0) {
     return ErrnoStatus(errno, absl::StrCat("listen on ", path));
