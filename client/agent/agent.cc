@@ -154,7 +154,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
       return self->table->Offer(load, rank, token, mode);
     };
     hand_over.settle = [self](const ShardOffer& offer, bool acknowledged) {
-      const absl::Status settled = self->table->Settle(offer, acknowledged);
+      absl::Status settled = self->table->Settle(offer, acknowledged);
       if (acknowledged && settled.ok()) {
         ++(offer.mode == AttachMode::kShared ? self->handed_over_shared
                                              : self->handed_over_private);
@@ -167,11 +167,11 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   ZC_RETURN_IF_ERROR(rep->janitor.Start(rep->table.get(), options.unclaimed_ttl));
 
   SessionOptions session;
-  session.server_address = options.server_address;
-  session.channel = options.channel;
-  session.node_name = options.node_name;
-  session.socket_path = options.socket_path;
-  session.bulk_host = options.bulk_host;
+  session.server_address = std::move(options.server_address);
+  session.channel = std::move(options.channel);
+  session.node_name = std::move(options.node_name);
+  session.socket_path = std::move(options.socket_path);
+  session.bulk_host = std::move(options.bulk_host);
   session.version = ZEROCAST_VERSION;
   session.incarnation = RandomIncarnation();
   rep->session =

@@ -65,7 +65,7 @@ absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1
     interrupted.store(true);
     client->CancelCalls();
   });
-  const absl::StatusOr<v1::CreateJobResponse> created = client->CreateJob(spec, options);
+  absl::StatusOr<v1::CreateJobResponse> created = client->CreateJob(spec, options);
   if (options.validate_only) return created;
   if (created.ok()) {
     // Whatever comes from here on is for the caller's own watcher.

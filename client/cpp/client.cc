@@ -405,7 +405,7 @@ absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duratio
                       absl::StrCat("watch ", name));
     }
     if (!again || left <= pause) {
-      const absl::Status expired = WaitExpired(call, last.has_value() ? &*last : nullptr);
+      absl::Status expired = WaitExpired(call, last.has_value() ? &*last : nullptr);
       if (end.ok() || !again) return expired;
       return Annotate(expired, absl::StrCat("the server went away (", end.error_message(), ")"));
     }

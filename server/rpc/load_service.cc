@@ -85,7 +85,7 @@ grpc::Status LoadServiceImpl::PlanLoad(grpc::ServerContext* context,
       return context->IsCancelled();
     }));
     // A plan that the report refuses is an answer; anything else that went wrong is an error.
-    const absl::Status failure = StatusFromFailure(load.failure());
+    absl::Status failure = StatusFromFailure(load.failure());
     if (!failure.ok() && !load.has_report()) return failure;
     if (!failure.ok() && ReasonOf(failure) != "WEIGHTS_INCOMPLETE") return failure;
     if (load.has_plan()) *response->mutable_plan() = std::move(*load.mutable_plan());

@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<int64_t>> MemoryStore::CommitAll(
   std::vector<Before> undo;
   for (const std::vector<StoreWrite>& writes : commits) {
     const int64_t revision = revision_ + static_cast<int64_t>(revisions.size()) + 1;
-    const absl::Status written = WriteLocked(writes, revision, &undo);
+    absl::Status written = WriteLocked(writes, revision, &undo);
     if (!written.ok()) {
       for (auto before = undo.rbegin(); before != undo.rend(); ++before) {
         entries_.erase(before->key);

@@ -200,7 +200,7 @@ absl::StatusOr<std::vector<int64_t>> SqliteStore::CommitAll(
   }
   // SQLite may have rolled back by itself (disk full, I/O error); a second rollback is refused.
   if (sqlite3_get_autocommit(db_) == 0) {
-    const absl::Status rolled_back = ExecLocked("ROLLBACK");
+    absl::Status rolled_back = ExecLocked("ROLLBACK");
     if (!rolled_back.ok()) return rolled_back;
   }
   return revisions;
