@@ -162,7 +162,7 @@ std::string StateName(v1::LoadState state) {
 }
 
 std::string StateText(const v1::Load& load) {
-  const std::string name = StateName(load.state());
+  std::string name = StateName(load.state());
   if (!load.has_freed()) return name;
   const bool cancelled = load.freed().code() == static_cast<int>(absl::StatusCode::kCancelled);
   return absl::StrCat(name, cancelled ? ", released" : ", freed");
