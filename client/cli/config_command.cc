@@ -36,7 +36,7 @@ void AddResolve(CLI::App* config, const GlobalOptions* global, Run* run) {
   option("--deepspeed-version", &flags->deepspeed_version, "For lint; lists its defaults",
          "VERSION");
   command->add_flag("--estimate", flags->estimate, "Estimate the memory of a rank");
-  option("--model-spec", &flags->model_spec, "The model for --estimate, JSON", "FILE");
+  option("--model-spec", &flags->model_spec, "The model for --estimate and --lint, JSON", "FILE");
   option("--num-parameters", &flags->num_parameters, "Or its size for --estimate", "N")
       ->check(WholeNumber(1, kMaxInt64));
   option("--batch", &flags->batch, "JSON lines, perhaps gzip; - for stdin", "FILE");
@@ -64,6 +64,9 @@ void AddLint(CLI::App* config, const GlobalOptions* global, Run* run) {
       ->check(WholeNumber(1, kMaxInt64))
       ->type_name("N");
   command->add_flag("--resolved", flags->resolved, "Nothing fills an \"auto\" any more");
+  command
+      ->add_option("--model-spec", flags->model_spec, "The model that DeepSpeed is to take, JSON")
+      ->type_name("FILE");
   command->callback(
       [flags, global, run] { *run = [flags, global] { return RunLint(*global, *flags); }; });
 }

@@ -28,7 +28,7 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags);
 absl::Status RunResolveBatch(const GlobalOptions& global, const ResolveFlags& flags);
 
 struct LintFlags {
-  std::string file, ds_config_base64, deepspeed_version;
+  std::string file, ds_config_base64, deepspeed_version, model_spec;
   int64_t world_size = 0;  // 0: not given
   bool resolved = false;
 };

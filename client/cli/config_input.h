@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_CLIENT_CLI_CONFIG_INPUT_H_
 #define ZEROCAST_CLIENT_CLI_CONFIG_INPUT_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -24,6 +25,8 @@ absl::StatusOr<std::string> ReadBytes(absl::string_view flag, const std::string&
 
 // More than any config the server takes, so that it says what is wrong with a large one.
 inline constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+// The same of a model's config or spec.
+inline constexpr int64_t kMaxModelBytes = int64_t{32} << 20;
 
 // The server that was named, or one in this process.
 absl::StatusOr<ClusterHandle> ConnectForConfigs(const GlobalOptions& global);

@@ -23,6 +23,13 @@ absl::Status RunLint(const GlobalOptions& global, const LintFlags& flags) {
     ZC_ASSIGN_OR_RETURN(*request.mutable_config_json(),
                         ReadInput("FILE", flags.file, kMaxConfigBytes));
   }
+  if (!flags.model_spec.empty()) {
+    if (flags.model_spec == "-" && flags.file == "-") {
+      return InvalidFields({{"-", "only one of FILE and --model-spec can read stdin"}});
+    }
+    ZC_ASSIGN_OR_RETURN(*request.mutable_model_spec_json(),
+                        ReadInput("--model-spec", flags.model_spec, kMaxModelBytes));
+  }
   request.set_deepspeed_version(flags.deepspeed_version);
   if (flags.world_size > 0) request.set_world_size(flags.world_size);
   request.set_resolved(flags.resolved);

@@ -21,8 +21,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kMaxModelBytes = int64_t{32} << 20;
-
 template <typename Strings>
 std::vector<std::string> List(const Strings& strings) {
   return std::vector<std::string>(strings.begin(), strings.end());
@@ -69,8 +67,10 @@ absl::Status CheckFlags(const ResolveFlags& flags) {
     violations.push_back({"--estimate", "needs --model-spec or --num-parameters"});
   }
   if (spec && count) violations.push_back({"--model-spec", "excludes --num-parameters"});
-  if (!flags.estimate && (spec || count)) {
-    violations.push_back({spec ? "--model-spec" : "--num-parameters", "is for --estimate"});
+  if (!flags.estimate && count) {
+    violations.push_back({"--num-parameters", "is for --estimate"});
+  } else if (!flags.estimate && !flags.lint && spec) {
+    violations.push_back({"--model-spec", "is for --estimate and --lint"});
   }
   const int num_stdin = (flags.ds_config == "-") + (flags.training_arguments == "-") +
                         (flags.model_config == "-") + (flags.model_spec == "-");

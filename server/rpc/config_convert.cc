@@ -83,16 +83,17 @@ void ReadSource(const v1::ResolveConfigRequest& request, Input* out, Violations*
 }
 
 void ReadModel(const v1::ResolveConfigRequest& request, ModelSize* model, Violations* violations) {
-  if (!request.estimate_memory()) return;
-  if (request.model_spec_json().empty() == !request.has_model_size()) {
+  const bool is_spec = !request.model_spec_json().empty();
+  if (request.estimate_memory() && is_spec == request.has_model_size()) {
     violations->push_back({"model_spec_json", "must be set for estimate_memory, or model_size"});
     return;
   }
-  if (!request.has_model_size()) {
+  if (is_spec && (request.estimate_memory() || request.lint())) {
     *model =
         Take(ReadModelSize(request.model_spec_json()), "model_spec", "model_spec_json", violations);
     return;
   }
+  if (!request.estimate_memory()) return;
   const v1::ModelSize& size = request.model_size();
   const auto check = [violations](const char* field, int64_t value, int64_t min) {
     if (value >= min) return;
@@ -311,6 +312,7 @@ absl::Status Lint(const v1::ResolveConfigRequest& request, const Input& input,
   int64_t world_size = 0;
   const ConfigInteger* ranks = input.resolve.arguments.world_size.integer();
   if (ranks != nullptr && ranks->ToInt64(&world_size)) lint.world_size = world_size;
+  lint.scalar_parameters = input.model.scalar_parameters;
   // Before finalizing an "auto" may still be filled.
   lint.resolved = !resolution.error.has_value() &&
                   (input.resolve.num_training_steps.has_value() || input.resolve.inference);
@@ -347,7 +349,8 @@ absl::Status RefusalStatus(const IntegrationError& error) {
 absl::Status Answer(const v1::ResolveConfigRequest& request, ConfigAnswer* answer) {
   ZC_ASSIGN_OR_RETURN(Input input, ReadRequest(request));
   ZC_ASSIGN_OR_RETURN(Resolution resolution, ResolveConfig(input.resolve));
-  if (request.has_config_value_json()) resolution.duplicate_keys = input.duplicate_keys;
+  // A value that is a text was read as a config by the resolution.
+  if (!input.duplicate_keys.empty()) resolution.duplicate_keys = input.duplicate_keys;
   Describe(request, resolution, &answer->response);
   if (request.lint() && resolution.config.root().object() != nullptr) {
     ZC_RETURN_IF_ERROR(Lint(request, input, resolution, &answer->response));
@@ -407,13 +410,18 @@ absl::StatusOr<v1::LintConfigResponse> AnswerLint(const v1::LintConfigRequest& r
   Collect(FindDeepSpeedVersion(request.deepspeed_version()).status(), "", "deepspeed_version",
           &violations);
   JsonDocument document;
+  LintRequest lint;
   if (is_base64 || !request.config_json().empty()) {
     document = Take(is_base64 ? ReadConfigObject(request.config_base64(), "config_base64")
                               : ReadConfigObject(request.config_json(), "config_json"),
                     "", "", &violations);
   }
+  if (!request.model_spec_json().empty()) {
+    lint.scalar_parameters =
+        Take(ReadModelSize(request.model_spec_json()), "model_spec", "model_spec_json", &violations)
+            .scalar_parameters;
+  }
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
-  LintRequest lint;
   lint.config = &document.value;
   lint.duplicate_keys = document.duplicate_keys;
   lint.deepspeed_version = request.deepspeed_version().empty()

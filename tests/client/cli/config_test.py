@@ -191,6 +191,19 @@ class ConfigTest(unittest.TestCase):
         self.assertIn("0.19.8", result.stderr)
         self.assertEqual(run("config", "lint").code, 2)
 
+    def test_lint_looks_at_a_model(self):
+        good = self.write("good.json", json.dumps({"train_batch_size": 8}))
+        spec = self.write("spec.json", json.dumps({"params": {"w": [2, 3], "scale": []}}))
+        result = run("--output", "json", "config", "lint", good, "--model-spec", spec)
+        self.assertEqual(result.code, 4, result)
+        self.assertEqual([f["rule"] for f in result.json()["findings"]], ["scalar-parameter"])
+        result = run("config", "lint", good, "--model-spec", spec, "--deepspeed-version", "0.19.7")
+        self.assertEqual(result.code, 0, result)
+        result = run("config", "lint", "-", "--model-spec", "-", stdin=b"{}")
+        self.assertEqual(result.code, 2, result)
+        findings = self.resolve(CONFIG, "--lint", "--model-spec", spec).json()["findings"]
+        self.assertIn("scalar-parameter", [f["rule"] for f in findings])
+
     def test_diff(self):
         a = self.write("a.json", '{"x": 1, "y": [1, 2], "z": 1e400}')
         b = self.write("b.json", '{"y": [1, 3], "x": 1.0, "w": {"v": null}}')
@@ -262,6 +275,8 @@ class ConfigTest(unittest.TestCase):
                            (["--ds-config", "-", "--args", "-"], "stdin"),
                            (["--ds-config", self.arguments, "--args", self.arguments, "--estimate"],
                             "--num-parameters"),
+                           (["--ds-config", self.arguments, "--args", self.arguments, "--model-spec",
+                             self.model], "--lint"),
                            (["--batch", self.arguments, "--ds-config", self.arguments], "--batch"),
                            (["--batch", self.arguments, "--deepspeed-version", "0.19.8"], "--batch"),
                            (["--batch", self.arguments, "--model-spec", self.model], "--batch"),

@@ -148,6 +148,35 @@ TEST_F(ConfigRpcTest, TheWholeAnswerComesInOneCall) {
   EXPECT_EQ(answer.queries_after_process().paths(0).value_json(), "3");
 }
 
+TEST_F(ConfigRpcTest, LintLooksAtTheModelWhereItIsNamed) {
+  const auto rules = [](const auto& findings) {
+    std::vector<std::string> names;
+    for (const v1::LintFinding& finding : findings) names.push_back(finding.rule());
+    return names;
+  };
+  v1::ResolveConfigRequest request = Request();
+  request.set_lint(true);
+  request.set_model_spec_json(R"({"params": {"w": [2, 3], "scale": []}})");
+  ZC_ASSERT_OK_AND_ASSIGN(auto answer, Resolve(request));
+  EXPECT_THAT(rules(answer.findings()), Contains("scalar-parameter"));
+  EXPECT_FALSE(answer.has_memory());
+  request.set_model_spec_json(R"({"params": {"w": [2, 3], "scale": [1]}})");
+  ZC_ASSERT_OK_AND_ASSIGN(answer, Resolve(request));
+  EXPECT_THAT(rules(answer.findings()), Not(Contains("scalar-parameter")));
+  request.set_model_spec_json(R"({"params": {"w": 2}})");
+  EXPECT_THAT(Fields(Resolve(request).status()), ElementsAre("model_spec_json.params.w"));
+
+  v1::LintConfigRequest lint;
+  lint.set_config_json(R"({"train_batch_size": 8})");
+  lint.set_model_spec_json(R"({"params": {"scale": []}})");
+  ZC_ASSERT_OK_AND_ASSIGN(const auto linted,
+                          Call(configs_, &v1::ConfigService::Stub::LintConfig, lint));
+  EXPECT_THAT(rules(linted.findings()), ElementsAre("scalar-parameter"));
+  lint.set_model_spec_json("5");
+  const auto refused = Call(configs_, &v1::ConfigService::Stub::LintConfig, lint);
+  EXPECT_THAT(Fields(refused.status()), ElementsAre("model_spec_json"));
+}
+
 TEST_F(ConfigRpcTest, WithoutAllOriginsOnlyWhatChangedHasOne) {
   ZC_ASSERT_OK_AND_ASSIGN(const auto answer, Resolve(Request()));
   EXPECT_EQ(answer.origins_size(), 6);
