@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import unittest
 
 SOURCE = pathlib.Path(os.environ["ZC_SOURCE_DIR"])
@@ -81,6 +82,19 @@ class SpecTest(unittest.TestCase):
         for key in ("keys_to_ignore_on_load_missing", "keys_to_ignore_on_load_unexpected"):
             if key in want:
                 self.assertEqual(made[key], sorted(want[key]), key)
+
+    def test_a_model_type_that_only_its_class_knows(self):
+        config = {"architectures": ["BarkFineModel"], "model_type": "fine_acoustics", "num_layers": 1,
+                  "hidden_size": 8, "num_heads": 2, "block_size": 4, "input_vocab_size": 6,
+                  "output_vocab_size": 6}
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+            made = spec.export(folder)
+            self.assertEqual(made["architecture"], "BarkFineModel")
+            self.assertIn([6, 8], [tensor["shape"] for tensor in made["params"]])
+            pathlib.Path(folder, "config.json").write_text('{"model_type": "no_such_type"}')
+            with self.assertRaisesRegex(ValueError, "no_such_type"):
+                spec.export(folder)
 
     def test_every_recorded_checkpoint(self):
         folders = sorted(path.parent for path in CHECKPOINTS.glob("*/expected.json"))

@@ -22,6 +22,21 @@ class SpecError(RuntimeError):
     """The checkpoint's model cannot be built; the message says what to do."""
 
 
+def _config(checkpoint, class_name):
+    """The checkpoint's config; of a type that only its class knows, such as a part of a model, by
+    that class."""
+    import transformers
+    try:
+        return transformers.AutoConfig.from_pretrained(checkpoint)
+    except ValueError:
+        values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint)
+        name = class_name or next(iter(values.get("architectures") or ()), "")
+        cls = getattr(transformers, name, None) if name else None
+        if getattr(cls, "config_class", None) is None:
+            raise
+        return cls.config_class.from_pretrained(checkpoint)
+
+
 def _class(config, name):
     import transformers
     if name is None:
@@ -105,7 +120,7 @@ def export(checkpoint, class_name=None, dtype_name=None):
     import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
     dialect = _transforms.dialect()
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    config = _config(checkpoint, class_name)
     model_type = config.model_type
     cls = _class(config, class_name)
     if cls.config_class is not None and not isinstance(config, cls.config_class):
