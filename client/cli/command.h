@@ -42,9 +42,6 @@ void AddRulesCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 
-// The exit code that the command line promises for `status`.
-int ExitCode(const absl::Status& status);
-
 }  // namespace zerocast
 
 #endif  // ZEROCAST_CLIENT_CLI_COMMAND_H_

@@ -13,6 +13,7 @@
 #include "client/cli/output.h"
 #include "client/cli/signals.h"
 #include "server/base/errors.h"
+#include "server/base/exit_code.h"
 
 namespace zerocast {
 namespace {

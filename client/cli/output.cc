@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -33,7 +34,7 @@ void AppendNames(absl::string_view title,
   if (names.empty()) return;
   absl::StrAppend(text, title, " (", names.size(), "):\n");
   for (int k = 0; k < std::min<int>(names.size(), kShownNames); ++k) {
-    absl::StrAppend(text, "  ", names[k], "\n");
+    absl::StrAppend(text, "  ", EscapeControls(names[k]), "\n");
   }
   if (names.size() > kShownNames) {
     absl::StrAppend(text, "  ... and ", names.size() - kShownNames,
@@ -101,11 +102,13 @@ void SetErrorContext(Json members) { *ErrorContext() = std::move(members); }
 void PrintError(const absl::Status& status, bool json) {
   const std::vector<FieldViolation> violations = ViolationsOf(status);
   const std::string message(status.message());
-  std::fprintf(stderr, "zerocast: %s\n", message.c_str());
+  // Lists of mismatches have a line each.
+  std::fprintf(stderr, "zerocast: %s\n", EscapeControls(message, "\n").c_str());
   // INVALID_ARGUMENT has its violations in the message already.
   if (status.code() != absl::StatusCode::kInvalidArgument) {
     for (const FieldViolation& violation : violations) {
-      std::fprintf(stderr, "  %s: %s\n", violation.field.c_str(), violation.description.c_str());
+      std::fprintf(stderr, "  %s: %s\n", EscapeControls(violation.field).c_str(),
+                   EscapeControls(violation.description, "\n").c_str());
     }
   }
   if (!json) return;
@@ -238,12 +241,13 @@ std::string ReportText(const v1::LoadReport& report) {
   AppendNames("missing in the checkpoint", report.missing(), &text);
   AppendNames("unexpected in the checkpoint, not loaded", report.unexpected(), &text);
   for (const v1::MismatchedWeight& weight : report.mismatched()) {
-    absl::StrAppend(&text, "mismatched: ", weight.name(), ": checkpoint ",
+    absl::StrAppend(&text, "mismatched: ", EscapeControls(weight.name()), ": checkpoint ",
                     ShapeText(weight.checkpoint_shape()), ", model ",
                     ShapeText(weight.model_shape()), "\n");
   }
   for (const v1::ConversionError& error : report.conversion_errors()) {
-    absl::StrAppend(&text, "not convertible: ", error.target(), ": ", error.message(), "\n");
+    absl::StrAppend(&text, "not convertible: ", EscapeControls(error.target()), ": ",
+                    EscapeControls(error.message()), "\n");
   }
   if (report.missing_unknown()) {
     absl::StrAppend(&text, "no --model-spec: whether weights are missing cannot be known\n");

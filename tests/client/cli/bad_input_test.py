@@ -60,6 +60,11 @@ class BadInputTest(unittest.TestCase):
         (self.checkpoint / "model.safetensors").unlink()
         self.load(code=3, says=["neither model.safetensors nor"])
 
+    def test_dangling_link(self):
+        (self.checkpoint / "model.safetensors").unlink()
+        (self.checkpoint / "model.safetensors").symlink_to("../blobs/gone")
+        self.load(code=3, says=["model.safetensors", "dangling link", "../blobs/gone"])
+
     def test_no_tensor(self):
         self.write_model(tensor_bytes({}))
         self.load(code=6, says=["model.safetensors", "holds no tensor"])
@@ -99,7 +104,32 @@ class BadInputTest(unittest.TestCase):
 
     def test_deep_json(self):
         self.write_model(tensor_bytes(b'{"w":' + b"[" * 200_000 + b"]" * 200_000 + b"}"))
-        self.load(code=6, says=["model.safetensors", 'unexpected an array at "w"'])
+        self.load(code=6, says=["model.safetensors", "tensor w must be an object", "found an array"])
+
+    def test_metadata_that_is_no_text(self):
+        self.write_model(tensor_bytes({"__metadata__": {"format": None}}))
+        self.load(code=6, says=["model.safetensors",
+                                '__metadata__ key "format" must be a string, found null'])
+
+    def test_tensor_without_a_name(self):
+        self.write_model(tensor_bytes(
+            {"": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"x"))
+        self.load(code=6, says=["model.safetensors", "a tensor has an empty name"])
+
+    def test_names_do_not_reach_the_terminal_raw(self):
+        entry = {"dtype": "F\x1b6", "shape": [1], "data_offsets": [0, 1]}
+        self.write_model(tensor_bytes({"a\x1b[2J\nb\u00e9": entry}))
+        result = self.load(code=6, says=['tensor a\\x1b[2J\\nb\u00e9: unknown dtype "F\\x1b6"'])
+        self.assertNotIn("\x1b", result.stderr)
+        self.write_model(tensor_bytes({"odd\x1b[2J\nname": {**entry, "dtype": "U8"}}, b"x"))
+        result = cluster.zerocast("load", self.checkpoint, "--world-size", 2, "--model-spec", SPEC)
+        self.assertEqual(result.code, 4, result)
+        self.assertNotIn("\x1b", result.stderr + result.stdout)
+
+    def test_config_that_is_broken(self):
+        for text in ("{", "[]"):
+            (self.checkpoint / "config.json").write_text(text)
+            self.load(code=6, says=[str(self.checkpoint / "config.json"), "JSON"])
 
     def test_duplicate_keys(self):
         entry = b'"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
