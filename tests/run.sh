@@ -28,7 +28,7 @@ leave_out() {
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
   leave_out gpu "no NVIDIA GPU here"
 fi
-leave_out oracle "they install torch and DeepSpeed: run them with ctest --test-dir $build -L oracle"
+leave_out oracle "they install torch and DeepSpeed, or compile mutants for minutes: run them with ctest --test-dir $build -L oracle"
 leave_out bench "measurements, not tests: run them with ctest --test-dir $build -L bench"
 exclude=()
 if [[ ${#left_out[@]} -gt 0 ]]; then

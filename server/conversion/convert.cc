@@ -16,6 +16,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
 #include "server/conversion/expand_names.h"
+#include "server/conversion/explain.h"
 #include "server/conversion/lower.h"
 #include "server/conversion/natural_key.h"
 #include "server/conversion/promote.h"
@@ -42,11 +43,12 @@ struct Group {
 
 // Every value between operations holds elements of the sources, each at most once, so where the
 // sources together fit, no product of sizes overflows.  Sizes of 0 count as 1: products of a part
-// of a shape are taken too.
-absl::Status CheckShapes(absl::Span<const SourceTensor> sources) {
+// of a shape are taken too.  The first source that does not fit; -1 where all do.
+int32_t FirstUnfit(absl::Span<const SourceTensor> sources) {
   constexpr int64_t kMaxElements = int64_t{1} << 61;
   int64_t total = 0;
-  for (const SourceTensor& source : sources) {
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const SourceTensor& source = sources[i];
     int64_t numel = 1;
     bool fits = true;
     for (int64_t size : source.shape) {
@@ -54,14 +56,16 @@ absl::Status CheckShapes(absl::Span<const SourceTensor> sources) {
              !__builtin_mul_overflow(numel, std::max<int64_t>(size, 1), &numel) &&
              numel <= kMaxElements;
     }
-    if (!fits || (total += numel) > kMaxElements) {
-      return WithReason(absl::InvalidArgumentError(absl::StrCat(
-                            "convert '", source.name, "': its shape ", ShapeText(source.shape),
-                            " is not sizes >= 0, or the checkpoint has more than 2^61 elements")),
-                        "CHECKPOINT_CORRUPT");
-    }
+    if (!fits || (total += numel) > kMaxElements) return static_cast<int32_t>(i);
   }
-  return absl::OkStatus();
+  return -1;
+}
+
+// Operations that put the tensors of a list one behind the other, as their numbers say.
+bool TakesNumberedList(const Rule& rule) {
+  return std::any_of(rule.ops.begin(), rule.ops.end(), [](const Op& op) {
+    return op.kind == OpKind::kStack || op.kind == OpKind::kErnieFuseSplit;
+  });
 }
 
 class Converter {
@@ -69,7 +73,13 @@ class Converter {
   explicit Converter(const ConversionInput& input) : input_(input), rules_(*input.rules) {}
 
   absl::StatusOr<Conversion> Run() {
-    ZC_RETURN_IF_ERROR(CheckShapes(input_.sources));
+    if (const int32_t source = FirstUnfit(input_.sources); source >= 0) {
+      return WithReason(absl::InvalidArgumentError(absl::StrCat(
+                            "convert ", SourceText(source), ": its shape ",
+                            ShapeText(input_.sources[source].shape),
+                            " is not sizes >= 0, or the checkpoint has more than 2^61 elements")),
+                        "CHECKPOINT_CORRUPT");
+    }
     ZC_RETURN_IF_ERROR(ReadConfig());
     for (size_t i = 0; i < input_.model.size(); ++i) {
       model_.emplace(input_.model[i].name, static_cast<int32_t>(i));
@@ -118,7 +128,11 @@ class Converter {
     const auto in_model = [&](absl::string_view name) { return model_.contains(name); };
     absl::flat_hash_map<std::string, int32_t> group_of;
     for (int32_t source : order) {
-      ZC_ASSIGN_OR_RETURN(RenamedKey key, renamer_->Rename(keys[source], in_model));
+      absl::StatusOr<RenamedKey> renamed = renamer_->Rename(keys[source], in_model);
+      if (!renamed.ok()) {
+        return Annotate(renamed.status(), absl::StrCat("rename ", SourceText(source)));
+      }
+      const RenamedKey& key = *renamed;
       if (!InModel(key.with_prefix)) {
         AddUnexpected(key);
         continue;
@@ -175,6 +189,55 @@ class Converter {
     return sources;
   }
 
+  // "'key' in file"
+  std::string SourceText(int32_t source) const {
+    std::string text = absl::StrCat("'", input_.sources[source].name, "'");
+    if (input_.file_of) absl::StrAppend(&text, " in ", input_.file_of(source));
+    return text;
+  }
+
+  std::string RuleText(int32_t rule) const { return renamer_->rule(rule).Name(); }
+
+  // How the sources came to the group's name: "by rule [a] -> [b] from 'x' in f".
+  std::string HowText(const Group& group) const {
+    std::vector<std::string> texts;
+    for (const int32_t source : AllSources(group)) {
+      texts.push_back(SourceText(source));
+      if (group.rule >= 0) continue;
+      for (const int rule : renamer_->RenamesOf(input_.sources[source].name, group.name)) {
+        absl::StrAppend(&texts.back(), " by ", RuleText(rule));
+      }
+    }
+    const std::string from = absl::StrCat("from ", Abridged(texts, ", "));
+    return group.rule < 0 ? from : absl::StrCat("by ", RuleText(group.rule), " ", from);
+  }
+
+  std::vector<CollectedTensors> ListsOf(const Group& group) const {
+    std::vector<CollectedTensors> lists;
+    for (const Collected& collected : group.collected) {
+      lists.push_back({collected.pattern, {}});
+      for (const int32_t source : collected.sources) {
+        lists.back().tensors.push_back(&input_.sources[source]);
+      }
+    }
+    return lists;
+  }
+
+  // "; ..." or "".
+  std::string OddText(const Group& group) const {
+    if (group.rule < 0) return "";
+    // Of the sources of a decoding rule some may be absent.
+    absl::Span<const std::string> patterns;
+    if (!Decodes(rules_.rules[group.rule])) patterns = renamer_->rule(group.rule).sources();
+    const std::string odd = Oddities(patterns, ListsOf(group));
+    return odd.empty() ? "" : absl::StrCat("; ", odd);
+  }
+
+  void AddGroupError(const Group& group, std::string target, absl::string_view what) {
+    AddError(std::move(target), AllSources(group),
+             absl::StrCat(what, OddText(group), "; ", HowText(group)));
+  }
+
   void AddError(std::string target, const std::vector<int32_t>& sources, std::string message) {
     result_.errors.push_back({std::move(target), Names(sources), std::move(message)});
   }
@@ -182,10 +245,10 @@ class Converter {
   void RunPlain(const Group& group) {
     const std::vector<int32_t> sources = AllSources(group);
     if (sources.size() > 1) {
-      AddError(group.name, sources, "several tensors of the checkpoint claim this name");
+      AddGroupError(group, group.name, "several tensors of the checkpoint claim this name");
       return;
     }
-    Emit(group.name, WholeValue(sources[0], input_.sources[sources[0]].shape), sources);
+    Emit(group.name, WholeValue(sources[0], input_.sources[sources[0]].shape), group);
   }
 
   absl::Status RunOperations(const Group& group) {
@@ -217,18 +280,28 @@ class Converter {
         continue;
       }
       if (output.status().code() == absl::StatusCode::kUnimplemented) {
-        return WithReason(Annotate(output.status(),
-                                   absl::StrCat("convert '", group.name, "' by rule [",
-                                                absl::StrJoin(compiled.sources(), ", "), "] -> [",
-                                                absl::StrJoin(compiled.targets(), ", "),
-                                                "], operation ", OpName(op.kind))),
-                          "UNSUPPORTED");
+        return WithReason(
+            Annotate(output.status(), absl::StrCat("convert '", group.name, "' ", HowText(group),
+                                                   ", operation ", OpName(op.kind))),
+            "UNSUPPORTED");
       }
-      AddError(group.name, sources, absl::StrCat(OpName(op.kind), ": ", output.status().message()));
+      AddGroupError(group, group.name,
+                    absl::StrCat(OpName(op.kind), ": ", output.status().message()));
       return absl::OkStatus();
     }
+    // With a spec the shape of the model says how many there must be.
+    if (input_.any_name && config_.has_value() && TakesNumberedList(rule)) {
+      const std::vector<CollectedTensors> lists = ListsOf(group);
+      if (!MissingBetween(lists).empty() && !MayHaveExperts(*config_, lists[0].tensors.size())) {
+        AddGroupError(
+            group, group.name,
+            absl::StrCat("config.json does not say that there are ", lists[0].tensors.size(),
+                         " experts, and their numbers have gaps"));
+        return absl::OkStatus();
+      }
+    }
     ExpandNames(group.name, rules_.dialect.generation, &entries);
-    if (AllUsed(group, sources, entries)) EmitGroup(sources, std::move(entries));
+    if (AllUsed(group, sources, entries)) EmitGroup(group, std::move(entries));
     return absl::OkStatus();
   }
 
@@ -269,12 +342,12 @@ class Converter {
       unused.push_back(source);
     }
     if (unused.empty()) return true;
-    AddError(group.name, sources,
-             absl::StrCat("the conversion has no place for ", absl::StrJoin(Names(unused), ", ")));
+    AddGroupError(group, group.name,
+                  absl::StrCat("the conversion has no place for ", Abridged(Names(unused), ", ")));
     return false;
   }
 
-  void EmitGroup(const std::vector<int32_t>& sources, Entries entries) {
+  void EmitGroup(const Group& group, Entries entries) {
     // A fused tensor of the wrong size is cut in the wrong places: even the pieces that happen to
     // fit hold other weights than they should.
     bool wrong_size = false;
@@ -287,16 +360,17 @@ class Converter {
     for (Entry& entry : entries) {
       const std::vector<int64_t>* const shape = ModelShape(entry.name);
       if (wrong_size && shape != nullptr && *shape == entry.values[0].shape) {
-        AddError(entry.name, sources,
-                 "the sources do not have the size of all of their targets together, so this "
-                 "piece is cut in the wrong place although its shape fits");
+        AddGroupError(
+            group, entry.name,
+            "the sources do not have the size of all of their targets together, so this piece is "
+            "cut in the wrong place although its shape fits");
         continue;
       }
-      Emit(entry.name, std::move(entry.values[0]), sources);
+      Emit(entry.name, std::move(entry.values[0]), group);
     }
   }
 
-  void Emit(const std::string& name, Value value, const std::vector<int32_t>& group_sources) {
+  void Emit(const std::string& name, Value value, const Group& group) {
     if (!InModel(name)) {
       AddUnexpectedName(name);
       return;
@@ -307,7 +381,7 @@ class Converter {
     tensor.boxes = std::move(value.boxes);
     if (tensor.boxes.size() > 1) MergeBoxes(&tensor.boxes);
     for (const Box& box : tensor.boxes) tensor.sources.push_back(box.source);
-    if (tensor.boxes.empty()) tensor.sources = group_sources;
+    if (tensor.boxes.empty()) tensor.sources = AllSources(group);
     std::sort(tensor.sources.begin(), tensor.sources.end());
     tensor.sources.erase(std::unique(tensor.sources.begin(), tensor.sources.end()),
                          tensor.sources.end());
@@ -321,15 +395,23 @@ class Converter {
           rules_.quantization == Quantization::kFp8 && IsFloat8(stored)) {
         AddError(name, {source},
                  absl::StrCat("stored as ", DTypeName(stored),
-                              ", and the checkpoint has no scales for it"));
+                              ", and the checkpoint has no scales for it; ", HowText(group)));
         return;
       }
+    }
+    tensor.rule = group.rule;
+    if (const auto* shape = ModelShape(name); shape != nullptr && *shape != tensor.shape) {
+      tensor.origin = absl::StrCat(HowText(group), OddText(group));
     }
     const auto [place, inserted] = made_.try_emplace(name, result_.tensors.size());
     if (!inserted) {
       std::vector<int32_t> both = result_.tensors[place->second].sources;
       both.insert(both.end(), tensor.sources.begin(), tensor.sources.end());
-      AddError(name, both, "several conversions make this name");
+      const int32_t other = result_.tensors[place->second].rule;
+      AddError(name, both,
+               absl::StrCat("several conversions make this name: ",
+                            other < 0 ? "" : absl::StrCat("by ", RuleText(other), " "), "from ",
+                            SourceText(both[0]), ", and ", HowText(group)));
       contested_.insert(name);
       return;
     }

@@ -2,6 +2,7 @@
 #define ZEROCAST_SERVER_CONVERSION_CONVERT_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -46,12 +47,16 @@ struct ConvertedTensor {
   // canonical, merged.
   std::vector<Box> boxes;
   std::vector<int32_t> sources;  // every source whose elements went in, ascending; no scales
+  int32_t rule = -1;  // the conversion that made it, index in the rules; -1: it was only renamed
+  // Where the shape is not the model's: by what rule it was made, from which sources in which
+  // files, and what is odd about them.  Else "".
+  std::string origin;
 };
 
 struct ConversionError {
   std::string target;
   std::vector<std::string> sources;  // checkpoint names
-  std::string message;
+  std::string message;               // names the rule, the sources (abridged) and their files
 };
 
 struct Conversion {
@@ -71,14 +76,16 @@ struct Conversion {
 // model's.  Errors:
 //   INVALID_ARGUMENT  a rule that does not compile, or whose form is not allowed, naming the rule.
 //   UNIMPLEMENTED     an operation not covered, or a chain needing more than kMaxBoxDims loops or
-//                     4096 boxes, naming rule and target.
-//   RESOURCE_EXHAUSTED  a pattern reached the match limit, naming pattern and key.
+//                     4096 boxes, naming rule, target, sources and files.
+//   RESOURCE_EXHAUSTED  a pattern reached the match limit, naming rule, key and file.
 // Failures of single targets (shapes that do not fit) are in Conversion::errors, not a status.
 struct ConversionInput {
   absl::Span<const SourceTensor> sources;
   const ConversionRules* rules = nullptr;
   absl::Span<const SpecTensor> model;
   bool any_name = false;
+  // The name of the file that holds a source, for messages; may be null: then none is named.
+  std::function<std::string(int32_t)> file_of;
 };
 absl::StatusOr<Conversion> Convert(const ConversionInput& input);
 

@@ -294,6 +294,8 @@ bool CompiledRule::StripScope(absl::string_view key, size_t* prefix_size) const 
   return true;
 }
 
+std::string CompiledRule::Name() const { return Describe(patterns_.sources, patterns_.targets); }
+
 absl::Status CompiledRule::MissingGroup(int source) const {
   return Refuse(patterns_.sources, patterns_.targets,
                 absl::StrCat("the target refers to a group that took no part in the match of '",
@@ -377,8 +379,9 @@ absl::StatusOr<int> CompiledRule::Rename(std::string* key, KeyOrigins* origins) 
   if (!StripScope(*key, &prefix_size)) return -1;
   const absl::string_view rest = absl::string_view(*key).substr(prefix_size);
   if (!literal_.empty() && !absl::StrContains(rest, literal_)) return -1;
-  ZC_ASSIGN_OR_RETURN(const bool found, regex_.Search(rest));
-  if (!found) return -1;
+  const absl::StatusOr<bool> found = regex_.Search(rest);
+  if (!found.ok()) return WithReason(Annotate(found.status(), Name()), "CONVERSION_FAILED");
+  if (!*found) return -1;
   int source = -1;
   for (int i : branches_) {
     if (regex_.group(groups_[i]).has) {

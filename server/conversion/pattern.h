@@ -86,6 +86,9 @@ class CompiledRule {
   // and "layers.7", not "w1" and "w2"), and remembers nothing of earlier keys.
   bool IsDigitBlind() const { return digit_blind_; }
 
+  // "rule [a, b] -> [c]", for messages.
+  std::string Name() const;
+
   const std::vector<std::string>& sources() const { return patterns_.sources; }
   const std::vector<std::string>& targets() const { return patterns_.targets; }
   // What is searched: a named group a source pattern.

@@ -78,6 +78,17 @@ absl::Status Renamer::RunRules(RenamedKey* key, KeyOrigins* origins) {
   return absl::OkStatus();
 }
 
+std::vector<int> Renamer::RenamesOf(absl::string_view key, absl::string_view renamed) {
+  std::vector<int> fired;
+  std::string name(key);
+  for (const int index : renames_) {
+    const absl::StatusOr<int> source = rules_[index].Rename(&name);
+    if (source.ok() && *source >= 0) fired.push_back(index);
+  }
+  if (name != renamed) fired.clear();
+  return fired;
+}
+
 Renamer::Recipe Renamer::MakeRecipe(const RenamedKey& key, const KeyOrigins& origins) {
   Recipe recipe;
   recipe.shared = origins.shared;

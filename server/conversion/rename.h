@@ -47,6 +47,10 @@ class Renamer {
   // (generation 2).  Errors: those of CompiledRule::Rename.
   absl::StatusOr<RenamedKey> Rename(absl::string_view key, InModel in_model);
 
+  // The renames that turn `key` into `renamed`, what Rename() made of it; empty where not they did,
+  // or only with what earlier keys were.  For messages: it takes its time.
+  std::vector<int> RenamesOf(absl::string_view key, absl::string_view renamed);
+
   // The processed patterns of rule `index`.
   const CompiledRule& rule(int index) const { return rules_[index]; }
 

@@ -103,7 +103,8 @@ class Assembler {
       const auto made = made_.find(i == 0 ? target.name : weight.aliases[i - 1]);
       if (made == made_.end()) continue;
       if (made->second->shape != target.shape) {
-        report_.mismatched.push_back({made->second->name, made->second->shape, target.shape});
+        report_.mismatched.push_back(
+            {made->second->name, made->second->shape, target.shape, made->second->origin});
         state = State::kMismatched;
       } else if (best == nullptr) {
         best = made->second;
@@ -126,7 +127,8 @@ class Assembler {
       report_.conversion_errors.push_back(
           {target->name,
            {from.name},
-           absl::StrCat(is_decoded ? "decoded from " : "stored as ", DTypeName(from.dtype),
+           absl::StrCat("'", from.name, "' in ", FileOf(manifest_, source), " is ",
+                        is_decoded ? "decoded from " : "stored as ", DTypeName(from.dtype),
                         ", which cannot become ", DTypeName(target->dtype))});
       return false;
     }

@@ -33,6 +33,13 @@ struct Manifest {
   std::string config_json;  // the checkpoint's config.json as text; "" when it has none
 };
 
+// The path of the file that holds tensor `index`, for messages; the index of the file may be wrong.
+inline std::string FileOf(const Manifest& manifest, int32_t index) {
+  const int32_t file = manifest.tensors[index].file;
+  const bool is_listed = file >= 0 && file < static_cast<int32_t>(manifest.files.size());
+  return is_listed ? manifest.files[file].path : "a file that the manifest does not list";
+}
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_SERVER_PLAN_MANIFEST_H_

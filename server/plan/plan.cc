@@ -47,6 +47,7 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
   input.rules = &rules;
   input.model = names;
   input.any_name = spec == nullptr;
+  input.file_of = [&manifest = *manifest](int32_t source) { return FileOf(manifest, source); };
   ZC_ASSIGN_OR_RETURN(Conversion conversion, Convert(input));
   ZC_ASSIGN_OR_RETURN(Plan plan,
                       AssemblePlan(std::move(manifest), spec, model.has_value() ? &*model : nullptr,

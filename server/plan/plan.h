@@ -48,6 +48,9 @@ struct MismatchedWeight {
   std::string name;
   std::vector<int64_t> checkpoint_shape;
   std::vector<int64_t> model_shape;
+  // How the checkpoint's came about, for messages: rule, sources, files.  It stays in the process
+  // that compiled the plan: not on the wire, not in the digest.
+  std::string origin = "";
 };
 
 // What the checkpoint and the model do not agree on: known before a byte of data is read.

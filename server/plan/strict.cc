@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/explain.h"
 #include "server/plan/name_patterns.h"
 #include "server/plan/shape.h"
 
@@ -16,13 +17,17 @@ namespace {
 
 // Messages travel in gRPC metadata, which has a limit; the report has all of them.
 constexpr size_t kMaxListed = 10;
+constexpr size_t kMaxListedBytes = 1500;  // of one kind; the first is always whole
 
-std::string Abridged(const std::vector<std::string>& entries, absl::string_view separator) {
-  const size_t listed = std::min(entries.size(), kMaxListed);
-  std::string text =
-      absl::StrJoin(entries.begin(), entries.begin() + static_cast<ptrdiff_t>(listed), separator);
-  if (entries.size() > listed) absl::StrAppend(&text, " and ", entries.size() - listed, " more");
-  return text;
+// As many entries as the limits allow; the first in any case.
+std::string Listed(const std::vector<std::string>& entries) {
+  size_t most = 0, bytes = 0;
+  while (most < std::min(entries.size(), kMaxListed)) {
+    bytes += entries[most].size();
+    if (most > 0 && bytes > kMaxListedBytes) break;
+    ++most;
+  }
+  return Abridged(entries, ", ", most);
 }
 
 }  // namespace
@@ -43,18 +48,18 @@ absl::Status CheckStrict(const Report& report, const Layout& layout) {
       mismatched.push_back(absl::StrCat(weight.name, " is ", ShapeAsText(weight.checkpoint_shape),
                                         " in the checkpoint, ", ShapeAsText(weight.model_shape),
                                         " in the model"));
+      if (!weight.origin.empty()) absl::StrAppend(&mismatched.back(), " (", weight.origin, ")");
     }
   }
   std::vector<std::string> parts;
   if (!missing.empty()) {
-    parts.push_back(absl::StrCat(missing.size(), " missing: ", Abridged(missing, ", ")));
+    parts.push_back(absl::StrCat(missing.size(), " missing: ", Listed(missing)));
   }
   if (!mismatched.empty()) {
-    parts.push_back(
-        absl::StrCat(mismatched.size(), " of another shape: ", Abridged(mismatched, ", ")));
+    parts.push_back(absl::StrCat(mismatched.size(), " of another shape: ", Listed(mismatched)));
   }
   if (!errors.empty()) {
-    parts.push_back(absl::StrCat(errors.size(), " not convertible: ", Abridged(errors, ", ")));
+    parts.push_back(absl::StrCat(errors.size(), " not convertible: ", Listed(errors)));
   }
   if (parts.empty()) return absl::OkStatus();
   return WithReason(

@@ -227,7 +227,8 @@ TEST_F(PlanTest, MismatchedWeightsStopTheLoadUnlessIgnored) {
   sources[0].shape = {4, 2};
   EXPECT_THAT(Compile(sources), StatusIs(absl::StatusCode::kFailedPrecondition,
                                          HasSubstr("embed.weight is (4, 2) in the checkpoint, "
-                                                   "(5, 2) in the model")));
+                                                   "(5, 2) in the model (from 'embed.weight' in "
+                                                   "model.safetensors)")));
   layout_.ignore_mismatched = true;
   ZC_ASSERT_OK_AND_ASSIGN(const Plan plan, Compile(sources));
   EXPECT_FALSE(plan.targets[0].is_filled);
@@ -332,8 +333,9 @@ TEST_F(PlanTest, ASourceThatCannotBeCastIsAnErrorOfItsTarget) {
   layout_.dtype = DTypePolicy::kBFloat16;
   EXPECT_THAT(Compile(sources),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr("1 not convertible: embed.weight (stored as int8, which cannot "
-                                 "become bfloat16)")));
+                       HasSubstr("1 not convertible: embed.weight ('embed.weight' in "
+                                 "model.safetensors is stored as int8, which cannot become "
+                                 "bfloat16)")));
   ASSERT_EQ(report_.conversion_errors.size(), 1u);
   EXPECT_THAT(report_.conversion_errors[0].sources, ElementsAre("embed.weight"));
   layout_.allow_missing = {"embed"};
