@@ -14,6 +14,18 @@ using ::testing::Not;
 using ::testing::SizeIs;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
+// A model config that is `depth` objects in each other.
+std::string NestedConfig(int depth) {
+  std::string text = "{}";
+  for (int i = 1; i < depth; ++i) text = absl::StrCat("{\"a\": ", text, "}");
+  return text;
+}
+
+// A model config of a little more than this many bytes.
+std::string LongConfig(size_t num_bytes) {
+  return absl::StrCat("{\"a\": \"", std::string(num_bytes, 'x'), "\"}");
+}
+
 class JobRpcTest : public ServerTest {
  protected:
   absl::StatusOr<v1::CreateJobResponse> Create(const v1::JobSpec& spec,
@@ -107,13 +119,13 @@ TEST_F(BoundsTest, NodesAreBounded) {
 
 TEST_F(BoundsTest, AModelConfigIsBounded) {
   v1::JobSpec spec = TwoNodeSpec();
-  spec.set_model_config_json(std::string(201, '[') + std::string(201, ']'));
+  spec.set_model_config_json(NestedConfig(201));
   EXPECT_EQ(RefusedField(spec), "spec.model_config_json");
-  spec.set_model_config_json(std::string(200, '[') + std::string(200, ']'));
+  spec.set_model_config_json(NestedConfig(200));
   EXPECT_THAT(Create(spec, "", true), IsOk());
-  spec.set_model_config_json("\"" + std::string(16 << 20, 'x') + "\"");
+  spec.set_model_config_json(LongConfig(16 << 20));
   EXPECT_EQ(RefusedField(spec), "spec.model_config_json");
-  spec.set_model_config_json("\"" + std::string(2 << 20, 'x') + "\"");
+  spec.set_model_config_json(LongConfig(2 << 20));
   EXPECT_THAT(Create(spec, "", true), IsOk());
 }
 
@@ -261,7 +273,7 @@ TEST_F(JobRpcTest, PagesRefuseBadSizesAndForeignTokens) {
 
 // A spec with a model config of this many bytes.
 v1::JobSpec LargeSpec(v1::JobSpec spec, size_t num_bytes) {
-  spec.set_model_config_json("\"" + std::string(num_bytes, 'x') + "\"");
+  spec.set_model_config_json(LongConfig(num_bytes));
   return spec;
 }
 
