@@ -71,7 +71,7 @@ class Maker {
     (random_.OneIn(5) ? spec_.buffers : spec_.params).push_back({name, shape, wanted});
     MergeBoxes(&boxes);
     conversion_.tensors.push_back(
-        {name, std::move(shape), dtype_, std::move(boxes), std::move(sources)});
+        {name, std::move(shape), dtype_, std::move(boxes), std::move(sources), -1, ""});
   }
 
   // dims: extent, source stride, target stride.
