@@ -171,6 +171,17 @@ TEST_F(AgentMainTest, ASecondAgentOnTheSocketSaysSo) {
   EXPECT_EQ(agent.Stop(SIGINT), 0);
 }
 
+TEST_F(AgentMainTest, AMissingFolderOfTheSocketIsNamedWithWhatToDo) {
+  std::vector<std::string> arguments = Arguments();
+  arguments[5] = dir_.File("none/agent.sock");
+  Process agent(arguments, dir_.File("log"));
+  EXPECT_EQ(agent.Stop(0), 3);
+  EXPECT_THAT(
+      agent.Log(),
+      HasSubstr(absl::StrCat("its folder ", dir_.File("none"), " does not exist; make it ",
+                             "(install -d ", dir_.File("none"), ") or name another ", "--socket")));
+}
+
 TEST_F(AgentMainTest, WrongFlagsAreUsageErrors) {
   EXPECT_EQ(Process({}, dir_.File("log")).Stop(0), 2);
   std::vector<std::string> arguments = Arguments();
