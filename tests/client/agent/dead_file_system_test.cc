@@ -112,6 +112,7 @@ TEST_F(DeadFileSystemTest, CancelEndsAnInspectionThatHangs) {
   auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
   if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
   table()->Inspect({kLoad, 1}, dir_.path(), absl::Hours(1));
+  ASSERT_TRUE(held->WaitForCall());  // one that is not made yet is not made at all
   table()->Cancel({kLoad, 1}, "test");
   table()->Shutdown(absl::Seconds(20));  // waits for the worker, not for the file system
   ExpectStuck(1);

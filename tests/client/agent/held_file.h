@@ -2,6 +2,7 @@
 #define ZEROCAST_TESTS_CLIENT_AGENT_HELD_FILE_H_
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/fanotify.h>
 
 #include <cerrno>
@@ -29,6 +30,12 @@ class HeldFile {
 
   // Empty when it works; it needs CAP_SYS_ADMIN and a kernel with permission events.
   const std::string& why_not() const { return why_not_; }
+
+  // Waits until a call hangs; false where none does within 20 s.
+  bool WaitForCall() const {
+    struct pollfd poll_fd = {fd_.get(), POLLIN, 0};
+    return ::poll(&poll_fd, 1, 20'000) == 1;
+  }
 
  private:
   UniqueFd fd_;
