@@ -187,6 +187,7 @@ Json ReportJson(const v1::LoadReport& report) {
   }
   return {{"missing", std::vector<std::string>(report.missing().begin(), report.missing().end())},
           {"missing_unknown", report.missing_unknown()},
+          {"rules_unknown", report.rules_unknown()},
           {"unexpected",
            std::vector<std::string>(report.unexpected().begin(), report.unexpected().end())},
           {"mismatched", mismatched},
@@ -251,6 +252,9 @@ std::string ReportText(const v1::LoadReport& report) {
   }
   if (report.missing_unknown()) {
     absl::StrAppend(&text, "no --model-spec: whether weights are missing cannot be known\n");
+  }
+  if (report.rules_unknown()) {
+    absl::StrAppend(&text, "no config.json and no --model-spec: no conversion rules were chosen\n");
   }
   return text;
 }

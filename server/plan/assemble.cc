@@ -211,6 +211,7 @@ absl::StatusOr<Plan> AssemblePlan(std::shared_ptr<const Manifest> manifest, cons
     ZC_RETURN_IF_ERROR(DropIgnored(*spec, assembler.report()));
   } else {
     assembler.FillFromCheckpoint();
+    assembler.report()->rules_unknown = manifest->config_json.empty();
   }
   Plan plan;
   plan.report = std::move(*assembler.report());

@@ -60,8 +60,10 @@ struct Report {
   std::vector<MismatchedWeight> mismatched;
   std::vector<ConversionError> conversion_errors;
   bool missing_unknown = false;  // no model spec was given: what is missing cannot be known
-  std::string dtype;             // "bf16", "stored", ...
-  std::string dtype_reason;      // why: "--dtype", "DeepSpeed config", "default"
+  // No model spec, no config.json: nothing says which model's conversion rules hold.
+  bool rules_unknown = false;
+  std::string dtype;         // "bf16", "stored", ...
+  std::string dtype_reason;  // why: "--dtype", "DeepSpeed config", "default"
 };
 
 // manifest + spec + layout, compiled.
@@ -73,14 +75,17 @@ struct Plan {
   std::vector<SourceDecoder> decoders;
   int64_t arena_bytes = 0;  // of one rank
   Report report;
-  std::string digest;  // 32 hexadecimal digits over all of the above but report.dtype_reason
+  // 32 hexadecimal digits over all of the above but report.dtype_reason and report.rules_unknown,
+  // which manifest and report.missing_unknown decide.
+  std::string digest;
 };
 
 // Compiles and proves a plan.  Pure and deterministic: server and agents get the same digest from
 // the same input.  `spec` may be null: then the rules come from the catalogue by config.json, the
-// targets are derived from the checkpoint, and Report::missing_unknown is set.  `key_mapping` rules
-// run before the spec's.  `report`, when not null, is filled also where weights do not match; its
-// dtype_reason is the caller's and is kept.  Errors:
+// targets are derived from the checkpoint, and Report::missing_unknown is set, without a
+// config.json Report::rules_unknown, too.  `key_mapping` rules run before the spec's.  `report`,
+// when not null, is filled also where weights do not match; its dtype_reason is the caller's and is
+// kept.  Errors:
 //   INVALID_ARGUMENT     a layout or spec that contradicts itself (all violations at once), a bad
 //                        rule or pattern.
 //   UNIMPLEMENTED        see Convert().

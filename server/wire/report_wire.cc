@@ -23,6 +23,7 @@ v1::LoadReport ReportToProto(const Report& report) {
     to->set_message(error.message);
   }
   out.set_missing_unknown(report.missing_unknown);
+  out.set_rules_unknown(report.rules_unknown);
   out.set_dtype(report.dtype);
   out.set_dtype_reason(report.dtype_reason);
   return out;
@@ -42,6 +43,7 @@ Report ReportFromProto(const v1::LoadReport& report) {
         {error.target(), {error.sources().begin(), error.sources().end()}, error.message()});
   }
   out.missing_unknown = report.missing_unknown();
+  out.rules_unknown = report.rules_unknown();
   out.dtype = report.dtype();
   out.dtype_reason = report.dtype_reason();
   return out;

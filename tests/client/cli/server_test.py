@@ -60,6 +60,21 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(self.zc(running, "job", "cancel", load).stdout,
                              f"{load} ready, released\n")
 
+    def test_without_a_config_the_report_says_that_no_rules_were_chosen(self):
+        checkpoint = cluster.copy_checkpoint(CHECKPOINT, self.folder / "ckpt")
+        said = "no config.json and no --model-spec: no conversion rules were chosen\n"
+        with cluster.Cluster(num_agents=1) as running:
+            for command in ("load", "plan"):
+                text = self.zc(running, command, checkpoint, "--world-size", 2).stdout
+                self.assertNotIn(said, text)
+            (checkpoint / "config.json").unlink()
+            for command in ("load", "plan"):
+                text = self.zc(running, command, checkpoint, "--world-size", 2).stdout
+                self.assertIn(said, text)
+            text = self.zc(running, "plan", checkpoint, "--world-size", 2, "--model-spec",
+                           CHECKPOINT / "expected.json").stdout
+            self.assertNotIn(said, text)
+
     def test_one_node_alone_has_the_files(self):
         for node in ("a", "b"):
             (self.folder / node).mkdir()

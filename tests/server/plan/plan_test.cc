@@ -379,6 +379,7 @@ TEST(NoSpecTest, TakesTheRulesFromTheCatalogue) {
   EXPECT_EQ(plan.targets[0].name, "model.layers.0.mlp.experts.gate_up_proj");
   EXPECT_EQ(plan.targets[0].shape, Shape({2, 6, 4}));
   EXPECT_TRUE(plan.report.missing_unknown);
+  EXPECT_FALSE(plan.report.rules_unknown);
   EXPECT_EQ(plan.report.dtype, "stored");
 }
 
@@ -386,6 +387,7 @@ TEST(NoSpecTest, AnUnknownModelKeepsItsNames) {
   ZC_ASSERT_OK_AND_ASSIGN(
       const Plan plan, CompilePlan(MakeManifest(SmallSources()), nullptr, {}, TwoRanks(), nullptr));
   EXPECT_EQ(plan.targets.size(), 3u);
+  EXPECT_TRUE(plan.report.rules_unknown);
 }
 
 TEST(NoSpecTest, CannotFollowTheDtypesOfASpec) {

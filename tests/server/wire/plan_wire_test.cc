@@ -230,11 +230,13 @@ TEST(Report, RoundTrips) {
   report.mismatched.push_back({"w", {1, 2}, {2, 1}});
   report.conversion_errors.push_back({"t", {"s1", "s2"}, "does not fit"});
   report.missing_unknown = true;
+  report.rules_unknown = true;
   report.dtype = "bf16";
   report.dtype_reason = "--dtype";
   const v1::LoadReport wire = ReportToProto(report);
   EXPECT_EQ(ReportToProto(ReportFromProto(wire)).SerializeAsString(), wire.SerializeAsString());
   EXPECT_EQ(wire.mismatched(0).model_shape(0), 2);
+  EXPECT_TRUE(wire.rules_unknown());
   EXPECT_EQ(wire.conversion_errors(0).sources(1), "s2");
 }
 
