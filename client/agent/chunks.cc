@@ -1,7 +1,6 @@
 #include "client/agent/chunks.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -14,7 +13,7 @@ namespace {
 
 constexpr int64_t kTransposedChunks = 4;
 
-PlacedMove Place(const Plan& plan, Move move) {
+PlacedMove Place(const Plan& plan, const Move& move) {
   const ManifestTensor& tensor = plan.manifest->tensors[static_cast<size_t>(move.source)];
   PlacedMove placed;
   placed.file = tensor.file;
@@ -26,7 +25,7 @@ PlacedMove Place(const Plan& plan, Move move) {
   placed.begin = tensor.file_begin + move.box.source_offset / placed.packed * placed.element_bytes;
   placed.end = tensor.file_begin +
                (SourceEnd(move.box) + placed.packed - 1) / placed.packed * placed.element_bytes;
-  placed.move = std::move(move);
+  placed.move = move;
   return placed;
 }
 
@@ -93,16 +92,16 @@ const char* FindBytes(const std::vector<Extent>& extents, const char* data, int3
 }  // namespace
 
 absl::StatusOr<RoundMoves> RoundMoves::Create(const Plan& plan, absl::Span<const Extent> extents,
-                                              std::vector<Move> moves, int64_t chunk_bytes,
+                                              absl::Span<const Move> moves, int64_t chunk_bytes,
                                               int64_t min_direct_bytes) {
   RoundMoves round;
   round.plan_ = &plan;
   round.min_direct_bytes_ = min_direct_bytes;
   round.moves_.reserve(moves.size());
   bool transposes = false;
-  for (Move& move : moves) {
+  for (const Move& move : moves) {
     transposes |= IsTransposed(move.box);
-    round.moves_.push_back(Place(plan, std::move(move)));
+    round.moves_.push_back(Place(plan, move));
   }
   std::stable_sort(round.moves_.begin(), round.moves_.end(),
                    [](const PlacedMove& a, const PlacedMove& b) {

@@ -40,7 +40,7 @@ class RoundMoves {
   // extent holds what a move reads, or its scales.  Runs of fewer than `min_direct_bytes` bytes are
   // not read straight to their place: they cost more as a piece of their own than as a copy.
   static absl::StatusOr<RoundMoves> Create(const Plan& plan, absl::Span<const Extent> extents,
-                                           std::vector<Move> moves, int64_t chunk_bytes,
+                                           absl::Span<const Move> moves, int64_t chunk_bytes,
                                            int64_t min_direct_bytes = 4096);
 
   // File ranges, each within one extent; they cut no stored element.

@@ -210,7 +210,7 @@ absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* sl
   if (options.sends) AddMessages(round, slot, &moves);
   ZC_ASSIGN_OR_RETURN(
       slot->moves, RoundMoves::Create(*options.plan, options.schedule->Reads(round, options.node),
-                                      std::move(moves), chunk_bytes));
+                                      moves, chunk_bytes));
   return ReadScales(round, worker, slot);
 }
 

@@ -164,10 +164,9 @@ class Nodes {
 
   // Reads what `reader` reads in `round`, chunk by chunk, and lets it go its ways.
   void Run(int64_t round, int32_t reader, std::vector<Move> moves) {
-    ZC_ASSERT_OK_AND_ASSIGN(
-        const RoundMoves round_moves,
-        RoundMoves::Create(plan_, schedule_.Reads(round, reader), std::move(moves), chunk_bytes_,
-                           1 + chunk_bytes_ / 4));
+    ZC_ASSERT_OK_AND_ASSIGN(const RoundMoves round_moves,
+                            RoundMoves::Create(plan_, schedule_.Reads(round, reader), moves,
+                                               chunk_bytes_, 1 + chunk_bytes_ / 4));
     const std::string scales = ReadExtents(round_moves.scales(), files_);
     int64_t chunk_bytes = 0;
     ChunkWork work;
@@ -253,8 +252,7 @@ TEST(PlacementTest, BytesOrScalesThatWereNotReadAreAnError) {
         rest.erase(rest.begin() + left_out);
         std::vector<Move> moves;
         AppendArenaMoves(plan, {piece}, {0, pointers}, &moves);
-        const absl::Status status =
-            RoundMoves::Create(plan, rest, std::move(moves), 1 << 20).status();
+        const absl::Status status = RoundMoves::Create(plan, rest, moves, 1 << 20).status();
         if (status.ok()) continue;
         EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
         ++refused;
