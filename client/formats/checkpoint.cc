@@ -18,6 +18,7 @@
 #include "client/formats/safetensors.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/python_json.h"
 #include "server/base/utf8.h"
 
 namespace zerocast {
@@ -146,7 +147,7 @@ absl::Status CheckIsObject(const std::string& path, absl::string_view text) {
   absl::ConsumePrefix(&text, "\xEF\xBB\xBF");
   // Judged without a tree: hostile depth costs nothing.
   const size_t first = text.find_first_not_of(" \t\r\n");
-  const bool valid = nlohmann::json::accept(text.begin(), text.end());
+  const bool valid = nlohmann::json::accept(NullForPythonConstants(text));
   if (valid && text[first] == '{') return absl::OkStatus();
   return Corrupt(path, valid ? "it is not a JSON object" : "it is not valid JSON");
 }

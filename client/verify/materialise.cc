@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
+#include "server/base/python_json.h"
 #include "server/conversion/choose_rules.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/quantization.h"
@@ -58,7 +59,8 @@ class Materialiser {
  private:
   absl::Status ReadConfig() {
     if (input_.files->config_json.empty()) return absl::OkStatus();
-    config_ = json::parse(input_.files->config_json, nullptr, /*allow_exceptions=*/false);
+    config_ = json::parse(NullForPythonConstants(input_.files->config_json), nullptr,
+                          /*allow_exceptions=*/false);
     if (config_.is_discarded() || !config_.is_object()) {
       return absl::InvalidArgumentError("read the checkpoint's config.json: not a JSON object");
     }

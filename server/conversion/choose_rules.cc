@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/python_json.h"
 #include "server/conversion/quantization.h"
 
 namespace zerocast {
@@ -158,7 +159,7 @@ absl::StatusOr<json> ReadConfig(absl::string_view text) {
   if (text.empty()) return json();
   // Sub-configs lie a few levels down; hostile depth costs nothing.
   const auto keep_shallow = [](int depth, json::parse_event_t, json&) { return depth <= 6; };
-  json config = json::parse(text.begin(), text.end(), keep_shallow, /*allow_exceptions=*/false);
+  json config = json::parse(NullForPythonConstants(text), keep_shallow, /*allow_exceptions=*/false);
   if (!config.is_object()) {
     return WithReason(
         absl::InvalidArgumentError("read the checkpoint's config.json: it is not a JSON object"),

@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
+#include "server/base/python_json.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/decoders.h"
 #include "server/conversion/model_spec.h"
@@ -144,7 +145,7 @@ absl::Status Refuse(absl::string_view message) {
 absl::StatusOr<QuantizationConfig> ReadQuantization(absl::string_view config_json) {
   if (config_json.empty()) return QuantizationConfig();
   const json config =
-      json::parse(config_json.begin(), config_json.end(), nullptr, /*allow_exceptions=*/false);
+      json::parse(NullForPythonConstants(config_json), nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
     return WithReason(
         absl::InvalidArgumentError("read the checkpoint's config.json: it is not a JSON object"),

@@ -13,6 +13,7 @@
 #include "kernels/copy/algebra.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
+#include "server/base/python_json.h"
 #include "server/conversion/catalogue.h"
 #include "server/conversion/decoders.h"
 #include "server/conversion/expand_names.h"
@@ -65,7 +66,8 @@ class Reverser {
 
   absl::Status ReadConfig() {
     if (rules_.config_json.empty()) return absl::OkStatus();
-    config_ = nlohmann::json::parse(rules_.config_json, nullptr, /*allow_exceptions=*/false);
+    config_ = nlohmann::json::parse(NullForPythonConstants(rules_.config_json), nullptr,
+                                    /*allow_exceptions=*/false);
     if (config_->is_object()) return absl::OkStatus();
     return absl::InvalidArgumentError("read the checkpoint's config: it is not a JSON object");
   }

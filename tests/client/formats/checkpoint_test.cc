@@ -79,6 +79,8 @@ TEST(ReadCheckpointManifest, NamesAConfigThatIsNoJsonObject) {
         << text.substr(0, 60);
     EXPECT_EQ(ReasonOf(manifest.status()), "CHECKPOINT_CORRUPT");
   }
+  dir.Write("config.json", R"({"time_step_limit": [0.0, Infinity]})");
+  EXPECT_THAT(ReadCheckpointManifest(dir.path()), IsOk());
   dir.Write("config.json", "[1]");
   EXPECT_THAT(ReadCheckpointManifest(dir.path()),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("it is not a JSON object")));
