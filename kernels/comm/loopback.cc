@@ -180,6 +180,8 @@ absl::Status Group::TakeOffersLocked(int rank, uint64_t call, Work& work) {
     offer.state = Offer::kTaken;
     changed_.SignalAll();
     work.receives.erase(work.receives.begin() + i);
+    // Who posted during the copy signalled when nobody waited.
+    i = 0;
   }
   return absl::OkStatus();
 }

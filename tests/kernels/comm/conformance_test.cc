@@ -403,6 +403,31 @@ TEST(Large, MessagesOf64MiBArriveInBothDirections) {
   EXPECT_EQ(group[1]->bytes_received(), kBytes);
 }
 
+// Participant 1 is busy with what 2 sends when 0 comes, sooner or later.
+TEST(Large, AMessageThatComesMeanwhileIsNotMissed) {
+  constexpr int64_t kBytes = int64_t{8} << 20;
+  constexpr int kRounds = 60;
+  constexpr absl::Duration kStep = absl::Microseconds(50);
+  Bytes large(kBytes, 5), other(kBytes);
+  unsigned char small = 6, got = 0;
+  for (int round = 0; round < kRounds && !HasFailure(); ++round) {
+    // Afterwards nobody calls again: nothing else would wake it.
+    Group group = MakeGroup(3);
+    const auto statuses = RunAll(3, [&](int r) {
+      const absl::Time begin = absl::Now();
+      while (r == 0 && absl::Now() < begin + round * kStep) continue;
+      std::vector<Message> sends, receives;
+      if (r == 0) sends = {{1, &small, 1}};
+      if (r == 1) receives = {{0, &got, 1}, {2, other.data(), kBytes}};
+      if (r == 2) sends = {{1, large.data(), kBytes}};
+      return group[r]->Exchange(sends, receives, absl::Seconds(10));
+    });
+    for (const absl::Status& status : statuses) EXPECT_THAT(status, IsOk());
+  }
+  EXPECT_EQ(got, small);
+  EXPECT_THAT(Same(other, large), IsOk());
+}
+
 TEST(Groups, DoNotDisturbEachOther) {
   Group first = MakeGroup(2);
   Group second = MakeGroup(2);
