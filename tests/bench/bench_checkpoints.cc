@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "client/formats/safetensors_writer.h"
 #include "kernels/base/status_macros.h"
+#include "tests/made_rules.h"
 
 namespace zerocast {
 namespace {
@@ -112,39 +113,15 @@ Parts ModelOf(const std::string& kind, int64_t num_elements) {
   return parts;
 }
 
-Rule Convert(std::vector<std::string> from, std::string to, std::vector<Op> ops) {
-  Rule rule;
-  rule.kind = RuleKind::kConvert;
-  rule.from = std::move(from);
-  rule.to = {std::move(to)};
-  rule.ops = std::move(ops);
-  return rule;
-}
-
-Op MakeOp(OpKind kind, int64_t dim) {
-  Op op;
-  op.kind = kind;
-  op.dim = dim;
-  return op;
-}
-
 std::vector<Rule> RulesOf(const std::string& kind) {
-  if (kind == "mixtral") {
-    Rule rename;
-    rename.from = {".block_sparse_moe."};
-    rename.to = {".mlp."};
-    return {rename,
-            Convert({".experts.*.w1.weight", ".experts.*.w3.weight"}, ".experts.gate_up_proj",
-                    {MakeOp(OpKind::kStack, 0), MakeOp(OpKind::kCat, 1)}),
-            Convert({".experts.*.w2.weight"}, ".experts.down_proj", {MakeOp(OpKind::kStack, 0)})};
-  }
+  if (kind == "mixtral") return MixtralRules();
   if (kind == "transposed") {
     std::vector<Rule> rules;
     Op transpose = MakeOp(OpKind::kTranspose, 0);
     transpose.a = 1;
     transpose.b = 2;
     for (const char* name : {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}) {
-      rules.push_back(Convert({name}, name, {transpose}));
+      rules.push_back(MakeConvert({name}, name, {transpose}));
     }
     return rules;
   }

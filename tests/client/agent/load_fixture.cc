@@ -20,6 +20,7 @@
 #include "client/formats/safetensors_writer.h"
 #include "kernels/comm/loopback.h"
 #include "kernels/copy/copy.h"
+#include "tests/made_rules.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -79,22 +80,6 @@ std::string ReadWholeFile(const std::string& path) {
   return content.str();
 }
 
-Rule Convert(std::vector<std::string> from, std::string to, std::vector<Op> ops) {
-  Rule rule;
-  rule.kind = RuleKind::kConvert;
-  rule.from = std::move(from);
-  rule.to = {std::move(to)};
-  rule.ops = std::move(ops);
-  return rule;
-}
-
-Op MakeOp(OpKind kind, int64_t dim) {
-  Op op;
-  op.kind = kind;
-  op.dim = dim;
-  return op;
-}
-
 }  // namespace
 
 uint64_t TestSeed() {
@@ -128,14 +113,7 @@ ModelSpec CheckpointSpec() {
   spec.model_type = "mixtral";
   spec.base_model_prefix = "model";
   spec.has_base_model_prefix = true;
-  Rule rename;
-  rename.from = {".block_sparse_moe."};
-  rename.to = {".mlp."};
-  spec.transforms = {
-      rename,
-      Convert({".experts.*.w1.weight", ".experts.*.w3.weight"}, ".experts.gate_up_proj",
-              {MakeOp(OpKind::kStack, 0), MakeOp(OpKind::kCat, 1)}),
-      Convert({".experts.*.w2.weight"}, ".experts.down_proj", {MakeOp(OpKind::kStack, 0)})};
+  spec.transforms = MixtralRules();
   const std::string experts = "model.layers.0.mlp.experts.";
   spec.params = {
       {"model.embed_tokens.weight", {kVocabulary, kHidden}, DType::kBFloat16},
