@@ -10,6 +10,12 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/base/utf8.h"
+#include "server/conversion/catalogue.h"
+#include "server/conversion/convert.h"
+#include "server/conversion/model_spec.h"
+#include "server/conversion/pattern.h"
+#include "server/plan/model.h"
+#include "server/wire/key_mapping.h"
 
 namespace zerocast {
 namespace {
@@ -25,6 +31,52 @@ absl::Status ReadInto(absl::string_view flag, const std::string& path, std::stri
     return InvalidFields({{std::string(flag), absl::StrCat(path, " is not UTF-8 text")}});
   }
   return absl::OkStatus();
+}
+
+// Compiles rules of a file; "file: path[i]: what is wrong" of each that does not.
+void CheckRulesOf(absl::string_view flag, const std::string& file, absl::string_view path,
+                  const std::vector<Rule>& rules, const Dialect& dialect,
+                  std::vector<FieldViolation>* violations) {
+  for (size_t i = 0; i < rules.size(); ++i) {
+    const absl::Status status = CompiledRule::Create(rules[i], dialect).status();
+    if (status.ok()) continue;
+    violations->push_back(
+        {std::string(flag), absl::StrCat(file, ": ", path, "[", i, "]: ", status.message())});
+  }
+}
+
+// What the server would find wrong with the rules and the model of `spec`: it does not know the
+// names of the files.
+absl::Status CheckFiles(const JobFlags& flags, const v1::JobSpec& spec) {
+  const v1::LoadOptions& options = spec.options();
+  std::string release = flags.dialect;
+  if (!flags.rules.empty()) {
+    const absl::StatusOr<Catalogue> table = ParseCatalogue(options.rule_table_json());
+    if (!table.ok()) return Annotate(table.status(), absl::StrCat("--rules ", flags.rules));
+  }
+  ModelSpec model_spec;
+  if (!flags.model_spec.empty()) {
+    const std::string name = absl::StrCat("--model-spec ", flags.model_spec);
+    absl::StatusOr<ModelSpec> parsed = ParseModelSpec(spec.model_spec_json());
+    if (!parsed.ok()) return Annotate(parsed.status(), name);
+    model_spec = *std::move(parsed);
+    if (const absl::Status made = MakeModel(model_spec).status(); !made.ok()) {
+      return Annotate(made, name);
+    }
+    if (release.empty()) release = model_spec.dialect;
+  }
+  absl::StatusOr<std::vector<Rule>> mapping = ParseKeyMapping(options.key_mapping_json());
+  if (!mapping.ok()) {
+    return Annotate(mapping.status(), absl::StrCat("--key-mapping ", flags.key_mapping));
+  }
+  const absl::StatusOr<Dialect> dialect =
+      CatalogueDialect(release.empty() ? kDefaultDialect : absl::string_view(release));
+  if (!dialect.ok()) return absl::OkStatus();  // the server says which there are
+  std::vector<FieldViolation> violations;
+  CheckRulesOf("--model-spec", flags.model_spec, "transforms", model_spec.transforms, *dialect,
+               &violations);
+  CheckRulesOf("--key-mapping", flags.key_mapping, "rules", *mapping, *dialect, &violations);
+  return InvalidFields(violations);
 }
 
 v1::DtypePolicy DtypeOf(const std::string& name) {
@@ -176,6 +228,7 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   ZC_RETURN_IF_ERROR(ReadInto("--key-mapping", key_mapping, options->mutable_key_mapping_json()));
   ZC_RETURN_IF_ERROR(ReadInto("--rules", rules, options->mutable_rule_table_json()));
   options->set_dialect(dialect);
+  ZC_RETURN_IF_ERROR(CheckFiles(*this, spec));
   if (!model_config.empty()) {
     ZC_RETURN_IF_ERROR(ReadInto("--model-config", model_config, spec.mutable_model_config_json()));
   } else if (!ds_config.empty() && std::filesystem::exists(path + "/config.json", error)) {

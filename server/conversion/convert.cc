@@ -231,7 +231,10 @@ class Converter {
     // Of the sources of a decoding rule some may be absent.
     absl::Span<const std::string> patterns;
     if (!Decodes(rules_.rules[group.rule])) patterns = renamer_->rule(group.rule).sources();
-    const std::string odd = Oddities(patterns, ListsOf(group));
+    const auto describe = [this](const SourceTensor& tensor) {
+      return SourceText(static_cast<int32_t>(&tensor - input_.sources.data()));
+    };
+    const std::string odd = Oddities(patterns, ListsOf(group), describe);
     return odd.empty() ? "" : absl::StrCat("; ", odd);
   }
 
@@ -344,8 +347,10 @@ class Converter {
       unused.push_back(source);
     }
     if (unused.empty()) return true;
+    std::vector<std::string> texts;
+    for (const int32_t source : unused) texts.push_back(SourceText(source));
     AddGroupError(group, group.name,
-                  absl::StrCat("the conversion has no place for ", Abridged(Names(unused), ", ")));
+                  absl::StrCat("the conversion has no place for ", Abridged(texts, ", ")));
     return false;
   }
 

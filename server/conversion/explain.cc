@@ -146,7 +146,9 @@ class Numbering {
 };
 
 // Tensors of another shape than most of their list.
-void AddShapes(const CollectedTensors& list, std::vector<std::string>* out) {
+void AddShapes(const CollectedTensors& list,
+               absl::FunctionRef<std::string(const SourceTensor&)> describe,
+               std::vector<std::string>* out) {
   std::map<std::vector<int64_t>, int> counts;
   for (const SourceTensor* tensor : list.tensors) ++counts[tensor->shape];
   if (counts.size() < 2) return;
@@ -156,8 +158,8 @@ void AddShapes(const CollectedTensors& list, std::vector<std::string>* out) {
   }
   for (const SourceTensor* tensor : list.tensors) {
     if (tensor->shape == usual->shape) continue;
-    out->push_back(absl::StrCat("'", tensor->name, "' is ", ShapeText(tensor->shape), ", '",
-                                usual->name, "' ", ShapeText(usual->shape)));
+    out->push_back(absl::StrCat(describe(*tensor), " is ", ShapeText(tensor->shape), ", ",
+                                describe(*usual), " ", ShapeText(usual->shape)));
   }
 }
 
@@ -193,7 +195,8 @@ bool MayHaveExperts(const nlohmann::json& config, size_t count) {
 }
 
 std::string Oddities(absl::Span<const std::string> patterns,
-                     absl::Span<const CollectedTensors> lists) {
+                     absl::Span<const CollectedTensors> lists,
+                     absl::FunctionRef<std::string(const SourceTensor&)> describe) {
   std::vector<std::string> odd, absent;
   for (const std::string& pattern : patterns) {
     const bool has = std::any_of(lists.begin(), lists.end(), [&](const CollectedTensors& list) {
@@ -206,7 +209,7 @@ std::string Oddities(absl::Span<const std::string> patterns,
     for (const std::string& name : names) absent.push_back(absl::StrCat("'", name, "'"));
   }
   if (!absent.empty()) odd.push_back(absl::StrCat("there is no ", Abridged(absent, ", ")));
-  for (const CollectedTensors& list : lists) AddShapes(list, &odd);
+  for (const CollectedTensors& list : lists) AddShapes(list, describe, &odd);
   return Abridged(odd, "; ");
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
@@ -30,9 +31,10 @@ bool MayHaveExperts(const nlohmann::json& config, size_t count);
 
 // What stands out, "; "-separated and abridged: a pattern of `patterns` that no tensor has, a
 // number that one list has and another has not, a number missing between, a shape that differs from
-// most of its list.  "" where nothing does.
+// most of its list.  "" where nothing does.  `describe` names a tensor that is there.
 std::string Oddities(absl::Span<const std::string> patterns,
-                     absl::Span<const CollectedTensors> lists);
+                     absl::Span<const CollectedTensors> lists,
+                     absl::FunctionRef<std::string(const SourceTensor&)> describe);
 
 // "a, b and 3 more"
 std::string Abridged(absl::Span<const std::string> texts, absl::string_view separator,

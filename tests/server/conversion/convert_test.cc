@@ -224,7 +224,7 @@ TEST_F(ConvertTest, AFusedTensorNextToItsPiecesIsAnError) {
   ZC_ASSERT_OK_AND_ASSIGN(const Conversion conversion, Run());
   EXPECT_THAT(conversion.tensors, IsEmpty());
   ASSERT_EQ(conversion.errors.size(), 1u);
-  EXPECT_THAT(conversion.errors[0].message, HasSubstr("no place for mlp.experts.gate_up_proj"));
+  EXPECT_THAT(conversion.errors[0].message, HasSubstr("no place for 'mlp.experts.gate_up_proj'"));
 }
 
 TEST_F(ConvertTest, TwoConversionsOfOneNameAreAnError) {
