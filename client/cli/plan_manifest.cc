@@ -73,8 +73,8 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   ZC_ASSIGN_OR_RETURN(ModelListing listing, ReadListing(path));
   PlanInput input;
   input.manifest = std::make_shared<const Manifest>(std::move(listing.manifest));
-  input.model_spec_json =
-      job.model_spec_json().empty() ? std::move(listing.model_spec_json) : job.model_spec_json();
+  input.model_spec_json = job.model_spec_json();
+  if (input.model_spec_json.empty()) input.model_spec_json = std::move(listing.model_spec_json);
   input.key_mapping_json = job.options().key_mapping_json();
   Report report;
   ZC_ASSIGN_OR_RETURN(input.layout, LayoutOf(job, &report.dtype_reason));

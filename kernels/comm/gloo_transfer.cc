@@ -99,8 +99,8 @@ void GlooTransfer::AddMessage(const Message& message, bool is_send) {
   trailers_.push_back({message, {}});
   operation.slot = Slot(message, is_send, kTrailerPart);
   operation.trailer = &trailers_.back();
-  AddOperation(std::move(operation), operation.trailer->digest.data(),
-               operation.trailer->digest.size());
+  Digest& digest = trailers_.back().digest;
+  AddOperation(std::move(operation), digest.data(), digest.size());
 }
 
 void GlooTransfer::AddOperation(Operation operation, void* data, size_t num_bytes) {

@@ -1,6 +1,7 @@
 #include "kernels/comm/loopback.h"
 
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -179,7 +180,7 @@ absl::Status Group::TakeOffersLocked(int rank, uint64_t call, Work& work) {
     mutex_.Lock();
     offer.state = Offer::kTaken;
     changed_.SignalAll();
-    work.receives.erase(work.receives.begin() + i);
+    work.receives.erase(work.receives.begin() + static_cast<std::ptrdiff_t>(i));
     // Who posted during the copy signalled when nobody waited.
     i = 0;
   }
@@ -195,7 +196,7 @@ absl::Status Group::ClearTakenLocked(int rank, uint64_t call, Work& work) {
     }
     if (offer.state == Offer::kTaken) {
       offer = Offer();
-      work.sends.erase(work.sends.begin() + i);
+      work.sends.erase(work.sends.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
       ++i;
     }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/config/json_reader.h"
@@ -108,7 +109,7 @@ class Reader {
     return Size("zero_optimization.stage3_" + name, Size(path, fallback));
   }
 
-  std::string Choice(const std::string& path, std::vector<absl::string_view> values,
+  std::string Choice(const std::string& path, absl::Span<const absl::string_view> values,
                      absl::string_view fallback) {
     const ConfigValue* value = Find(path);
     if (value == nullptr) return std::string(fallback);

@@ -29,7 +29,7 @@ void WithoutNumbers(std::string* key) {
   size_t begin = 0;
   while (begin < key->size()) {
     const size_t dot = std::min(key->find('.', begin), key->size());
-    const auto first = key->begin() + begin, last = key->begin() + dot;
+    char *const first = key->data() + begin, *const last = key->data() + dot;
     if (std::all_of(first, last, [](char c) { return absl::ascii_isdigit(c); })) {
       std::fill(first, last, '0');
     }
@@ -63,9 +63,7 @@ bool IsDigitBlindPattern(absl::string_view pattern) {
         return false;
       }
       at += 2;
-    } else if (c == '{') {
-      return false;
-    } else if (c == '(' && absl::StartsWith(pattern.substr(at + 1), "*")) {
+    } else if (c == '{' || (c == '(' && absl::StartsWith(pattern.substr(at + 1), "*"))) {
       return false;
     } else if (c == '(' && absl::StartsWith(pattern.substr(at + 1), "?")) {
       const absl::string_view rest = pattern.substr(at + 2);

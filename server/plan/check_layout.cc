@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "kernels/copy/dtype.h"
 #include "server/base/errors.h"
 #include "server/conversion/pattern.h"
@@ -15,7 +16,7 @@ namespace {
 
 class Violations {
  public:
-  void Add(std::string field, std::string description) {
+  void Add(absl::string_view field, std::string description) {
     list_.push_back({absl::StrCat("layout.", field), std::move(description)});
   }
   absl::Status ToStatus() const { return WithReason(InvalidFields(list_), "INVALID_FIELDS"); }

@@ -40,7 +40,7 @@ class ModelMaker {
     bool is_buffer;
   };
 
-  void Violate(std::string field, std::string description) {
+  void Violate(absl::string_view field, std::string description) {
     violations_.push_back({absl::StrCat("model_spec.", field), std::move(description)});
   }
 
