@@ -247,7 +247,7 @@ TEST_F(ConvertQuantized, AScaleWithoutItsWeightIsAnError) {
   const Conversion made = Run({{"a.weight_scale_inv", kF32, {2, 3}}}, Quantization::kFp8);
   EXPECT_THAT(made.tensors, IsEmpty());
   ASSERT_EQ(made.errors.size(), 1u);
-  EXPECT_THAT(made.errors[0].message, HasSubstr("no place for a.weight_scale_inv"));
+  EXPECT_THAT(made.errors[0].message, HasSubstr("no place for 'a.weight_scale_inv'; by rule"));
 }
 
 TEST_F(ConvertQuantized, BlocksThatDoNotFitAreAnErrorOfTheTarget) {
