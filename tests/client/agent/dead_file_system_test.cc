@@ -7,6 +7,7 @@
 #include "tests/client/agent/gate.h"
 #include "tests/client/agent/held_file.h"
 #include "tests/client/agent/load_table_fixture.h"
+#include "tests/client/agent/stuck_calls.h"
 
 namespace zerocast {
 namespace {
@@ -64,12 +65,7 @@ class DeadFileSystemTest : public LoadTableTest {
     environment().reader = reader;
     return reader;
   }
-  void ExpectStuck(int count) {
-    for (int k = 0; k < 20000 && environment().file_work->num_stuck() != count; ++k) {
-      ::usleep(1000);
-    }
-    EXPECT_EQ(environment().file_work->num_stuck(), count);
-  }
+  void ExpectStuck(int count) { zerocast::ExpectStuck(*environment().file_work, count); }
   // Another folder, read while the first one hangs.
   void ExpectUsable() {
     environment().file_timeout = absl::Seconds(20);

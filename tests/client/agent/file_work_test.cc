@@ -6,6 +6,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "tests/client/agent/gate.h"
+#include "tests/client/agent/stuck_calls.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -18,12 +19,6 @@ using ::testing::StartsWith;
 
 constexpr char kFolder[] = "/ckpt";
 constexpr absl::Duration kShort = absl::Milliseconds(50), kLong = absl::Seconds(20);
-
-// Waits until the threads that were left behind have ended.
-void ExpectNoneStuck(const FileWork& work) {
-  for (int k = 0; k < 10000 && work.num_stuck() != 0; ++k) ::usleep(1000);
-  EXPECT_EQ(work.num_stuck(), 0);
-}
 
 absl::Status Hang(FileWork* work, const std::shared_ptr<Gate>& gate, const std::string& folder) {
   return work->Call(folder, kShort, nullptr, [gate, folder](const FileObserver& about_to) {
@@ -52,7 +47,7 @@ TEST(FileWork, ACallThatHangsIsNamedAtTheDeadlineAndCounted) {
   EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
   EXPECT_EQ(work.num_stuck(), 1);
   gate->Open();
-  ExpectNoneStuck(work);
+  ExpectStuck(work, 0);
 }
 
 TEST(FileWork, TheDeadlineIsOfEachCallNotOfAll) {
@@ -90,7 +85,7 @@ TEST(FileWork, TheTimeForAllCallsEndsThemBetweenTwoOfThem) {
   EXPECT_EQ(ReasonOf(status), "DEADLINE_EXCEEDED");
   gate->Wait();
   EXPECT_THAT(*last, StatusIs(absl::StatusCode::kCancelled, HasSubstr("nobody waits")));
-  ExpectNoneStuck(work);
+  ExpectStuck(work, 0);
 }
 
 TEST(FileWork, CancellingEndsTheWait) {
@@ -105,7 +100,7 @@ TEST(FileWork, CancellingEndsTheWait) {
                         }),
               StatusIs(absl::StatusCode::kCancelled, _));
   gate->Open();
-  ExpectNoneStuck(work);
+  ExpectStuck(work, 0);
 }
 
 TEST(FileWork, AFolderThatHangsIsRefusedAndOthersAreNot) {
@@ -123,7 +118,7 @@ TEST(FileWork, AFolderThatHangsIsRefusedAndOthersAreNot) {
       work.Call("/other", kLong, nullptr, [](const FileObserver&) { return absl::OkStatus(); }),
       IsOk());
   gate->Open();
-  ExpectNoneStuck(work);
+  ExpectStuck(work, 0);
   EXPECT_THAT(
       work.Call(kFolder, kLong, nullptr, [](const FileObserver&) { return absl::OkStatus(); }),
       IsOk());
@@ -142,7 +137,7 @@ TEST(FileWork, NeverHasMoreThreadsThanItMay) {
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("3 of them stuck")));
   EXPECT_EQ(ReasonOf(refused), "RESOURCE_EXHAUSTED");
   gate->Open();
-  ExpectNoneStuck(work);
+  ExpectStuck(work, 0);
 }
 
 TEST(FileWork, MayGoBeforeItsThreads) {

@@ -11,6 +11,7 @@
 #include "client/verify/verify.h"
 #include "server/base/errors.h"
 #include "tests/client/agent/load_fixture.h"
+#include "tests/client/agent/stuck_calls.h"
 #include "tests/status_matchers.h"
 #include "tests/temp_dir.h"
 
@@ -242,10 +243,14 @@ TEST_F(LoadFaultsTest, AReadThatHangsEndsByTheDeadlineAndIsNamed) {
   };
   options_.readers = {MakePosixReader(faulty)};
   options_.stage_timeout = absl::Milliseconds(500);
+  const auto work = std::make_shared<FileWork>();
+  options_.file_work = work;
   const ClusterRun run = RunCluster(std::move(options_));
-  *held = false;
   EXPECT_THAT(run.statuses[0],
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("model-2.safetensors")));
+  ExpectStuck(*work, 1);
+  *held = false;
+  ExpectStuck(*work, 0);
 }
 
 size_t OpenDescriptors() {

@@ -205,6 +205,7 @@ ClusterRun RunCluster(ClusterOptions options) {
       executor.schedule = schedule;
       executor.node = static_cast<int32_t>(node);
       executor.checkpoint_path = options.folder;
+      executor.file_work = options.file_work;
       executor.reader = options.readers.empty() ? MakePosixReader({}) : options.readers[node];
       auto identities =
           IdentifyFiles(plan, *schedule, executor.node, options.folder, executor.reader.get());

@@ -7,6 +7,7 @@
 
 #include "client/agent/arena.h"
 #include "client/agent/executor.h"
+#include "client/agent/file_work.h"
 #include "client/agent/reader.h"
 #include "kernels/comm/communicator.h"
 #include "server/conversion/model_spec.h"
@@ -53,6 +54,8 @@ struct ClusterOptions {
   std::vector<ExecutorHooks> hooks;                          // by node; may be empty
   absl::Duration stage_timeout = absl::Seconds(20);
   int num_threads = 0;  // of each node; as ExecutorOptions
+  // Of all nodes; null: each has its own.
+  std::shared_ptr<FileWork> file_work;
 };
 ClusterRun RunCluster(ClusterOptions options);
 
