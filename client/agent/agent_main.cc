@@ -27,6 +27,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/base/exit_code.h"
+#include "server/base/listen_address.h"
 
 namespace zerocast {
 namespace {
@@ -122,10 +123,17 @@ void SetReady(grpc::Server* health, bool ready) {
   health->GetHealthCheckService()->SetServingStatus("", ready);
 }
 
+// gRPC and the metrics' HTTP server do not say why they cannot listen.
+absl::Status CheckListen(const char* flag, const std::string& listen) {
+  const absl::Status status = CheckListenAddress(flag, listen);
+  return absl::IsInvalidArgument(status) ? status : Annotate(status, absl::StrCat("--", flag));
+}
+
 // `nothing_else` must outlive the server.
 absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(
     const std::string& listen, grpc::CallbackGenericService* nothing_else) {
   if (listen.empty()) return std::unique_ptr<grpc::Server>();
+  ZC_RETURN_IF_ERROR(CheckListen("health-listen", listen));
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   grpc::ServerBuilder builder;
@@ -135,8 +143,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("listen on ", listen, " for health checks: the address is taken or wrong"));
+    return CannotListen(listen, "gRPC refused it, or another process just took it");
   }
   server->GetHealthCheckService()->SetServingStatus(kLiveness, true);
   SetReady(server.get(), false);
@@ -188,6 +195,9 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health,
                       StartHealth(flags.health_listen, &nothing_else));
   const std::string metrics_listen = flags.metrics_listen;
+  if (!metrics_listen.empty()) {
+    ZC_RETURN_IF_ERROR(CheckListen("metrics-listen", metrics_listen));
+  }
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent, Agent::Start(std::move(flags.agent)));
   std::unique_ptr<MetricsServer> metrics;
   if (!metrics_listen.empty()) {

@@ -8,8 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "server/base/errors.h"
+#include "server/base/listen_address.h"
 
 namespace zerocast {
 namespace {
@@ -100,8 +99,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
   try {
     rep->exposer = std::make_unique<prometheus::Exposer>(listen);
   } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("listen on ", listen, " for metrics: ", error.what()));
+    return CannotListen(listen, error.what());
   }
   rep->exposer->RegisterCollectable(rep->collectable);
   return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(rep)));

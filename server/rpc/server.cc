@@ -23,10 +23,10 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/listen_address.h"
 #include "server/conversion/catalogue.h"
 #include "server/rpc/config_leases.h"
 #include "server/rpc/core.h"
-#include "server/rpc/listen_address.h"
 #include "server/rpc/metrics.h"
 #include "server/rpc/services.h"
 #include "server/store/state_store.h"
@@ -62,7 +62,7 @@ struct Listener {
 
 absl::StatusOr<Listener> Listen(grpc::ServerBuilder* builder, absl::string_view option,
                                 const std::string& address, bool reflection) {
-  ZC_RETURN_IF_ERROR(rpc::CheckListenAddress(option, address));
+  ZC_RETURN_IF_ERROR(CheckListenAddress(option, address));
   if (!reflection) builder->SetOption(std::make_unique<WithoutReflection>());
   // Without this a second server on the port starts too, and takes half of the calls.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -71,7 +71,7 @@ absl::StatusOr<Listener> Listen(grpc::ServerBuilder* builder, absl::string_view 
   Listener listener;
   listener.server = builder->BuildAndStart();
   if (listener.server == nullptr || port == 0) {
-    return rpc::CannotListen(address, "gRPC refused it, or another process just took it");
+    return CannotListen(address, "gRPC refused it, or another process just took it");
   }
   listener.port = absl::StartsWith(address, kUnix) ? 0 : port;
   return listener;
@@ -184,13 +184,13 @@ absl::Status Server::Rep::StartHealth() {
 
 absl::Status Server::Rep::StartMetrics() {
   if (options.metrics_listen.empty()) return absl::OkStatus();
-  ZC_RETURN_IF_ERROR(rpc::CheckListenAddress("metrics_listen", options.metrics_listen));
+  ZC_RETURN_IF_ERROR(CheckListenAddress("metrics_listen", options.metrics_listen));
   // The HTTP server inside throws when it cannot listen.
   try {
     exposer = std::make_unique<prometheus::Exposer>(options.metrics_listen);
     exposer->RegisterCollectable(metrics.registry());
   } catch (const std::exception& error) {
-    return rpc::CannotListen(options.metrics_listen, error.what());
+    return CannotListen(options.metrics_listen, error.what());
   }
   return absl::OkStatus();
 }

@@ -28,6 +28,7 @@ namespace zerocast {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr int kServing = 1, kNotServing = 2, kNoAnswer = -1;
 
@@ -200,12 +201,44 @@ TEST_F(AgentMainTest, WrongFlagsAreUsageErrors) {
   }
 }
 
-TEST_F(AgentMainTest, ATakenPortIsNamed) {
+TEST_F(AgentMainTest, ATakenPortIsNamedWithWhatToDo) {
   Process agent(Arguments(), dir_.File("log"));
   ASSERT_EQ(CheckHealth(absl::StrCat("127.0.0.1:", health_port_), "liveness"), kServing);
-  Process second(Arguments(), dir_.File("log2"));
-  EXPECT_EQ(second.Stop(0), 5);
-  EXPECT_THAT(second.Log(), HasSubstr(absl::StrCat("127.0.0.1:", health_port_)));
+  while (HttpGet(metrics_port_, "/metrics").empty()) ::usleep(10000);  // now it listens there too
+  const int ports[] = {health_port_, metrics_port_};
+  for (int i = 0; i < 2; ++i) {
+    const char* const flag = i == 0 ? "--health-listen" : "--metrics-listen";
+    std::vector<std::string> arguments = Arguments();
+    arguments.resize(8);
+    const std::string address = absl::StrCat("127.0.0.1:", ports[i]);
+    arguments.insert(arguments.end(), {flag, address});
+    Process second(arguments, dir_.File("log2"));
+    EXPECT_EQ(second.Stop(0), 5);
+    EXPECT_THAT(second.Log(), HasSubstr(absl::StrCat(
+                                  "zerocast-agent: UNAVAILABLE: ", flag, ": listen on ", address,
+                                  ": another process listens there; stop it, or choose another "
+                                  "address\n")));
+    EXPECT_THAT(second.Log(), Not(HasSubstr("chttp2")));  // gRPC's own line
+  }
+}
+
+TEST_F(AgentMainTest, AnAddressThatIsNoneIsAUsageError) {
+  const struct {
+    std::string address, says;
+  } cases[] = {{"x", "must be host:port or unix:/path, was 'x'"},
+               {"127.0.0.1:70000", "must be host:port or unix:/path, was '127.0.0.1:70000'"},
+               {"192.0.2.1:0", "'192.0.2.1' is not an address of this machine"}};
+  for (const std::string flag : {"health-listen", "metrics-listen"}) {
+    for (const auto& c : cases) {
+      std::vector<std::string> arguments = Arguments();
+      arguments.resize(8);
+      arguments.insert(arguments.end(), {"--" + flag, c.address});
+      Process agent(arguments, dir_.File("log"));
+      EXPECT_EQ(agent.Stop(0), 2) << c.address;
+      EXPECT_THAT(agent.Log(), HasSubstr(absl::StrCat(flag, ": ", c.says)));
+      EXPECT_THAT(agent.Log(), Not(HasSubstr("chttp2")));
+    }
+  }
 }
 
 }  // namespace

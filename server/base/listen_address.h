@@ -1,16 +1,16 @@
-#ifndef ZEROCAST_SERVER_RPC_LISTEN_ADDRESS_H_
-#define ZEROCAST_SERVER_RPC_LISTEN_ADDRESS_H_
+#ifndef ZEROCAST_SERVER_BASE_LISTEN_ADDRESS_H_
+#define ZEROCAST_SERVER_BASE_LISTEN_ADDRESS_H_
 
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
-namespace zerocast::rpc {
+namespace zerocast {
 
 // Whether a server may listen on `address` now, "host:port" or "unix:/path"; `option` names it in
 // an error.  gRPC itself says only that it did not work, and writes why to stderr in its own
-// format.  Looks the host up, and binds for a moment.  Addresses in gRPC's other forms
+// format.  Looks the host up, and binds or connects for a moment.  Addresses in gRPC's other forms
 // ("ipv4:...") pass unseen.
 //   INVALID_ARGUMENT   neither form, an unknown host, or not an address of this machine.
 //   NOT_FOUND          the folder of a unix socket.
@@ -21,6 +21,6 @@ absl::Status CheckListenAddress(absl::string_view option, const std::string& add
 // UNAVAILABLE: "listen on `address`: `why`".
 absl::Status CannotListen(absl::string_view address, absl::string_view why);
 
-}  // namespace zerocast::rpc
+}  // namespace zerocast
 
-#endif  // ZEROCAST_SERVER_RPC_LISTEN_ADDRESS_H_
+#endif  // ZEROCAST_SERVER_BASE_LISTEN_ADDRESS_H_

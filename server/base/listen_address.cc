@@ -1,6 +1,5 @@
-#include "server/rpc/listen_address.h"
+#include "server/base/listen_address.h"
 
-#include <grpcpp/grpcpp.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -8,7 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
+#include <cstring>
 #include <memory>
 
 #include "absl/strings/match.h"
@@ -18,13 +17,27 @@
 #include "server/base/errors.h"
 #include "server/base/missing_folder.h"
 
-namespace zerocast::rpc {
+namespace zerocast {
 namespace {
 
 constexpr absl::string_view kUnix = "unix:";
 constexpr absl::string_view kOtherForms[] = {"unix-abstract:", "ipv4:", "ipv6:", "dns:", "vsock:"};
 constexpr absl::string_view kTaken =
     "another process listens there; stop it, or choose another address";
+
+// Whether a process listens on the unix socket `path`, which fits an address.
+bool SomebodyListens(const std::string& path) {
+  // Not blocking: where the listener's queue is full, the answer is EAGAIN at once.
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return false;
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const bool listens =
+      ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 || errno == EAGAIN;
+  ::close(fd);
+  return listens;
+}
 
 // gRPC would unlink the socket of a running server and take its place.
 absl::Status CheckUnix(absl::string_view option, const std::string& address) {
@@ -45,9 +58,7 @@ absl::Status CheckUnix(absl::string_view option, const std::string& address) {
     }
     return WithReason(MissingFolder(what, path, "path"), "IO_ERROR");
   }
-  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
-  const auto deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(200);
-  return channel->WaitForConnected(deadline) ? CannotListen(address, kTaken) : absl::OkStatus();
+  return SomebodyListens(path) ? CannotListen(address, kTaken) : absl::OkStatus();
 }
 
 // "host:port" or "[host]:port"; false for anything else.
@@ -126,4 +137,4 @@ absl::Status CheckListenAddress(absl::string_view option, const std::string& add
   return WithReason(ErrnoStatus(first_error, absl::StrCat("listen on ", address)), "IO_ERROR");
 }
 
-}  // namespace zerocast::rpc
+}  // namespace zerocast
