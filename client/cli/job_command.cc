@@ -129,7 +129,7 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
       });
       ZC_ASSIGN_OR_RETURN(
           load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
-      ZC_RETURN_IF_ERROR(flags.job.Explain(LoadStatus(load)));
+      ZC_RETURN_IF_ERROR(ExplainReader(LoadStatus(load), spec));
     }
     loads.push_back(std::move(load));
   }
@@ -208,7 +208,11 @@ absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
   }
   ZC_ASSIGN_OR_RETURN(const v1::Load ended,
                       Follow(client.get(), load, deadline_seconds, !global.json()));
-  return PrintEnd(global, ended);
+  const absl::Status printed = PrintEnd(global, ended);
+  if (printed.ok()) return printed;
+  // Who the job names is in its spec; the failure stands without it too.
+  const absl::StatusOr<v1::Job> job = client->GetJob(ended.job());
+  return job.ok() ? ExplainReader(printed, job->spec()) : printed;
 }
 
 absl::Status RunCancel(const GlobalOptions& global, const std::string& name) {

@@ -250,10 +250,12 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   return spec;
 }
 
-absl::Status JobFlags::Explain(const absl::Status& failure) const {
+absl::Status ExplainReader(const absl::Status& failure, const v1::JobSpec& spec) {
   // Outside of every --root of an agent the folder is refused before it is looked for.
   const bool no_files = absl::IsNotFound(failure) || absl::IsPermissionDenied(failure);
-  if (!no_files || mode != "rank0" || !node_names.empty()) return failure;
+  const bool chosen =
+      spec.options().read_mode() == v1::READ_MODE_RANK0 && spec.topology().nodes().empty();
+  if (!no_files || !chosen) return failure;
   return WithMessage(
       failure, absl::StrCat(failure.message(),
                             "; --mode rank0 reads on the node of rank 0, and the server chose "

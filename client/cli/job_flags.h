@@ -33,11 +33,11 @@ struct JobFlags {
   // The job they describe; reads the files they name.  Errors: INVALID_ARGUMENT with every wrong
   // flag at once; NOT_FOUND and the like for files.
   absl::StatusOr<v1::JobSpec> ToSpec() const;
-
-  // `failure` of a load of that job by a server, with what these flags have to do with it, if
-  // anything.
-  absl::Status Explain(const absl::Status& failure) const;
 };
+
+// `failure` of a load or plan of that job by a server, with what the choice of the node that reads
+// has to do with it, if anything.
+absl::Status ExplainReader(const absl::Status& failure, const v1::JobSpec& spec);
 
 // A flag in seconds: finite, more than 0, at most ten years.
 extern const CLI::Validator kSeconds;

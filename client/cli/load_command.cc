@@ -159,7 +159,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   }
   if (load.state() != v1::LOAD_STATE_READY) {
     if (!global.json()) std::fputs(ReportText(load.report()).c_str(), stderr);
-    return global.server.empty() ? LoadStatus(load) : flags.job.Explain(LoadStatus(load));
+    return global.server.empty() ? LoadStatus(load) : ExplainReader(LoadStatus(load), spec);
   }
 
   VerifyResult verified;
@@ -193,7 +193,9 @@ absl::StatusOr<v1::PlanLoadResponse> MakePlan(const GlobalOptions& global, const
   if (!manifest.empty()) return PlanManifest(manifest, spec);
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster,
                       OpenCluster(global, spec.topology(), absl::InfiniteFuture()));
-  return cluster.client()->PlanLoad(spec);
+  absl::StatusOr<v1::PlanLoadResponse> plan = cluster.client()->PlanLoad(spec);
+  if (plan.ok() || global.server.empty()) return plan;
+  return ExplainReader(plan.status(), spec);
 }
 
 absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,

@@ -91,6 +91,17 @@ class ServerTest(unittest.TestCase):
             self.assertIn("--node, first one that has the files", failed.stderr)
             failed = self.zc(running, "job", "submit", *load[1:-1], "--nodes", 2, "--wait", code=7)
             self.assertIn("--node, first one that has the files", failed.stderr)
+            job = self.zc(running, "--output", "json", "job", "list").json()["jobs"][-1]["job"]
+            for name in (job, cluster.zerocast("--server", running.address, "--output", "json", "job",
+                                               "get", job).json()["loads"][0]["load"]):
+                failed = self.zc(running, "job", "watch", name, code=7)
+                self.assertIn("--node, first one that has the files", failed.stderr)
+            plan = ["plan", *load[1:-1]]
+            failed = self.zc(running, *plan, "--nodes", 2, code=7)
+            self.assertIn("--node, first one that has the files", failed.stderr)
+            self.zc(running, *plan, "--node", "node1", "--node", "node0")
+            failed = self.zc(running, *plan, "--node", "node0", "--node", "node1", code=7)
+            self.assertNotIn("first one that has the files", failed.stderr)
             loaded = self.zc(running, "--output", "json", *load, "--node", "node1", "--node", "node0",
                              "--release").json()
             read = {node["name"]: node["bytes_read"] for node in loaded["nodes"]}
