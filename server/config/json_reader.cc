@@ -28,7 +28,9 @@ constexpr size_t kMaxDuplicateBytes = size_t{64} << 10;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 absl::Status Refuse(absl::string_view field, absl::string_view path, absl::string_view what) {
-  const std::string where = path.empty() ? std::string(field) : absl::StrCat(field, ".", path);
+  // "field.key", but "field[0]".
+  const bool joined = path.empty() || path.front() == '[';
+  const std::string where = absl::StrCat(field, joined ? "" : ".", path);
   return InvalidFields({{where, std::string(what)}});
 }
 

@@ -154,6 +154,16 @@ TEST(JsonReader, NamesThePathOfASyntaxError) {
   const auto document = ReadJson(R"({"a": {"b": [1, 2, x]}})", "config");
   ASSERT_EQ(ViolationsOf(document.status()).size(), 1u);
   EXPECT_EQ(ViolationsOf(document.status())[0].field, "config.a.b[2]");
+  for (const auto& [text, field] : {std::pair<const char*, const char*>{"[1, x]", "config[1]"},
+                                    {"[[x]]", "config[0][0]"},
+                                    {R"([{"a": x}])", "config[0].a"},
+                                    {R"(["\ud800"])", "config[0]"},
+                                    {R"({"a": x})", "config.a"},
+                                    {"x", "config"}}) {
+    const auto refused = ReadJson(text, "config");
+    ASSERT_EQ(ViolationsOf(refused.status()).size(), 1u) << text;
+    EXPECT_EQ(ViolationsOf(refused.status())[0].field, field) << text;
+  }
 }
 
 TEST(JsonReader, RefusesBadUtf8EverywhereAndSaysSo) {

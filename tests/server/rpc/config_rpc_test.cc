@@ -250,19 +250,20 @@ TEST_F(ConfigRpcTest, EveryMismatchHasItsPath) {
 
 TEST_F(ConfigRpcTest, BadInputIsRefusedByItsPathAndHoldsNoMemory) {
   struct Case {
-    const char* what;
+    const char* path;
     std::string config;
     const char* says;
   };
   const std::vector<Case> cases = {
-      {"deep", std::string(200'000, '['), "nested deeper"},
-      {"deep in a key", absl::StrCat(R"({"a":)", std::string(200'000, '{')), ""},
-      {"64 MB", absl::StrCat(R"({"a": ")", std::string((size_t{64} << 20) - 4096, 'x'), R"("})"),
+      {"config", std::string(200'000, '['), "nested deeper"},
+      {"config.a", absl::StrCat(R"({"a":)", std::string(200'000, '{')), "Expected a string path"},
+      {"config", absl::StrCat(R"({"a": ")", std::string((size_t{64} << 20) - 4096, 'x'), R"("})"),
        "bytes, more than the"},
-      {"a list", "[]", "list"},
-      {"a flag for a section", R"({"fp16": true})", "'bool' object"},
-      {"no JSON", R"({"a": })", "Expected a string path"},
-      {"a null section", R"({"tensor_parallel": null})", "'NoneType' object"},
+      {"config", "[]", "list"},
+      {"config[1]", "[1, ]", "Expected a string path"},
+      {"fp16", R"({"fp16": true})", "'bool' object"},
+      {"config.a", R"({"a": })", "Expected a string path"},
+      {"tensor_parallel", R"({"tensor_parallel": null})", "'NoneType' object"},
   };
   const int64_t before = PeakBytes();
   for (int round = 0; round < 4; ++round) {
@@ -270,12 +271,18 @@ TEST_F(ConfigRpcTest, BadInputIsRefusedByItsPathAndHoldsNoMemory) {
       v1::ResolveConfigRequest request = Request();
       request.set_config_json(c.config);
       const auto answer = Resolve(request);
-      EXPECT_THAT(answer, StatusIs(kInvalid, HasSubstr(c.says))) << c.what;
-      EXPECT_THAT(Fields(answer.status()), Not(IsEmpty())) << c.what;
+      EXPECT_THAT(answer, StatusIs(kInvalid, HasSubstr(c.says))) << c.config.substr(0, 30);
+      EXPECT_THAT(Fields(answer.status()), ElementsAre(c.path)) << c.config.substr(0, 30);
     }
   }
   // Client, wire and server hold the 64 MB at once, all in this process; no tree of values.
   EXPECT_LT(PeakBytes() - before, int64_t{600} << 20);
+  // What is no UTF-8 gets onto the wire only in base64.
+  v1::ResolveConfigRequest request = Request();
+  request.set_config_base64(Base64("{\"a\": \"\xff\"}"));
+  const auto answer = Resolve(request);
+  EXPECT_EQ(answer.status().code(), kInvalid);
+  EXPECT_THAT(Fields(answer.status()), ElementsAre("config"));
 }
 
 TEST_F(ConfigRpcTest, LegalOddNumbersPass) {
@@ -344,9 +351,21 @@ TEST_F(ConfigRpcTest, LintRefusesWhatItCannotRead) {
   EXPECT_THAT(Fields(none.status()),
               IsSupersetOf({"config_json", "deepspeed_version", "world_size"}));
   request = v1::LintConfigRequest();
-  request.set_config_json("[1]");
-  EXPECT_THAT(Call(configs_, &v1::ConfigService::Stub::LintConfig, request),
-              StatusIs(kInvalid, HasSubstr("config_json")));
+  for (const auto& [text, path] :
+       {std::pair<std::string, const char*>{"[1]", "config_json"},
+        {"[1, ]", "config_json[1]"},
+        {R"({"a": [1, ]})", "config_json.a[1]"},
+        {std::string(200'000, '['), "config_json"},
+        {absl::StrCat("\"", std::string(size_t{16} << 20, 'x'), "\""), "config_json"}}) {
+    request.set_config_json(text);
+    const auto refused = Call(configs_, &v1::ConfigService::Stub::LintConfig, request);
+    EXPECT_EQ(refused.status().code(), kInvalid);
+    EXPECT_THAT(Fields(refused.status()), ElementsAre(path));
+  }
+  request.set_config_json(R"({"train_batch_size": 1})");
+  request.set_model_spec_json("[1, ]");
+  EXPECT_THAT(Fields(Call(configs_, &v1::ConfigService::Stub::LintConfig, request).status()),
+              ElementsAre("model_spec_json[1]"));
 }
 
 TEST_F(ConfigRpcTest, ComparesTextsAndJobs) {
