@@ -122,6 +122,7 @@ absl::StatusOr<std::vector<LintFinding>> LintConfig(const LintRequest& request) 
   LintOptimizer(&context);
   LintScheduler(&context);
   LintModel(&context);
+  LintNotFinite(&context);
   std::vector<LintFinding> findings = context.TakeFindings();
   Order(*request.config, &findings);
   size_t more = context.num_left_out();

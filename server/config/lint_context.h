@@ -62,13 +62,15 @@ class LintContext {
   // zero_optimization.stage as DeepSpeed reads it.
   std::optional<int> Stage() const;
 
-  // Counts an unknown key; false, and the key is left out, when there have been too many.
-  bool MayReportUnknown() { return ++unknown_ <= kMostFindings; }
-  size_t num_left_out() const { return unknown_ > kMostFindings ? unknown_ - kMostFindings : 0; }
+  // Counts a finding of a kind that a config may have any number of; false, and it is left out,
+  // when there have been too many.
+  bool MayReportMany() { return ++many_ <= kMostFindings; }
+  size_t num_left_out() const { return many_ > kMostFindings ? many_ - kMostFindings : 0; }
 
   // Counts a search for a suggestion; false when there have been too many.
   bool MaySuggest() { return suggestions_++ < 100; }
 
+  const std::vector<LintFinding>& findings() const { return findings_; }
   std::vector<LintFinding> TakeFindings() { return std::move(findings_); }
 
  private:
@@ -80,7 +82,7 @@ class LintContext {
   const LintRequest& request_;
   std::vector<LintFinding> findings_;
   int suggestions_ = 0;
-  size_t unknown_ = 0;
+  size_t many_ = 0;
 };
 
 // Each looks at one part of the config and reports what it finds.
@@ -95,6 +97,8 @@ void LintOptimizerValues(LintContext* context, absl::string_view type, const Key
                          const ConfigValue& params);
 void LintScheduler(LintContext* context);
 void LintModel(LintContext* context);  // what DeepSpeed does not take of the model
+// Infinity and NaN of which nothing was found so far: comes last.
+void LintNotFinite(LintContext* context);
 
 // What a user may have meant by an unknown key of a section: a key nearby, a known word for one,
 // or the same key where it belongs.  Empty where nothing is near.

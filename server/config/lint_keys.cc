@@ -10,6 +10,9 @@
 namespace zerocast {
 namespace {
 
+// What follows on an error: the release raises, be it a check of its own or by accident.
+constexpr absl::string_view kFails = "; DeepSpeed fails on it";
+
 // The release that first has a key at this place; empty where none has.
 std::string FirstReleaseOf(const LintContext& context, const KeySection& section,
                            absl::string_view key, bool after) {
@@ -28,7 +31,7 @@ std::string FirstReleaseOf(const LintContext& context, const KeySection& section
 
 void ReportUnknown(LintContext* context, absl::string_view section_path, const KeySection& section,
                    const ConfigMember& member) {
-  if (!context->MayReportUnknown()) return;
+  if (!context->MayReportMany()) return;
   const std::string path = JoinPath(section_path, member.key);
   const bool strict = section.kind == KeySection::Kind::kStrict;
   const bool dropped = strict && member.value.IsText("auto");
@@ -110,6 +113,17 @@ void ReportDeprecated(LintContext* context, const KeyRule& rule, absl::string_vi
   }
 }
 
+// A value that does not fit, with what DeepSpeed does about it.
+void ReportValue(LintContext* context, const std::string& path, const ValueVerdict& verdict) {
+  const bool fails = verdict.fit == ValueVerdict::Fit::kRefused;
+  context->Report(fails ? LintSeverity::kError : LintSeverity::kWarning, verdict.rule, path,
+                  absl::StrCat(verdict.message, fails ? kFails : ""));
+}
+
+void ReportNullSection(LintContext* context, const std::string& path) {
+  context->Notice("null-section", path, "is null; DeepSpeed takes the section for absent");
+}
+
 void LintSection(LintContext* context, const std::string& path, const ConfigValue& value);
 
 // A section's value that is no object; what DeepSpeed does about it depends on the section.
@@ -124,17 +138,21 @@ void LintNoObject(LintContext* context, const KeySection& parent, const KeyRule&
     return;
   }
   // Its validator takes null for an empty object.
-  if (path == "zero_optimization.leaf_module" && value.is_null()) return;
+  if (path == "zero_optimization.leaf_module" && value.is_null()) {
+    ReportNullSection(context, path);
+    return;
+  }
   KeyRule as_object = rule;
   as_object.type = "object";
   // A module that leaf_module does not wait for null; optional sections take it.
   const ValueVerdict verdict = parent.kind == KeySection::Kind::kStrict
                                    ? CheckStrictValue(as_object, value)
                                    : CheckLooseValue(as_object, value);
-  if (verdict.fit == ValueVerdict::Fit::kFits) return;
-  context->Report(
-      verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError : LintSeverity::kWarning,
-      verdict.rule, path, verdict.message);
+  if (value.is_null() && verdict.fit != ValueVerdict::Fit::kRefused) {
+    ReportNullSection(context, path);
+  } else if (verdict.fit != ValueVerdict::Fit::kFits) {
+    ReportValue(context, path, verdict);
+  }
 }
 
 void LintValue(LintContext* context, const KeySection& section, const KeyRule& rule,
@@ -142,7 +160,10 @@ void LintValue(LintContext* context, const KeySection& section, const KeyRule& r
   if (rule.type == "open") {
     if (absl::StrContains(rule.refuses, 'n') && value.object() == nullptr &&
         CheckLooseValue(rule, value).fit == ValueVerdict::Fit::kRefused) {
-      context->Error("wrong-type", path, absl::StrCat("must be an object, is ", ShortJson(value)));
+      context->Error("wrong-type", path,
+                     absl::StrCat("must be an object, is ", ShortJson(value), kFails));
+    } else if (value.is_null()) {
+      context->Notice("null-section", path, "is null; DeepSpeed does not read it");
     }
     return;
   }
@@ -161,10 +182,7 @@ void LintValue(LintContext* context, const KeySection& section, const KeyRule& r
   }
   const ValueVerdict verdict =
       strict ? CheckStrictValue(rule, value) : CheckLooseValue(rule, value);
-  if (verdict.fit == ValueVerdict::Fit::kFits) return;
-  context->Report(
-      verdict.fit == ValueVerdict::Fit::kRefused ? LintSeverity::kError : LintSeverity::kWarning,
-      verdict.rule, path, verdict.message);
+  if (verdict.fit != ValueVerdict::Fit::kFits) ReportValue(context, path, verdict);
 }
 
 void LintSection(LintContext* context, const std::string& path, const ConfigValue& value) {

@@ -86,7 +86,9 @@ std::optional<double> IntegerOfText(absl::string_view text) {
 
 std::optional<std::string> OutOfRange(const KeyRule& rule, double value) {
   const auto say = [value](absl::string_view relation, double bound) {
-    return absl::StrCat("must be ", relation, " ", bound, ", is ", value);
+    const std::string is =
+        std::isfinite(value) ? absl::StrCat(value) : WriteJson(ConfigValue(value));
+    return absl::StrCat("must be ", relation, " ", bound, ", is ", is);
   };
   // NaN satisfies no bound.
   if (rule.gt.has_value() && !(value > *rule.gt)) return say("greater than", *rule.gt);

@@ -19,13 +19,44 @@ case("sections", batch(gradient_clipping=1.0, steps_per_print=2000, wall_clock_b
                        data_types={"grad_accum_dtype": "bf16"}, aio={"block_size": 262144}))
 case("inference", batch(inference={"tensor_parallel": {"tp_size": 1}}))
 case("pipeline", batch(pipeline={"stages": "auto", "partition": "uniform"}))
-case("infinite-steps-per-print", batch(steps_per_print=float("inf")))
+case("infinite-steps-per-print", batch(steps_per_print=float("inf")), "N not-finite steps_per_print")
 case("torch-scheduler", scheduler("StepLR", step_size=3))
 case("auto-filled-later", {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto",
                            "gradient_clipping": "auto", "fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"},
                            "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
                            "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}},
      resolved=False, why="the integration fills every auto before DeepSpeed sees the config")
+
+# ---- Infinity, NaN and null sections, which the integration lets through -------------------------
+INF, NAN = float("inf"), float("nan")
+case("infinite-clipping", batch(gradient_clipping=INF), "W not-finite gradient_clipping", versions=(ALL[0], NEWEST))
+case("clipping-beyond-a-double", '{"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 1e400}',
+     "W not-finite gradient_clipping", versions=(ALL[0], NEWEST),
+     why="a file is read by hjson, which fails on it; Transformers hands over an object")
+case("nan-clipping", batch(gradient_clipping=NAN), "W out-of-range gradient_clipping")
+case("minus-infinite-clipping", batch(gradient_clipping=-INF), "W out-of-range gradient_clipping")
+case("nan-steps-per-print", batch(steps_per_print=NAN), "W out-of-range steps_per_print")
+case("infinite-bucket", zero(stage=3, reduce_bucket_size=INF), "E wrong-type zero_optimization.reduce_bucket_size")
+case("nan-flag", zero(stage=3, overlap_comm=NAN), "E wrong-type zero_optimization.overlap_comm")
+case("infinite-loss-scale", batch(fp16={"enabled": True, "loss_scale": INF}), "E out-of-range fp16.loss_scale")
+case("infinite-eps", optimizer("AdamW", lr=1e-4, eps=INF), "W not-finite optimizer.params.eps")
+case("nan-lr", optimizer("AdamW", lr=NAN), "W out-of-range optimizer.params.lr")
+case("infinite-beta", optimizer("AdamW", lr=1e-4, betas=[INF, 0.9]), "W out-of-range optimizer.params.betas")
+case("infinite-warmup-lr", scheduler("WarmupLR", warmup_max_lr=INF), "W not-finite scheduler.params.warmup_max_lr")
+case("nan-elsewhere", batch(inference={"a": [1, {"b": NAN}]}), "W not-finite inference.a[1].b")
+case("nan-unknown", batch(my_own_note=NAN), "W unknown-key my_own_note")
+case("nan-below-unknown", batch(my_own_note={"x": NAN}), "W unknown-key my_own_note", "W not-finite my_own_note.x")
+case("null-aio", batch(aio=None), "N null-section aio", versions=(ALL[0], NEWEST))
+case("null-expert_parallel", batch(expert_parallel=None), "N null-section expert_parallel")
+for name in ("offload_optimizer", "zenflow", "leaf_module"):
+    case(f"null-{name}", zero(stage=2, **{name: None}), f"N null-section zero_optimization.{name}",
+         versions=(ALL[0], NEWEST))
+case("null-model-info", batch(autotuning={"model_info": None}), "N null-section autotuning.model_info")
+case("null-writer", batch(checkpoint={"writer": None}), "N null-section checkpoint.writer")
+case("null-inference", batch(inference=None), "N null-section inference")
+for name in ("optimizer", "scheduler", "zero_optimization", "fp16", "tensor_parallel", "timers", "checkpoint", "data_types",
+             "data_efficiency", "flops_profiler", "tensorboard", "comms_logger", "activation_checkpointing"):
+    case(f"null-{name}", batch(**{name: None}), f"E wrong-type {name}", versions=(ALL[0], NEWEST))
 
 # ---- Unknown keys --------------------------------------------------------------------------------
 for wrong in ("zero_optimisation", "gradient_clip", "optimiser", "lr_scheduler", "fp_16", "train_batchsize",
@@ -86,7 +117,7 @@ case("zero-null", batch(zero_optimization=None), "E wrong-type zero_optimization
 case("zero-auto", batch(zero_optimization="auto"), "E leftover-auto zero_optimization")
 case("fp16-true", batch(fp16=True), "E wrong-type fp16", versions=(ALL[0], NEWEST))
 case("fp16-null", batch(fp16=None), "E wrong-type fp16")
-case("bf16-null", batch(bf16=None), "W wrong-type bf16")
+case("bf16-null", batch(bf16=None), "N null-section bf16")
 case("enabled-text", batch(fp16={"enabled": "true"}), "W string-value fp16.enabled", versions=(ALL[0], NEWEST))
 case("enabled-text-false", batch(bf16={"enabled": "false"}), "W string-value bf16.enabled")
 case("enabled-word", batch(bf16={"enabled": "maybe"}), "E wrong-type bf16.enabled")
@@ -106,7 +137,7 @@ case("ratio-range", zero(stage=3, offload_optimizer={"device": "cpu", "ratio": 1
 case("device-word", zero(stage=3, offload_param={"device": "gpu"}),
      "E invalid-value zero_optimization.offload_param.device", versions=(ALL[0], NEWEST))
 case("offload-text", zero(stage=3, offload_param="cpu"), "E wrong-type zero_optimization.offload_param")
-case("offload-null", zero(stage=3, offload_param=None))
+case("offload-null", zero(stage=3, offload_param=None), "N null-section zero_optimization.offload_param")
 case("topk", zero(stage=2, zenflow={"topk_ratio": 1.0}), versions=before("0.19.6"))
 case("topk", zero(stage=2, zenflow={"topk_ratio": 1.0}), "E out-of-range zero_optimization.zenflow.topk_ratio",
      versions=since("0.19.6"))

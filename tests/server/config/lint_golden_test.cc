@@ -98,10 +98,12 @@ TEST(LintGolden, EveryRuleHasACase) {
   for (const ConfigValue& row : ReadConfigCases("lint.jsonl.gz")) {
     for (const LintFinding& finding : Lint(row)) rules.insert(finding.rule);
   }
-  EXPECT_EQ(absl::StrJoin(rules, " "),
-            "alignment batch-triangle conflict deprecated-key duplicate-key field-name "
-            "invalid-value leftover-auto missing-key no-effect out-of-range removed-key "
-            "scalar-parameter string-value unknown-key wrong-type");
+  EXPECT_EQ(
+      absl::StrJoin(rules, " "),
+      "alignment batch-triangle conflict deprecated-key duplicate-key field-name "
+      "invalid-value leftover-auto missing-key no-effect not-finite null-section out-of-range "
+      "removed-key "
+      "scalar-parameter string-value unknown-key wrong-type");
 }
 
 // Each key with each kind of value, and what the integration made of the golden configs.

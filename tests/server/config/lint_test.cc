@@ -102,11 +102,57 @@ TEST(Lint, ValuesOfAnOptimizerAreJudgedByWhoMakesIt) {
     ASSERT_THAT(torchs, SizeIs(1)) << lr;
     EXPECT_EQ(torchs[0].severity, LintSeverity::kError);
   }
-  for (const char* lr : {"0", "1e-5", "true", "Infinity", "\"auto\""}) {
+  for (const char* lr : {"0", "1e-5", "true", "\"auto\""}) {
     EXPECT_THAT(lint("AdamW", absl::StrCat("\"lr\": ", lr)), IsEmpty()) << lr;
   }
   EXPECT_THAT(lint("Muon", R"("momentum": "x")"), SizeIs(1));
-  EXPECT_THAT(lint("SGD", R"("lr": NaN)"), IsEmpty());
+  for (const auto& found : {lint("AdamW", R"("lr": Infinity)"), lint("SGD", R"("lr": NaN)")}) {
+    ASSERT_THAT(found, SizeIs(1));
+    EXPECT_EQ(found[0].rule, "not-finite");
+  }
+}
+
+// The integration lets them pass; whoever lints learns what becomes of them.
+TEST(Lint, InfinityAndNanAreReportedWithWhatDeepSpeedDoes) {
+  const auto findings = Lint(R"({"train_batch_size": 8, "gradient_clipping": 1e400,
+      "steps_per_print": Infinity, "mine": {"x": [1, -Infinity]}, "inference": {"x": NaN},
+      "zero_optimization": {"stage": 3, "reduce_bucket_size": 1e400}})");
+  std::vector<std::string> told;
+  for (const LintFinding& finding : findings) {
+    told.push_back(
+        absl::StrCat(LintSeverityName(finding.severity), " ", finding.path, " ", finding.message));
+  }
+  EXPECT_THAT(told,
+              ElementsAre("warning gradient_clipping is Infinity (1e400 reads so too), which JSON "
+                          "has not and Python's json takes; DeepSpeed takes it as it is from "
+                          "Transformers; in a file it fails on it or takes it for text",
+                          "notice steps_per_print is Infinity (1e400 reads so too), which JSON has "
+                          "not and Python's json takes; DeepSpeed never reports progress, as "
+                          "Accelerate wants it",
+                          HasSubstr("warning mine \"mine\" is no key of DeepSpeed"),
+                          HasSubstr("warning mine.x[1] is -Infinity (1e400"),
+                          HasSubstr("warning inference.x is NaN, which JSON has not"),
+                          "error zero_optimization.reduce_bucket_size must be an integer, is "
+                          "Infinity; DeepSpeed fails on it"));
+  EXPECT_THAT(findings[3].message, HasSubstr("DeepSpeed does not read it"));
+}
+
+TEST(Lint, ANullSectionIsReportedWithWhatDeepSpeedDoes) {
+  const auto findings = Lint(R"({"train_batch_size": 8, "fp16": null, "bf16": null,
+      "zero_optimization": null, "inference": null})");
+  ASSERT_THAT(Paths(findings), ElementsAre("fp16", "bf16", "zero_optimization", "inference"));
+  EXPECT_EQ(findings[0].message, "must be an object, is null; DeepSpeed fails on it");
+  EXPECT_EQ(findings[1].message, "is null; DeepSpeed takes the section for absent");
+  EXPECT_EQ(findings[2].severity, LintSeverity::kError);
+  EXPECT_EQ(findings[3].message, "is null; DeepSpeed does not read it");
+}
+
+TEST(Lint, ManyNumbersThatAreNotFiniteAreCut) {
+  std::string text = R"({"train_batch_size": 8, "inference": [NaN)";
+  for (int i = 0; i < 100'000; ++i) text += ",NaN";
+  const std::vector<LintFinding> findings = Lint(text + "]}");
+  ASSERT_THAT(findings, SizeIs(1001));
+  EXPECT_EQ(findings.back().message, "99001 more findings are left out");
 }
 
 TEST(Lint, FindingsStandInTheOrderOfTheText) {
