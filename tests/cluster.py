@@ -36,12 +36,12 @@ class Result:
         return f"exit {self.code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
-def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b""):
+def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b"", cwd=None):
     """Runs the zerocast command on the bytes of stdin and returns its Result, whatever the exit code."""
     environment = {k: v for k, v in os.environ.items() if k != "ZEROCAST_SERVER"}
     environment.update(env or {})
     completed = subprocess.run([str(BIN / "zerocast"), *map(str, args)], input=stdin,
-                               capture_output=True, timeout=timeout, env=environment, check=False)
+                               capture_output=True, timeout=timeout, env=environment, cwd=cwd, check=False)
     # Not text=True: the answers hold line ends of other kinds, which must stay as they are.
     completed.stdout, completed.stderr = completed.stdout.decode(), completed.stderr.decode()
     return Result(completed)

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/config_commands.h"
+#include "client/cli/config_errors.h"
 #include "client/cli/config_input.h"
 #include "client/cli/json_slices.h"
 #include "kernels/base/status_macros.h"
@@ -80,7 +81,10 @@ absl::Status RunDiff(const GlobalOptions& global, const DiffFlags& flags) {
   }
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, ConnectForConfigs(global));
   const absl::StatusOr<v1::DiffConfigsResponse> answer = cluster.client()->DiffConfigs(request);
-  if (!answer.ok()) return global.json() ? answer.status() : ForPeople(answer.status());
+  if (!answer.ok()) {
+    return ExplainConfigError(answer.status(), {{"before.config_json", FileName(flags.before)},
+                                                {"after.config_json", FileName(flags.after)}});
+  }
   if (global.json()) {
     std::printf("%s\n", ToJson(*answer).c_str());
     return absl::OkStatus();

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/formats/file.h"
@@ -19,10 +18,11 @@ namespace zerocast {
 namespace {
 
 constexpr size_t kColumns = 80;
-constexpr size_t kMaxShownBytes = 4000;
 
-absl::Status TooLarge(absl::string_view flag, int64_t max_bytes) {
-  return InvalidFields({{std::string(flag), absl::StrCat("has more than ", max_bytes, " bytes")}});
+absl::Status TooLarge(absl::string_view flag, absl::string_view path, int64_t max_bytes) {
+  return InvalidFields(
+      {{std::string(flag), absl::StrCat(path == "-" ? "stdin" : path, " has more than ", max_bytes,
+                                        " bytes, the most that is read")}});
 }
 
 absl::StatusOr<std::string> ReadStdin(absl::string_view flag, int64_t max_bytes) {
@@ -37,7 +37,7 @@ absl::StatusOr<std::string> ReadStdin(absl::string_view flag, int64_t max_bytes)
       return WithReason(ErrnoStatus(errno, "read stdin"), "IO_ERROR");
     }
   }
-  return TooLarge(flag, max_bytes);
+  return TooLarge(flag, "-", max_bytes);
 }
 
 }  // namespace
@@ -46,7 +46,7 @@ absl::StatusOr<std::string> ReadBytes(absl::string_view flag, const std::string&
                                       int64_t max_bytes) {
   if (path == "-") return ReadStdin(flag, max_bytes);
   absl::StatusOr<std::string> text = ReadTextFile(path, max_bytes);
-  if (absl::IsResourceExhausted(text.status())) return TooLarge(flag, max_bytes);
+  if (absl::IsResourceExhausted(text.status())) return TooLarge(flag, path, max_bytes);
   return text;
 }
 
@@ -73,7 +73,7 @@ absl::StatusOr<ClusterHandle> ConnectForConfigs(const GlobalOptions& global) {
   return cluster;
 }
 
-std::string WrapText(absl::string_view text, size_t column, size_t indent) {
+std::string WrapText(absl::string_view text, size_t column, size_t indent, LongWords long_words) {
   std::string out;
   const auto new_line = [&] {
     absl::StripTrailingAsciiWhitespace(&out);
@@ -91,7 +91,7 @@ std::string WrapText(absl::string_view text, size_t column, size_t indent) {
       }
     }
     first = false;
-    while (column + word.size() > kColumns) {
+    while (long_words == LongWords::kCut && column + word.size() > kColumns) {
       const size_t fits = kColumns - std::min(column, kColumns - 1);
       out.append(word.data(), fits);
       word.remove_prefix(fits);
@@ -101,23 +101,6 @@ std::string WrapText(absl::string_view text, size_t column, size_t indent) {
     column += word.size();
   }
   return out;
-}
-
-absl::Status ForPeople(const absl::Status& status) {
-  if (status.ok()) return status;
-  std::string message(status.message());
-  if (message.size() > kMaxShownBytes) {
-    size_t end = kMaxShownBytes;
-    while (end > 0 && (message[end] & 0xC0) == 0x80) --end;  // not within a character
-    message = absl::StrCat(message.substr(0, end), " ... (", message.size() - end,
-                           " more bytes; --output json has all)");
-  }
-  for (const FieldViolation& violation : ViolationsOf(status)) {
-    const std::string line = absl::StrCat(violation.field, ": ", violation.description);
-    const bool told = absl::IsFailedPrecondition(status) || absl::StrContains(message, line);
-    if (!told) absl::StrAppend(&message, "\n  ", line);
-  }
-  return WithMessage(status, message);
 }
 
 }  // namespace zerocast

@@ -32,12 +32,10 @@ inline constexpr int64_t kMaxModelBytes = int64_t{32} << 20;
 absl::StatusOr<ClusterHandle> ConnectForConfigs(const GlobalOptions& global);
 
 // `text` cut into lines of at most 80 columns, all but the first behind `indent` spaces; the first
-// begins at column `column`.  Words longer than a line are cut.
-std::string WrapText(absl::string_view text, size_t column, size_t indent);
-
-// The status as people read it: where the message is Python's own, the paths it is about come
-// after it; a text of megabytes that Python quotes whole is cut.
-absl::Status ForPeople(const absl::Status& status);
+// begins at column `column`.  Words longer than a line are cut, or kept for who copies them.
+enum class LongWords { kCut, kKeep };
+std::string WrapText(absl::string_view text, size_t column, size_t indent,
+                     LongWords long_words = LongWords::kCut);
 
 }  // namespace zerocast
 

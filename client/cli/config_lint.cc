@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/config_commands.h"
+#include "client/cli/config_errors.h"
 #include "client/cli/config_input.h"
 #include "client/cli/config_output.h"
 #include "client/cli/output.h"
@@ -35,7 +36,13 @@ absl::Status RunLint(const GlobalOptions& global, const LintFlags& flags) {
   request.set_resolved(flags.resolved);
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, ConnectForConfigs(global));
   const absl::StatusOr<v1::LintConfigResponse> answer = cluster.client()->LintConfig(request);
-  if (!answer.ok()) return global.json() ? answer.status() : ForPeople(answer.status());
+  const std::string config = flags.file.empty() ? "--ds-config-base64" : FileName(flags.file);
+  if (!answer.ok()) {
+    return ExplainConfigError(answer.status(), {{"config_json", config},
+                                                {"config_base64", config},
+                                                {"model_spec_json", FileName(flags.model_spec)},
+                                                {"deepspeed_version", "--deepspeed-version"}});
+  }
   const int errors = NumErrors(answer->findings());
   nlohmann::ordered_json document = {{"deepspeed_version", answer->deepspeed_version()},
                                      {"findings", FindingsJson(answer->findings())}};
@@ -47,11 +54,10 @@ absl::Status RunLint(const GlobalOptions& global, const LintFlags& flags) {
   }
   if (errors == 0) return absl::OkStatus();
   SetErrorContext(std::move(document));
-  return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "lint ", flags.file.empty() ? "the config" : flags.file, ": DeepSpeed ",
-                        answer->deepspeed_version(), " refuses it, or fails on it, for ", errors,
-                        errors == 1 ? " reason" : " reasons")),
-                    "INVALID_FIELDS");
+  const absl::Status refused = absl::FailedPreconditionError(absl::StrCat(
+      "lint ", config, ": DeepSpeed ", answer->deepspeed_version(),
+      " refuses it, or fails on it, for ", errors, errors == 1 ? " reason" : " reasons"));
+  return ExplainConfigError(WithReason(refused, "INVALID_FIELDS"), {});
 }
 
 }  // namespace zerocast

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "client/cli/config_commands.h"
+#include "client/cli/config_errors.h"
 #include "client/cli/config_input.h"
 #include "client/cli/config_output.h"
 #include "client/cli/output.h"
@@ -110,6 +111,22 @@ absl::StatusOr<v1::ResolveConfigRequest> ReadRequest(const ResolveFlags& flags) 
     request.mutable_model_size()->set_num_parameters(flags.num_parameters);
   }
   return request;
+}
+
+// What the fields of the request are to the user, the config first.
+std::vector<Source> SourcesOf(const ResolveFlags& flags) {
+  const std::string config =
+      flags.ds_config.empty() ? "--ds-config-base64" : FileName(flags.ds_config);
+  const std::string arguments = FileName(flags.training_arguments);
+  return {{"config", config},
+          {"config_json", config},
+          {"config_base64", config},
+          {"training_arguments", arguments},
+          {"training_arguments_json", arguments},
+          {"model_config_json", FileName(flags.model_config)},
+          {"model_spec_json", FileName(flags.model_spec)},
+          {"dialect", "--dialect"},
+          {"deepspeed_version", "--deepspeed-version"}};
 }
 
 // Paths to the left, where their values come from beside them, or below a path that is too long.
@@ -272,8 +289,7 @@ absl::Status RunResolve(const GlobalOptions& global, const ResolveFlags& flags) 
   const v1::ResolveConfigResult& result = answer.results(0);
   if (result.has_status()) {
     PrintBesideError(global, flags, result);
-    const absl::Status status = StatusFromProto(result.status());
-    return global.json() ? status : ForPeople(status);
+    return ExplainConfigError(StatusFromProto(result.status()), SourcesOf(flags));
   }
   const v1::ResolveConfigResponse& response = result.response();
   if (!global.json()) {

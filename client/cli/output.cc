@@ -4,10 +4,10 @@
 #include <cstdio>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "server/base/errors.h"
 #include "server/base/utf8.h"
 
 namespace zerocast {
@@ -95,22 +95,35 @@ Json* ErrorContext() {
   static Json* const context = new Json(Json::object());
   return context;
 }
+
+std::string* ErrorText() {
+  static std::string* const text = new std::string;
+  return text;
+}
 }  // namespace
 
 void SetErrorContext(Json members) { *ErrorContext() = std::move(members); }
 
+void SetErrorText(std::string text) { *ErrorText() = std::move(text); }
+
+bool IsInMessage(const FieldViolation& violation, absl::string_view message) {
+  return absl::StrContains(message, absl::StrCat(violation.field, ": ", violation.description)) ||
+         absl::StrContains(message, absl::StrCat("- ds ", violation.field, "="));
+}
+
 void PrintError(const absl::Status& status, bool json) {
   const std::vector<FieldViolation> violations = ViolationsOf(status);
   const std::string message(status.message());
-  // Lists of mismatches have a line each.
-  std::fprintf(stderr, "zerocast: %s\n", EscapeControls(message, "\n").c_str());
-  // INVALID_ARGUMENT has its violations in the message already.
-  if (status.code() != absl::StatusCode::kInvalidArgument) {
+  std::string text = *ErrorText();
+  if (text.empty()) {
+    text = message;
     for (const FieldViolation& violation : violations) {
-      std::fprintf(stderr, "  %s: %s\n", EscapeControls(violation.field).c_str(),
-                   EscapeControls(violation.description, "\n").c_str());
+      if (IsInMessage(violation, message)) continue;
+      absl::StrAppend(&text, "\n  ", violation.field, ": ", violation.description);
     }
   }
+  // Lists of mismatches have a line each.
+  std::fprintf(stderr, "zerocast: %s\n", EscapeControls(text, "\n").c_str());
   if (!json) return;
   Json fields = Json::array();
   for (const FieldViolation& violation : violations) {

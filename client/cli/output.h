@@ -8,14 +8,21 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "server/base/errors.h"
 #include "zerocast/v1/load.pb.h"
 
 namespace zerocast {
 
-// Prints "zerocast: MESSAGE" and each field violation on a line of its own to stderr; with `json`
-// also
-// {"error": {...}} to stdout.
+// Prints "zerocast: MESSAGE" to stderr, and each field violation that the message does not tell on
+// a line of its own; with `json` also {"error": {...}} to stdout.
 void PrintError(const absl::Status& status, bool json);
+
+// What PrintError() prints to stderr instead of the message and its violations; the JSON stays.
+void SetErrorText(std::string text);
+
+// Whether the message of a status says what its violation says: as InvalidFields() does, or with
+// the integration's line for the mismatch.
+bool IsInMessage(const FieldViolation& violation, absl::string_view message);
 
 // Members that PrintError() puts beside "error": what exists although the command failed.
 void SetErrorContext(nlohmann::ordered_json members);

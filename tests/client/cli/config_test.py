@@ -29,6 +29,11 @@ def lines_of(path):
 run = cluster.zerocast
 
 
+def one_line(text):
+    """What was cut into lines, whole again."""
+    return " ".join(text.split())
+
+
 class ConfigTest(unittest.TestCase):
 
     def setUp(self):
@@ -220,23 +225,124 @@ class ConfigTest(unittest.TestCase):
     # Bad input: exit 2, the path named.
 
     def test_bad_input_names_its_path(self):
+        path = str(self.folder / "ds.json")
         for config, says in (
-                ("[" * 200_000, "200 levels"),
-                ('{"a": "' + "x" * (64 << 20) + '"}', "--ds-config"),
-                (b'{"a": "\xff\xfe"}', "UTF-8"),
-                ("[]", "config: "),
-                ({"fp16": True}, "fp16: "),
-                ({"zero_optimization": {"stage": 3, "offload_param": 5}}, "zero_optimization.offload_param"),
-                ({"tensor_parallel": None}, "tensor_parallel"),
-                ("{", "config: "),
-                ("", "config: ")):
+                ("[" * 200_000, f"{path}: is nested deeper than 200 levels"),
+                ("[" * 200_000 + "]" * 200_000, f"{path}: is nested deeper than 200 levels"),
+                ('{"a": "' + "x" * (64 << 20) + '"}', f"--ds-config: {path} has more than"),
+                ('{"a": "' + "x" * (2 << 20) + '"}', f"{path}: has 2097161 bytes"),
+                (b'{"a": "\xff\xfe"}', f"--ds-config: {path} is not UTF-8 text"),
+                ("[]", f"{path}: must be an object"),
+                ("[1, ]", f"{path}: [1]: is not JSON: line 1, column 5: expected a value"),
+                ({"fp16": True}, f"{path}: fp16: must be an object"),
+                ({"zero_optimization": {"stage": 3, "offload_param": 5}},
+                 f"{path}: zero_optimization.offload_param: must be"),
+                ({"tensor_parallel": None}, f"{path}: tensor_parallel: must be"),
+                ("{", f"{path}: is not JSON"),
+                ("", f"{path}: is not JSON")):
             result = self.resolve(config, code=2, json_output=False)
-            self.assertIn(says, result.stderr)
+            self.assertIn(f"zerocast: {says}", one_line(result.stderr))
             self.assertLess(len(result.stderr), 6000)
-        for config in ("[" * 200_000, b"\xff", "[]", "{"):
-            path = self.write("lint.json", config)
-            self.assertEqual(run("config", "lint", path).code, 2)
-            self.assertEqual(run("config", "diff", path, path).code, 2)
+        path = self.folder / "lint.json"
+        for config, says in (
+                ("[" * 200_000, f"{path}: is nested deeper than 200 levels"),
+                ('{"a": "' + "x" * (64 << 20) + '"}', f": {path} has more than"),
+                (b"\xff", f": {path} is not UTF-8 text"),
+                ("[]", f"{path}: must be JSON text of one object"),
+                ('{"a": [1, ]}', f"{path}: a[1]: is not JSON: line 1, column 11"),
+                ("{", f"{path}: is not JSON")):
+            self.write("lint.json", config)
+            for command in (("lint", path), ("diff", path, self.arguments), ("diff", self.arguments, path)):
+                result = run("config", *command)
+                self.assertEqual(result.code, 2, result)
+                self.assertIn(says, one_line(result.stderr))
+
+    def test_a_syntax_error_names_the_file_as_it_was_typed(self):
+        bad = self.write("bad.json", '{"a": {"b": [1, 2, }}')
+        where = "is not JSON: line 1, column 20: expected a value, found '}'"
+        good = ("--ds-config", self.write("good.json", json.dumps(CONFIG)), "--args", self.arguments)
+        resolve = ("config", "resolve", "--num-training-steps", 1)
+        for args, integration in (
+                ((*resolve, "--ds-config", bad, "--args", self.arguments), True),
+                ((*resolve, *good[:2], "--args", bad), False),
+                ((*resolve, *good, "--model-config", bad), False),
+                ((*resolve, *good, "--lint", "--model-spec", bad), False),
+                (("config", "lint", bad), False),
+                (("config", "lint", good[1], "--model-spec", bad), False),
+                (("config", "diff", bad, good[1]), False),
+                (("config", "diff", good[1], bad), False)):
+            result = run(*args)
+            self.assertEqual(result.code, 2, result)
+            self.assertIn(f"zerocast: {bad}: a.b[2]: {where}", one_line(result.stderr))
+            self.assertEqual("Transformers says: Expected a string path" in one_line(result.stderr),
+                             integration, result)
+            error = run("--output", "json", *args).json()["error"]
+            self.assertEqual(error["violations"], [{"field": f"{bad}: a.b[2]", "description": where}])
+            self.assertEqual(error["message"].startswith("Expected a string path"), integration)
+            if not integration:
+                self.assertEqual(error["message"], f"{bad}: a.b[2]: {where}")
+        result = run("config", "lint", "-", stdin=b'[{"x": }]')
+        self.assertIn("zerocast: stdin: [0].x: is not JSON: line 1, column 8", one_line(result.stderr))
+        result = run(*resolve, "--ds-config-base64", base64.b64encode(b'{"x": }').decode(), "--args",
+                     self.arguments)
+        self.assertIn("zerocast: --ds-config-base64: ", one_line(result.stderr))
+
+    def test_each_mismatch_is_told_once_in_the_integrations_order(self):
+        config = CONFIG | {"train_batch_size": 99, "gradient_clipping": 7,
+                           "optimizer": {"params": {"lr": 1, "betas": [0] * 3000}}}
+        lines = ["- ds train_batch_size=99 vs hf train_batch_size (calculated)=16",
+                 "- ds gradient_clipping=7 vs hf max_grad_norm=1.0",
+                 "- ds optimizer.params.lr=1 vs hf learning_rate=0.0001",
+                 f"- ds optimizer.params.betas={[0] * 3000} vs hf adam_beta1+adam_beta2=[0.9, 0.999]"]
+        head = ("Please correct the following DeepSpeed config values that mismatch TrainingArguments "
+                "values:")
+        tail = "The easiest method is to set these DeepSpeed config values to 'auto'."
+        result = self.resolve(config, code=4, json_output=False)
+        # What a temporary folder is called does not count.
+        text = result.stderr.replace(str(self.folder) + "/", "")
+        self.fits_a_terminal(text)
+        said = one_line(text)
+        self.assertTrue(said.startswith(f"zerocast: ds.json: {head} - ds"), said)
+        at = [said.index(line[:60]) for line in lines]
+        self.assertEqual(at, sorted(at))
+        for line in lines[:3]:
+            self.assertEqual(text.count(f"\n{line}\n"), 1, text)
+        self.assertNotIn(", but ", said)  # as the violations have it
+        self.assertIn("more bytes; --output json has all)", said)
+        self.assertTrue(text.endswith(f"\n{tail}\n"), text)
+        # The texts of programs are whole.
+        result = self.resolve(config, code=4)
+        error = result.json()["error"]
+        self.assertEqual(error["message"], "\n".join([head, *lines, tail]))
+        self.assertEqual([violation["field"] for violation in error["violations"]],
+                         [line[5:].split("=")[0] for line in lines])
+        self.assertEqual(error["violations"][0]["description"],
+                         "is 99, but train_batch_size (calculated) is 16")
+        self.assertEqual(result.stderr, run("config", "resolve", "--ds-config", self.folder / "ds.json",
+                                            "--args", self.arguments, "--model-config", self.model,
+                                            "--num-training-steps", 100).stderr)
+
+    def test_errors_fit_a_terminal(self):
+        for name, config in (("list.json", "[]"), ("bad.json", json.dumps(CONFIG, indent=2)[:-1] + ", }"),
+                             ("fp16.json", '{"fp16": true, "bf16": 1, "zero_optimization": {"stage": 3}}')):
+            self.write(name, config)
+            for args in (("resolve", "--args", "args.json", "--ds-config"), ("lint", ), ("diff", "args.json")):
+                result = run("config", *args, name, cwd=self.folder)
+                if args[0] != "diff" or name != "fp16.json":
+                    self.fits_a_terminal(result.stderr)
+
+    def test_lint_reports_what_resolve_lets_through(self):
+        config = self.write("odd.json", '{"train_batch_size": 8, "gradient_clipping": 1e400, "bf16": null, '
+                                        '"zero_optimization": null, "inference": {"x": [NaN]}}')
+        result = run("--output", "json", "config", "lint", config)
+        self.assertEqual(result.code, 4, result)
+        found = {finding["path"]: finding for finding in result.json()["findings"]}
+        self.assertEqual({path: (finding["rule"], finding["severity"]) for path, finding in found.items()},
+                         {"gradient_clipping": ("not-finite", "warning"), "bf16": ("null-section", "notice"),
+                          "zero_optimization": ("wrong-type", "error"),
+                          "inference.x[0]": ("not-finite", "warning")})
+        for finding in found.values():
+            self.assertIn("DeepSpeed ", finding["message"])
 
     def test_the_servers_memory_stays_flat(self):
         def peak(process):
