@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Asks one DeepSpeed release, the one on PYTHONPATH, what it makes of configs.
 
-    deepspeed_probe.py keys            prints the keys that the release knows, as one JSON object
-    deepspeed_probe.py ask             answers JSON lines {config | text, world_size, model_spec} on stdin, one each
+    deepspeed_probe.py < JOBS > RESULTS
+
+JOBS is a JSON list, RESULTS the list of what they give: "keys" the keys that the release knows; {"ask": CASES} an answer
+to each case {config | text, world_size, model_spec}. Each job runs in a process of its own, forked when all is imported:
+nothing that one leaves behind (warnings that come once) is seen by the next.
 
 An answer is {"raises": {"stage", "type", "text"}}, {"logs": [...]} or "silent". Stages, in the engine's order: config
 (DeepSpeedConfig), engine (the engine's checks), model (sending its parameters, where the case has a model), optimizer,
@@ -19,6 +22,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import typing
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -426,14 +430,40 @@ def ask(case):
     return ask_stages(copy.deepcopy(case["config"]), world_size, case.get("model_spec"))
 
 
+def run(job):
+    if job == "keys":
+        return keys()
+    without_a_gpu()
+    return [ask(case) for case in job["ask"]]
+
+
+def run_apart(job):
+    """What run gives, in a process of its own."""
+    with tempfile.TemporaryFile("w+") as file:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                json.dump(run(job), file)
+                file.flush()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitpid(child, 0)[1]
+        if status != 0:
+            raise RuntimeError(f"a job ended with status {status}")
+        file.seek(0)
+        return json.load(file)
+
+
 def main():
     logger.setLevel(logging.WARNING)
-    if sys.argv[1] == "keys":
-        print(json.dumps(keys()))
-        return 0
-    without_a_gpu()
-    for line in sys.stdin:
-        print(json.dumps(ask(json.loads(line))), flush=True)
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first one imports torch's compiler
+    json.dump([run_apart(job) for job in json.load(sys.stdin)], sys.stdout)
     return 0
 
 

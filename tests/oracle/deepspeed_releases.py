@@ -1,5 +1,6 @@
 """DeepSpeed releases, each in a folder of its own, and the probe run on them."""
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 VERSIONS = tuple(f"0.19.{patch}" for patch in range(9))
 PROBE = Path(__file__).resolve().with_name("deepspeed_probe.py")
 INSTALL_SECONDS = 900
-PROBE_SECONDS = 900
+PROBE_SECONDS = 1800
+KEYS = "keys"  # the job of telling the keys
 # No kernels are built, and none is needed.
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -25,25 +27,44 @@ def install(folder: Path, version: str) -> Path:
     return target
 
 
-def _probe(folder: Path, version: str, command: str, text: str) -> str:
+def _run(folder: Path, version: str, jobs: list) -> list:
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(install(folder, version))}
-    done = subprocess.run([sys.executable, str(PROBE), command], input=text, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(PROBE)], input=json.dumps(jobs), capture_output=True, text=True,
                           timeout=PROBE_SECONDS, env=environment, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"ask DeepSpeed {version} ({command}): the probe ended with {done.returncode}:\n"
-                           f"{done.stderr[-2000:]}")
-    return done.stdout
+        raise RuntimeError(f"ask DeepSpeed {version}: the probe ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    results = json.loads(done.stdout)
+    for job, result in zip(jobs, results):
+        if job != KEYS and len(result) != len(job["ask"]):
+            raise RuntimeError(f"ask DeepSpeed {version}: {len(job['ask'])} cases, {len(result)} answers")
+    return results
 
 
-def keys(folder: Path, version: str) -> dict:
-    """The keys that a release knows."""
-    return json.loads(_probe(folder, version, "keys", ""))
+def run(folder: Path, jobs: dict) -> dict:
+    """What the jobs of each release give: {version: [result]} of {version: [KEYS or asking(cases)]}.
+
+    As many releases at a time as there are processors; installed where they are not there."""
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        running = {version: pool.submit(_run, folder, version, todo) for version, todo in jobs.items()}
+        return {version: future.result() for version, future in running.items()}
 
 
-def ask(folder: Path, version: str, cases: list) -> list:
-    """A release's answer to each case."""
-    text = "".join(json.dumps(case) + "\n" for case in cases)
-    answers = [json.loads(line) for line in _probe(folder, version, "ask", text).splitlines()]
-    if len(answers) != len(cases):
-        raise RuntimeError(f"ask DeepSpeed {version}: {len(cases)} cases, {len(answers)} answers")
-    return answers
+def asking(cases: list) -> dict:
+    """The job of answering cases."""
+    return {"ask": cases}
+
+
+def keys(folder: Path) -> list:
+    """The keys that each release knows."""
+    return [known for known, in run(folder, {version: [KEYS] for version in VERSIONS}).values()]
+
+
+def ask(folder: Path, cases: dict) -> dict:
+    """{version: answers} of {version: cases}."""
+    results = run(folder, {version: [asking(asked)] for version, asked in cases.items()})
+    return {version: answers for version, (answers, ) in results.items()}
+
+
+def by_version(rows: list) -> dict:
+    """{version: its rows}, in their order."""
+    return {version: [row for row in rows if row["version"] == version] for version in VERSIONS}

@@ -21,9 +21,9 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     rows, unexplained = lint_cases.rows(), []
-    for version in releases.VERSIONS:
-        asked = [row for row in rows if row["version"] == version]
-        for row, answer in zip(asked, releases.ask(Path(sys.argv[1]), version, asked)):
+    asked = releases.by_version(rows)
+    for version, answers in releases.ask(Path(sys.argv[1]), asked).items():
+        for row, answer in zip(asked[version], answers):
             row["deepspeed"] = answer
             expects_error = any(severity == "error" for _, _, severity in row["findings"])
             if ("raises" in answer) != expects_error and "why" not in row:

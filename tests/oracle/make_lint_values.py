@@ -78,10 +78,11 @@ def main() -> int:
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
+    rows = {version: asked(version) for version in releases.VERSIONS}
+    answers = releases.ask(Path(sys.argv[1]), rows)
     with open(sys.argv[2], "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as out:
-        for version in releases.VERSIONS:
-            rows = asked(version)
-            for case, answer in zip(rows, releases.ask(Path(sys.argv[1]), version, rows)):
+        for version, cases_of in rows.items():
+            for case, answer in zip(cases_of, answers[version]):
                 case["raises"] = answer["raises"]["type"] if "raises" in answer else None
                 out.write((json.dumps(case) + "\n").encode())
     return 0
