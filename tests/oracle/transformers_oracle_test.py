@@ -96,6 +96,31 @@ class SpecTest(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "no_such_type"):
                 spec.export(folder)
 
+    def test_a_class_that_transformers_does_not_export(self):
+        folder = str(CHECKPOINTS / "mixtral")
+        exported = spec.export(folder, "MixtralForCausalLM")
+        path = "transformers.models.mixtral.modeling_mixtral"
+        for name in (f"{path}:MixtralForCausalLM", f"{path}.MixtralForCausalLM"):
+            self.assertEqual(spec.export(folder, name), exported)
+        with tempfile.TemporaryDirectory() as modules:
+            pathlib.Path(modules, "zc_own_model.py").write_text(
+                "from transformers import MixtralForCausalLM\n"
+                "class Own(MixtralForCausalLM):\n    pass\n", encoding="utf-8")
+            sys.path.insert(0, modules)
+            self.addCleanup(sys.path.remove, modules)
+            made = spec.export(folder, "zc_own_model:Own")
+            self.assertEqual(made["architecture"], "Own")
+            self.assertEqual(made["params"], exported["params"])
+            for name, error, says in (
+                    ("zc_own_model:Other", spec.SpecError, "has no class zc_own_model:Other"),
+                    (":Own", spec.SpecError, "has no class :Own"),
+                    ("..Own", spec.SpecError, "has no class ..Own"),
+                    ("json:JSONDecoder", spec.SpecError, "not a class of models"),
+                    ("json.loads", spec.SpecError, "not a class of models"),
+                    ("zc_no_such_module:Own", ImportError, "zc_no_such_module")):
+                with self.assertRaisesRegex(error, says):
+                    spec.export(folder, name)
+
     def test_every_recorded_checkpoint(self):
         folders = sorted(path.parent for path in CHECKPOINTS.glob("*/expected.json"))
         self.assertGreaterEqual(len(folders), 20)

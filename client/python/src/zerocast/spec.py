@@ -3,11 +3,13 @@
     python -m zerocast.spec CKPT [--class NAME] [--dtype bf16|fp16|fp32] [--out FILE]
 
 The model is built on the meta device: names, shapes and dtypes, no data. `zerocast load
---model-spec FILE` takes it, and missing weights then stop the load.
+--model-spec FILE` takes it, and missing weights then stop the load. NAME is a class that transformers
+exports, or `module:Class` or `module.Class` of any module that Python finds.
 """
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import json
 import re
@@ -22,6 +24,16 @@ class SpecError(RuntimeError):
     """The checkpoint's model cannot be built; the message says what to do."""
 
 
+def _find(name):
+    """The class of that name: an export of transformers, or `module:Class` or `module.Class`; None
+    where the module has no such thing."""
+    import transformers
+    module, _, attribute = name.rpartition(":" if ":" in name else ".")
+    if not module or module.startswith("."):
+        return getattr(transformers, name, None)
+    return getattr(importlib.import_module(module), attribute, None)
+
+
 def _config(checkpoint, class_name):
     """The checkpoint's config; of a type that only its class knows, such as a part of a model, by
     that class."""
@@ -31,7 +43,7 @@ def _config(checkpoint, class_name):
     except ValueError:
         values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint)
         name = class_name or next(iter(values.get("architectures") or ()), "")
-        cls = getattr(transformers, name, None) if name else None
+        cls = _find(name) if name else None
         if getattr(cls, "config_class", None) is None:
             raise
         return cls.config_class.from_pretrained(checkpoint)
@@ -44,10 +56,13 @@ def _class(config, name):
         if not names:
             raise SpecError("config.json names no class in `architectures`; give --class")
         name = names[0]
-    cls = getattr(transformers, name, None)
+    cls = _find(name)
     if cls is None:
-        raise SpecError(f"transformers {transformers.__version__} has no class {name}; give --class, "
-                        "or install the release that the checkpoint needs")
+        raise SpecError(f"transformers {transformers.__version__} has no class {name}; give --class "
+                        "(module:Class for one that it does not export), or install the release "
+                        "that the checkpoint needs")
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise SpecError(f"{name} is not a class of models (transformers.PreTrainedModel)")
     return cls
 
 
@@ -179,7 +194,7 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="CKPT", help="a folder with config.json")
     parser.add_argument("--class", dest="class_name", metavar="NAME",
-                        help="the model's class (default: the first of config.json)")
+                        help="the model's class, or module:Class (default: the first of config.json)")
     parser.add_argument("--dtype", choices=sorted(_DTYPES), help="default: the config's")
     parser.add_argument("--out", metavar="FILE", help="write here (default: stdout)")
     arguments = parser.parse_args(argv)
