@@ -38,7 +38,8 @@ Format FormatOf(DType dtype) {
   }
 }
 
-// A decoded number: mantissa * 2^exponent, or the payload of a NaN.
+// A decoded number: mantissa * 2^exponent, where an integer has the exponent 0, or the payload of a
+// NaN.
 struct Number {
   enum Kind { kFinite, kInfinite, kNan } kind = kFinite;
   bool negative = false;
@@ -65,6 +66,18 @@ Number Decode(uint64_t bits, const Format& format) {
   const int biased = exponent == 0 ? 1 : static_cast<int>(exponent);
   number.mantissa = exponent == 0 ? mantissa : mantissa | uint64_t{1} << format.num_mantissa_bits;
   number.exponent = biased - format.bias() - format.num_mantissa_bits;
+  return number;
+}
+
+Number DecodeInteger(uint64_t bits, DType dtype) {
+  Number number;
+  number.mantissa = dtype == DType::kBool ? uint64_t{bits != 0} : bits;
+  const int num_bits = 8 * static_cast<int>(SizeOf(dtype));
+  if (!IsSignedInteger(dtype) || (bits >> (num_bits - 1) & 1) == 0) return number;
+  number.negative = true;
+  // Two's complement of so many bits; 2 * half is 0 where there are 64 of them.
+  const uint64_t half = uint64_t{1} << (num_bits - 1);
+  number.mantissa = 2 * half - bits;
   return number;
 }
 
@@ -114,7 +127,8 @@ class Caster {
       : from_(from), to_(to), from_format_(FormatOf(from)), to_format_(FormatOf(to)) {}
 
   uint64_t operator()(uint64_t bits) const {
-    const Number number = Decode(bits, from_format_);
+    const Number number =
+        IsInteger(from_) ? DecodeInteger(bits, from_) : Decode(bits, from_format_);
     const uint64_t sign = uint64_t{number.negative} << (to_format_.num_bits() - 1);
     switch (number.kind) {
       case Number::kNan:
@@ -172,7 +186,7 @@ std::string CastFrom(const std::string& bytes, const Caster& caster, int64_t to_
   }
 }
 
-std::string CastFloats(const std::string& bytes, DType from, DType to) {
+std::string CastToFloats(const std::string& bytes, DType from, DType to) {
   const Caster caster(from, to);
   switch (SizeOf(from)) {
     case 1:
@@ -190,15 +204,15 @@ std::string CastFloats(const std::string& bytes, DType from, DType to) {
 
 absl::StatusOr<std::string> CastBytes(std::string bytes, DType from, DType to) {
   if (from == to) return bytes;
-  if (!IsFloating(from) || !IsFloating(to)) {
+  if (!IsFloating(to) || (!IsFloating(from) && !IsInteger(from))) {
     return absl::UnimplementedError(absl::StrCat("a cast from dtype ", static_cast<int>(from),
                                                  " to dtype ", static_cast<int>(to),
-                                                 " is not one between floating types"));
+                                                 " is not one to a floating type"));
   }
-  if (from == DType::kFloat64 && SizeOf(to) < 4) {
-    return CastFloats(CastFloats(bytes, from, DType::kFloat32), DType::kFloat32, to);
+  if ((from == DType::kFloat64 || IsInteger(from)) && SizeOf(to) < 4) {
+    return CastToFloats(CastToFloats(bytes, from, DType::kFloat32), DType::kFloat32, to);
   }
-  return CastFloats(bytes, from, to);
+  return CastToFloats(bytes, from, to);
 }
 
 DType PromotedDType(DType a, DType b) {

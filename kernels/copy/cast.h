@@ -1,11 +1,12 @@
 #ifndef ZEROCAST_KERNELS_COPY_CAST_H_
 #define ZEROCAST_KERNELS_COPY_CAST_H_
 
-// Casts of one floating element, in integer arithmetic: the same bits on every device.
+// Casts of one element to a floating type, in integer arithmetic: the same bits on every device.
 //
 // Every cast is what torch 2.15 computes (tests/oracle/make_casts.py asks it): by way of float32,
-// rounding to nearest even each time, so that float64 is rounded twice on its way to anything
-// smaller.  NaNs are the vectorised CPU kernels' of torch:
+// rounding to nearest even each time, so that float64 and wide integers are rounded twice on their
+// way to anything smaller; integers become float64 at once.  NaNs are the vectorised CPU kernels'
+// of torch:
 //   to float16, float32, float64   quiet, with the upper bits of the payload, and the sign
 //   bfloat16 to float32            the bits, signalling NaNs too
 //   to bfloat16                    0xffff from float32 and float64, 0x7fc0 from the others
@@ -177,14 +178,52 @@ ZC_HOST_DEVICE constexpr uint32_t Float64ToFloat32(uint64_t bits) {
          static_cast<uint32_t>((significand + (uint64_t{1} << (shift - 1)) - 1 + odd) >> shift);
 }
 
-template <DType kFrom, DType kTo>
-inline constexpr bool kIsElementCast = IsFloating(kFrom) && IsFloating(kTo) && kFrom != kTo;
+// The bits of an integer rounded to a format of that many mantissa bits whose exponents reach 2^64.
+template <int kMantissaBits, int kBias>
+ZC_HOST_DEVICE constexpr uint64_t FloatOfMagnitude(uint64_t magnitude) {
+  if (magnitude == 0) return 0;
+  uint64_t exponent = 63 + kBias;
+  for (int shift = 32; shift > 0; shift /= 2) {
+    if ((magnitude >> (64 - shift)) != 0) continue;
+    magnitude <<= shift;
+    exponent -= shift;
+  }
+  constexpr int kDropped = 63 - kMantissaBits;
+  constexpr uint64_t kTie = uint64_t{1} << (kDropped - 1);
+  const uint64_t significand = magnitude >> kDropped;
+  const uint64_t rest = magnitude & (2 * kTie - 1);
+  const uint64_t up = rest > kTie || (rest == kTie && (significand & 1) != 0) ? 1 : 0;
+  // The significand's leading one adds the last 1 to the exponent.
+  return ((exponent - 1) << kMantissaBits) + significand + up;
+}
 
-// The cast of an element of type kFrom to type kTo, both floating and different, as bits.
+template <DType kFrom, DType kTo>
+ZC_HOST_DEVICE constexpr Bits<kTo> FloatOfInteger(Bits<kFrom> bits) {
+  static_assert(kTo == DType::kFloat32 || kTo == DType::kFloat64, "the types that torch goes by");
+  uint64_t magnitude = kFrom == DType::kBool && bits != 0 ? 1 : bits;
+  uint64_t sign = 0;
+  if constexpr (IsSignedInteger(kFrom)) {
+    constexpr int kWidth = 8 * SizeOf(kFrom);
+    sign = magnitude >> (kWidth - 1);
+    if (sign != 0) magnitude = static_cast<Bits<kFrom>>(~magnitude + 1);
+  }
+  if constexpr (kTo == DType::kFloat64) return sign << 63 | FloatOfMagnitude<52, 1023>(magnitude);
+  return static_cast<Bits<kTo>>(sign << 31 | FloatOfMagnitude<23, 127>(magnitude));
+}
+
+template <DType kFrom, DType kTo>
+inline constexpr bool kIsElementCast = (IsFloating(kFrom) || IsInteger(kFrom)) &&
+                                       IsFloating(kTo) && kFrom != kTo;
+
+// The cast of an element of type kFrom to type kTo, as bits.
 template <DType kFrom, DType kTo>
 ZC_HOST_DEVICE constexpr Bits<kTo> CastElement(Bits<kFrom> bits) {
-  static_assert(kIsElementCast<kFrom, kTo>, "a cast is between different floating types");
+  static_assert(kIsElementCast<kFrom, kTo>, "a cast is to another, floating type");
+  if constexpr (IsInteger(kFrom) && kTo == DType::kFloat64) {
+    return FloatOfInteger<kFrom, DType::kFloat64>(bits);
+  }
   uint32_t middle = 0;
+  if constexpr (IsInteger(kFrom)) middle = FloatOfInteger<kFrom, DType::kFloat32>(bits);
   if constexpr (kFrom == DType::kFloat8E4M3) middle = Float8E4M3ToFloat32(bits);
   if constexpr (kFrom == DType::kFloat8E5M2) middle = Float8E5M2ToFloat32(bits);
   if constexpr (kFrom == DType::kFloat16) middle = Float16ToFloat32(bits);

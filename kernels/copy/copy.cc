@@ -1,6 +1,9 @@
 #include "kernels/copy/copy.h"
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/copy/element_ops.h"
 #include "kernels/copy/for_each_step.h"
@@ -22,26 +25,36 @@ constexpr Kernels KernelsOf() {
 
 constexpr DType kFloating[] = {DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kFloat16,
                                DType::kBFloat16,   DType::kFloat32,    DType::kFloat64};
-constexpr int kNumFloating = 6;
+constexpr DType kCastable[] = {
+    DType::kBool,       DType::kUInt8,   DType::kInt8,     DType::kUInt16,  DType::kInt16,
+    DType::kUInt32,     DType::kInt32,   DType::kUInt64,   DType::kInt64,   DType::kFloat8E4M3,
+    DType::kFloat8E5M2, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
+constexpr int kNumFloating = sizeof(kFloating) / sizeof(kFloating[0]);
+constexpr int kNumCastable = sizeof(kCastable) / sizeof(kCastable[0]);
 
-template <int kFrom, int kTo>
+template <DType kFrom, DType kTo>
 constexpr Kernels CastKernels() {
   if constexpr (kFrom == kTo) {
-    return KernelsOf<CopyOp<Bits<kFloating[kFrom]>>>();
+    return KernelsOf<CopyOp<Bits<kFrom>>>();
   } else {
-    return KernelsOf<CastOp<kFloating[kFrom], kFloating[kTo]>>();
+    return KernelsOf<CastOp<kFrom, kTo>>();
   }
 }
 
-#define ZC_CASTS_FROM(from)                                                     \
-  {                                                                             \
-    CastKernels<from, 0>(), CastKernels<from, 1>(), CastKernels<from, 2>(),     \
-        CastKernels<from, 3>(), CastKernels<from, 4>(), CastKernels<from, 5>(), \
-  }
-constexpr Kernels kCasts[kNumFloating][kNumFloating] = {ZC_CASTS_FROM(0), ZC_CASTS_FROM(1),
-                                                        ZC_CASTS_FROM(2), ZC_CASTS_FROM(3),
-                                                        ZC_CASTS_FROM(4), ZC_CASTS_FROM(5)};
-#undef ZC_CASTS_FROM
+using KernelsTo = std::array<Kernels, kNumFloating>;
+
+template <DType kFrom, size_t... kTo>
+constexpr KernelsTo CastsFrom(std::index_sequence<kTo...>) {
+  return {CastKernels<kFrom, kFloating[kTo]>()...};
+}
+
+template <size_t... kFrom>
+constexpr std::array<KernelsTo, kNumCastable> AllCasts(std::index_sequence<kFrom...>) {
+  return {CastsFrom<kCastable[kFrom]>(std::make_index_sequence<kNumFloating>())...};
+}
+
+constexpr std::array<KernelsTo, kNumCastable> kCasts =
+    AllCasts(std::make_index_sequence<kNumCastable>());
 
 constexpr Kernels kCopy1 = KernelsOf<CopyOp<uint8_t>>();
 constexpr Kernels kCopy2 = KernelsOf<CopyOp<uint16_t>>();
@@ -50,8 +63,9 @@ constexpr Kernels kCopy8 = KernelsOf<CopyOp<uint64_t>>();
 
 const Kernels& KernelsFor(DType from, DType to) {
   if (from != to) {
-    constexpr int kFirst = static_cast<int>(DType::kFloat8E4M3);
-    return kCasts[static_cast<int>(from) - kFirst][static_cast<int>(to) - kFirst];
+    // Both lists are in the order of the types, without a gap.
+    return kCasts[static_cast<int>(from) - static_cast<int>(kCastable[0])]
+                 [static_cast<int>(to) - static_cast<int>(kFloating[0])];
   }
   switch (SizeOf(from)) {
     case 1:
@@ -71,7 +85,7 @@ Loop LoopOf(const BoxDim& dim) { return {dim.extent, dim.source_stride, dim.targ
 
 bool CanCast(DType from, DType to) {
   if (from == DType::kInvalid) return false;
-  return from == to || (IsFloating(from) && IsFloating(to));
+  return from == to || ((IsFloating(from) || IsInteger(from)) && IsFloating(to));
 }
 
 void CopyBoxReference(const Box& box, const void* source, DType source_dtype, void* target,

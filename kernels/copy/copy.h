@@ -10,7 +10,8 @@
 
 namespace zerocast {
 
-// True when CopyBox can turn `from` into `to`: the same type, or both floating.
+// True when CopyBox can turn `from` into `to`: the same type, or a floating or integer one (bool,
+// too) and a floating one.
 bool CanCast(DType from, DType to);
 
 // Executes `box`.  `source` points at element 0 of the source (element type `source_dtype`),

@@ -56,9 +56,17 @@ constexpr int64_t SizeOf(DType dtype) {
   return 0;
 }
 
-// The types that cast.h casts.
+// The types that cast.h casts to.
 constexpr bool IsFloating(DType dtype) {
   return dtype >= DType::kFloat8E4M3 && dtype <= DType::kFloat64;
+}
+
+// The other types that cast.h casts from; a bool is 1 where its byte is not 0.
+constexpr bool IsInteger(DType dtype) { return dtype >= DType::kBool && dtype <= DType::kInt64; }
+
+constexpr bool IsSignedInteger(DType dtype) {
+  return dtype == DType::kInt8 || dtype == DType::kInt16 || dtype == DType::kInt32 ||
+         dtype == DType::kInt64;
 }
 
 constexpr bool IsFloat8(DType dtype) {

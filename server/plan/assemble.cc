@@ -39,6 +39,13 @@ DType ChooseDType(DTypePolicy policy, DType in_model, DType stored, bool is_buff
   return own;
 }
 
+// Eight bits stored for a floating weight are what is left of a quantised one whose scales nothing
+// reads.  torch would cast them, and the weight would be wrong.
+bool LooksQuantised(DType stored, const Target& target) {
+  return (stored == DType::kInt8 || stored == DType::kUInt8) && IsFloating(target.dtype) &&
+         !target.is_buffer;
+}
+
 class Assembler {
  public:
   Assembler(const Manifest& manifest, Conversion conversion, const Layout& layout)
@@ -123,13 +130,19 @@ class Assembler {
     for (const int32_t source : tensor->sources) {
       const SourceTensor& from = manifest_.tensors[source].tensor;
       const bool is_decoded = FindDecoder(conversion_.decoders, source) != nullptr;
-      if (is_decoded ? CanDecodeTo(target->dtype) : CanCast(from.dtype, target->dtype)) continue;
+      const bool looks_quantised = !is_decoded && LooksQuantised(from.dtype, *target);
+      if (is_decoded ? CanDecodeTo(target->dtype)
+                     : CanCast(from.dtype, target->dtype) && !looks_quantised) {
+        continue;
+      }
       report_.conversion_errors.push_back(
           {target->name,
            {from.name},
-           absl::StrCat("'", from.name, "' in ", FileOf(manifest_, source), " is ",
-                        is_decoded ? "decoded from " : "stored as ", DTypeName(from.dtype),
-                        ", which cannot become ", DTypeName(target->dtype))});
+           absl::StrCat(
+               "'", from.name, "' in ", FileOf(manifest_, source), " is ",
+               is_decoded ? "decoded from " : "stored as ", DTypeName(from.dtype),
+               ", which cannot become ", DTypeName(target->dtype),
+               looks_quantised ? ": it looks quantised, and nothing reads its scales" : "")});
       return false;
     }
     target->boxes = std::move(tensor->boxes);

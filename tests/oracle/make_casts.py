@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Records how torch casts floating elements, as tests/data/casts/*.txt.
+"""Records how torch casts elements to floating types, as tests/data/casts/*.txt.
 
     python3 -m venv venv && venv/bin/pip install torch==2.15.0 numpy
     venv/bin/python tests/oracle/make_casts.py
 
-hashes.txt holds a line for every pair of types:
+hashes.txt holds a line for every pair of types, the first floating or an integer, bool too:
     FROM TO BLOCK_SIZE HASH HASH ...
 with a HASH for every BLOCK_SIZE inputs: FNV-1a, 64 bits, over the outputs as little-endian
 bytes.  Inputs are all 256 (8-bit types) or 65,536 (16-bit types) bit patterns in order, or for
-float32 and float64 those of inputs() below, which casts_test.cc makes again.
+wider types those of inputs() below, which casts_test.cc makes again.
 
 edges.txt holds the outputs of single inputs, in full: FROM TO INPUT OUTPUT, in hexadecimal.
 
@@ -22,7 +22,7 @@ import pathlib
 import numpy as np
 import torch
 
-TYPES = {
+FLOATS = {
     "float8_e4m3fn": (torch.float8_e4m3fn, np.uint8),
     "float8_e5m2": (torch.float8_e5m2, np.uint8),
     "float16": (torch.float16, np.uint16),
@@ -30,6 +30,18 @@ TYPES = {
     "float32": (torch.float32, np.uint32),
     "float64": (torch.float64, np.uint64),
 }
+INTEGERS = {
+    "bool": (torch.bool, np.uint8),
+    "uint8": (torch.uint8, np.uint8),
+    "int8": (torch.int8, np.uint8),
+    "uint16": (torch.uint16, np.uint16),
+    "int16": (torch.int16, np.uint16),
+    "uint32": (torch.uint32, np.uint32),
+    "int32": (torch.int32, np.uint32),
+    "uint64": (torch.uint64, np.uint64),
+    "int64": (torch.int64, np.uint64),
+}
+TYPES = {**FLOATS, **INTEGERS}
 WIDE_INPUTS = 1 << 16
 OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "casts"
 
@@ -59,7 +71,9 @@ def inputs(name):
         upper | (mix(index) >> np.uint64(64 - (width - 16))),
         mix(index) >> np.uint64(64 - width),
     ]
-    if width == 64:
+    if name in INTEGERS:
+        parts += around_ties(index, width)
+    elif width == 64:
         # Exponents that float32 has, with what float32 drops just below, at and above a tie.
         mantissa = mix(index) & np.uint64(0x000FFFFFE0000000)
         exponent = np.uint64(1023 - 160) + index % np.uint64(300)
@@ -67,6 +81,22 @@ def inputs(name):
         base = sign | (exponent << np.uint64(52)) | mantissa
         parts += [base | np.uint64(low) for low in (0, 0x0FFFFFFF, 0x10000000, 0x10000001)]
     return np.concatenate(parts).astype(bits)
+
+
+def around_ties(index, width):
+    """Integers of every magnitude and sign just below, at and above a tie of each precision."""
+    one = np.uint64(1)
+    top = index % np.uint64(width)
+    number = (one << top) | (mix(index) & ((one << top) - one))
+    negative = (index & np.uint64(64)) != 0
+    parts = []
+    for precision in (8, 11, 24, 53):
+        dropped = np.where(top > precision, top - np.uint64(precision), np.uint64(0))
+        tie = one << dropped
+        at = number & ~(tie + tie - one) | tie
+        for value in (at - one, at, at + one):
+            parts.append(np.where(negative, ~value + one, value))
+    return parts
 
 
 def cast(values, source, target):
@@ -104,6 +134,17 @@ EDGES = {
     "bfloat16": [0x7FC0, 0x7F81, 0xFFFF, 0x7F80, 0x0001, 0x7F7F],
     "float8_e4m3fn": [0x7F, 0xFF, 0x7E, 0x01],
     "float8_e5m2": [0x7D, 0x7E, 0x7F, 0xFF, 0x7C, 0x7B, 0x01],
+    "bool": [0, 1],
+    "uint8": [0, 1, 17, 255],
+    "int8": [0, 1, 0x7F, 0x80, 0xFF],
+    "uint16": [0, 257, 464, 465, 2049, 61439, 61440, 65519, 65520, 65535],
+    "int16": [0, 257, 0x7FFF, 0x8000, 0xFFFF],
+    "uint32": [0, 65519, 65520, 2**24 + 1, 2**24 + 3, 2**32 - 1],
+    "int32": [0, 65519, 65520, 2**24 + 1, 2**24 + 3, 2**31 - 1, 2**31, 2**32 - 1],
+    # 2^40 + 2^32 is a tie of bfloat16; float32 loses the 1 that is beyond it.
+    "uint64": [0, 2**24 + 1, 2**40 + 2**32, 2**40 + 2**32 + 1, 2**53 + 1, 2**53 + 3, 2**63, 2**64 - 1],
+    "int64": [0, 2**24 + 1, 2**24 + 3, 2**40 + 2**32, 2**40 + 2**32 + 1, 2**53 - 1, 2**53 + 1,
+              2**53 + 3, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 2**24 - 1, 2**64 - 2**53 - 1],
 }
 
 
@@ -118,11 +159,13 @@ def main():
         for source in TYPES:
             values = inputs(source)
             edge_values = np.array(EDGES[source], dtype=TYPES[source][1])
-            for target in TYPES:
+            for target in FLOATS:
                 if target == source:
                     continue
                 result = cast(values, source, target)
                 block = 256 if values.itemsize <= 2 else 8192
+                if source in INTEGERS:
+                    block = min(len(values), WIDE_INPUTS)
                 rows = np.ascontiguousarray(result).view(np.uint8).reshape(len(values) // block, -1)
                 words = " ".join(f"{int(value):016x}" for value in fnv1a(rows))
                 hashes.write(f"{source} {target} {block} {words}\n")

@@ -106,6 +106,24 @@ cudaError_t LaunchCopyKernel(const CopyPiece* pieces, const int64_t* first_eleme
   const Launch launch = {pieces, first_elements, num_pieces, num_elements, stream};
   if (source_dtype == target_dtype) return RunBits(SizeOf(source_dtype), launch);
   switch (source_dtype) {
+    case DType::kBool:
+      return RunCastTo<DType::kBool>(target_dtype, launch);
+    case DType::kUInt8:
+      return RunCastTo<DType::kUInt8>(target_dtype, launch);
+    case DType::kInt8:
+      return RunCastTo<DType::kInt8>(target_dtype, launch);
+    case DType::kUInt16:
+      return RunCastTo<DType::kUInt16>(target_dtype, launch);
+    case DType::kInt16:
+      return RunCastTo<DType::kInt16>(target_dtype, launch);
+    case DType::kUInt32:
+      return RunCastTo<DType::kUInt32>(target_dtype, launch);
+    case DType::kInt32:
+      return RunCastTo<DType::kInt32>(target_dtype, launch);
+    case DType::kUInt64:
+      return RunCastTo<DType::kUInt64>(target_dtype, launch);
+    case DType::kInt64:
+      return RunCastTo<DType::kInt64>(target_dtype, launch);
     case DType::kFloat8E4M3:
       return RunCastTo<DType::kFloat8E4M3>(target_dtype, launch);
     case DType::kFloat8E5M2:

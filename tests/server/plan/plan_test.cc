@@ -327,7 +327,31 @@ TEST(DTypeTest, FollowsThePolicy) {
   EXPECT_THAT(DTypesUnder(DTypePolicy::kFloat32), ElementsAre(kF32, kF32, kI64, kF64));
 }
 
+TEST_F(PlanTest, IntegersBecomeTheFloatsThatTheModelHas) {
+  auto sources = SmallSources();
+  sources[0].dtype = DType::kInt64;
+  sources[2].dtype = DType::kUInt8;
+  layout_.dtype = DTypePolicy::kFloat16;
+  ZC_ASSERT_OK_AND_ASSIGN(const Plan plan, Compile(sources));
+  EXPECT_EQ(plan.targets[0].dtype, DType::kFloat16);
+  EXPECT_TRUE(plan.targets[0].is_filled);
+  EXPECT_EQ(plan.targets[2].dtype, kF32);
+  EXPECT_TRUE(plan.targets[2].is_filled);
+}
+
 TEST_F(PlanTest, ASourceThatCannotBeCastIsAnErrorOfItsTarget) {
+  auto sources = SmallSources();
+  spec_.params[1].dtype = DType::kInt32;
+  EXPECT_THAT(Compile(sources), IsOk()) << "as stored";
+  layout_.dtype = DTypePolicy::kSpec;
+  EXPECT_THAT(Compile(sources),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("1 not convertible: norm.weight ('norm.weight' in "
+                                 "model.safetensors is stored as float32, which cannot become "
+                                 "int32)")));
+}
+
+TEST_F(PlanTest, AWeightThatLooksQuantisedIsAnErrorOfItsTarget) {
   auto sources = SmallSources();
   sources[0].dtype = DType::kInt8;
   layout_.dtype = DTypePolicy::kBFloat16;
@@ -335,7 +359,7 @@ TEST_F(PlanTest, ASourceThatCannotBeCastIsAnErrorOfItsTarget) {
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        HasSubstr("1 not convertible: embed.weight ('embed.weight' in "
                                  "model.safetensors is stored as int8, which cannot become "
-                                 "bfloat16)")));
+                                 "bfloat16: it looks quantised, and nothing reads its scales)")));
   ASSERT_EQ(report_.conversion_errors.size(), 1u);
   EXPECT_THAT(report_.conversion_errors[0].sources, ElementsAre("embed.weight"));
   layout_.allow_missing = {"embed"};

@@ -19,8 +19,8 @@ LIBRARY = os.environ["ZC_CUDA_LIBRARY"]
 ARCHITECTURES = [a.split("-")[0] for a in re.split(r"[;,]", os.environ["ZC_CUDA_ARCHITECTURES"])
                  if not a.endswith("-virtual")]
 SKIPPED = 77
-# 6 floating types, each cast to the 5 others; a copy for each of 4 sizes.
-NUM_KERNELS = 6 * 5 + 4
+# 6 floating types, each cast to the 5 others; 9 integer types cast to the 6; a copy for each of 4 sizes.
+NUM_KERNELS = 6 * 5 + 9 * 6 + 4
 # A multiprocessor has 65,536 registers; two blocks of 256 threads fit it.
 MAX_REGISTERS = 65536 // (2 * 256)
 
@@ -57,7 +57,8 @@ def types(kernel):
 
 
 def size(number):
-    return {2: 1, 4: 2, 6: 4, 8: 8, 10: 1, 11: 1, 12: 2, 13: 2, 14: 4, 15: 8}[number]
+    return {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8,
+            10: 1, 11: 1, 12: 2, 13: 2, 14: 4, 15: 8}[number]
 
 
 class CompiledCode(unittest.TestCase):

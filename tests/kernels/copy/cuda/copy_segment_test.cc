@@ -41,8 +41,7 @@ void RunAs(Random* random, const CopyBatch& batch) {
 
 template <DType kFrom, DType kTo>
 void RunIf(Random* random, const CopyBatch& batch) {
-  constexpr bool kIsCast = IsFloating(kFrom) && IsFloating(kTo);
-  if constexpr (kFrom == kTo || kIsCast) {
+  if constexpr (kFrom == kTo || kIsElementCast<kFrom, kTo>) {
     if (batch.source_dtype == kFrom && batch.target_dtype == kTo) {
       RunAs<ElementCast<kFrom, kTo>>(random, batch);
     }
