@@ -74,10 +74,10 @@ struct Conversion {
 // Pure.  `model` holds every name of the model (parameters, buffers and tied aliases) with its
 // shape; without a spec it is empty and `any_name` is true: then every renamed key is taken as the
 // model's.  Errors:
-//   INVALID_ARGUMENT  a rule that does not compile, or whose form is not allowed, naming the rule.
+//   INVALID_ARGUMENT  a rule that does not compile, or whose form is not allowed, naming the rule;
+//                     a pattern that reached the match limit, naming rule, key and file.
 //   UNIMPLEMENTED     an operation not covered, or a chain needing more than kMaxBoxDims loops or
 //                     4096 boxes, naming rule, target, sources and files.
-//   RESOURCE_EXHAUSTED  a pattern reached the match limit, naming rule, key and file.
 // Failures of single targets (shapes that do not fit) are in Conversion::errors, not a status.
 struct ConversionInput {
   absl::Span<const SourceTensor> sources;

@@ -25,9 +25,8 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // The leftmost match anywhere in `subject`.  Errors:
-  //   INVALID_ARGUMENT    `subject` is not UTF-8.
-  //   RESOURCE_EXHAUSTED  the match limit was reached, naming pattern and subject.
+  // The leftmost match anywhere in `subject`.  Errors: INVALID_ARGUMENT, naming pattern and
+  // subject, where `subject` is not UTF-8 or the match limit was reached.
   absl::StatusOr<bool> Search(absl::string_view subject);
 
   // Of the last Search that returned true; valid while its subject lives.  Group 0 is the whole

@@ -103,7 +103,8 @@ absl::StatusOr<bool> Regex::Search(absl::string_view subject) {
       absl::StrCat("match the pattern '", impl_->pattern, "' on '", subject, "': ", ErrorText(rc));
   if (rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_DEPTHLIMIT || rc == PCRE2_ERROR_HEAPLIMIT ||
       rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-    return absl::ResourceExhaustedError(what);
+    // The pattern is at fault, not a resource: a call that is repeated ends here again.
+    return absl::InvalidArgumentError(absl::StrCat(what, "; write it so that it backtracks less"));
   }
   return absl::InvalidArgumentError(what);
 }

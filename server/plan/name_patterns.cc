@@ -11,9 +11,10 @@ namespace zerocast {
 absl::StatusOr<NamePatterns> NamePatterns::Compile(const std::vector<std::string>& patterns,
                                                    absl::string_view field) {
   NamePatterns result;
+  result.field_ = std::string(field);
   for (const std::string& pattern : patterns) {
     absl::StatusOr<Regex> regex = Regex::Compile(pattern);
-    if (!regex.ok()) return Annotate(regex.status(), field);
+    if (!regex.ok()) return result.Refused(regex.status());
     result.regexes_.push_back(*std::move(regex));
   }
   return result;
@@ -21,10 +22,15 @@ absl::StatusOr<NamePatterns> NamePatterns::Compile(const std::vector<std::string
 
 absl::StatusOr<bool> NamePatterns::Find(absl::string_view name) {
   for (Regex& regex : regexes_) {
-    ZC_ASSIGN_OR_RETURN(const bool found, regex.Search(name));
-    if (found) return true;
+    const absl::StatusOr<bool> found = regex.Search(name);
+    if (!found.ok()) return Refused(found.status());
+    if (*found) return true;
   }
   return false;
+}
+
+absl::Status NamePatterns::Refused(const absl::Status& status) const {
+  return WithReason(Annotate(status, field_), "INVALID_FIELDS");
 }
 
 absl::Status NamePatterns::RemoveFound(std::vector<std::string>* names) {

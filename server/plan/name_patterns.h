@@ -15,17 +15,21 @@ namespace zerocast {
 // thread-safe.
 class NamePatterns {
  public:
-  // Errors: INVALID_ARGUMENT naming `field` and the expression.
+  // Errors, here and below: INVALID_ARGUMENT naming `field` and the expression, for one that does
+  // not compile, or that reaches the match limit, then naming `name`, too; reason INVALID_FIELDS.
   static absl::StatusOr<NamePatterns> Compile(const std::vector<std::string>& patterns,
                                               absl::string_view field);
 
-  // True when one of them is found in `name`.  Errors: those of Regex::Search.
+  // True when one of them is found in `name`.
   absl::StatusOr<bool> Find(absl::string_view name);
 
   // Removes from `names` those in which one of them is found.
   absl::Status RemoveFound(std::vector<std::string>* names);
 
  private:
+  absl::Status Refused(const absl::Status& status) const;
+
+  std::string field_;
   std::vector<Regex> regexes_;
 };
 

@@ -118,7 +118,7 @@ TEST_F(BadInputTest, ACatastrophicPatternIsNamedWithKeyAndFile) {
   Source(key, {1}, "two.safetensors");
   rules_.rules = {Rename({"(\\w+\\w+)+\\.$"}, {"b"})};
   EXPECT_THAT(Run(),
-              StatusIs(absl::StatusCode::kResourceExhausted,
+              StatusIs(absl::StatusCode::kInvalidArgument,
                        AllOf(HasSubstr(absl::StrCat("rename '", key, "' in two.safetensors")),
                              HasSubstr("rule [(\\w+\\w+)+\\.$] -> [b]"), HasSubstr("limit"))));
   EXPECT_EQ(ReasonOf(Run().status()), "CONVERSION_FAILED");

@@ -198,6 +198,16 @@ TEST_F(PlanTest, AllowedMissingWeightsStayEmpty) {
   EXPECT_THAT(plan.report.missing, ElementsAre("embed.weight", "bias"));
 }
 
+TEST_F(PlanTest, ACatastrophicAllowancePatternIsBadInput) {
+  layout_.allow_missing = {"(\\w+\\w+)+\\.$"};
+  spec_.params[0].name = std::string(60, 'a') + ".x";
+  const auto plan = Compile({{"norm.weight", kBF16, {2}}});
+  EXPECT_THAT(plan, StatusIs(absl::StatusCode::kInvalidArgument,
+                             AllOf(HasSubstr("layout.allow_missing"), HasSubstr("(\\w+\\w+)+\\.$"),
+                                   HasSubstr(spec_.params[0].name), HasSubstr("match limit"))));
+  EXPECT_EQ(ReasonOf(plan.status()), "INVALID_FIELDS");
+}
+
 TEST_F(PlanTest, OnlyWhatIsAllowedMayBeMissing) {
   layout_.allow_missing = {"bias"};
   EXPECT_THAT(Compile({{"norm.weight", kBF16, {2}}}),
