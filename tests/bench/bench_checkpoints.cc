@@ -117,11 +117,11 @@ std::vector<Rule> RulesOf(const std::string& kind) {
   if (kind == "mixtral") return MixtralRules();
   if (kind == "transposed") {
     std::vector<Rule> rules;
-    Op transpose = MakeOp(OpKind::kTranspose, 0);
+    Op transpose = MakeOp(OpKind::kTranspose);
     transpose.a = 1;
     transpose.b = 2;
     for (const char* name : {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}) {
-      rules.push_back(MakeConvert({name}, name, {transpose}));
+      rules.push_back(MakeConvert({name}, {name}, {transpose}));
     }
     return rules;
   }

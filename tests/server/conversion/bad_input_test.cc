@@ -11,6 +11,7 @@
 #include "server/base/errors.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/explain.h"
+#include "tests/made_rules.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -24,33 +25,12 @@ using ::testing::Not;
 
 using Shape = std::vector<int64_t>;
 
-Op MakeOp(OpKind kind, int64_t dim = 0) {
-  Op op;
-  op.kind = kind;
-  op.dim = dim;
-  return op;
-}
-
-Rule Rename(std::vector<std::string> from, std::vector<std::string> to) {
-  Rule rule;
-  rule.from = std::move(from);
-  rule.to = std::move(to);
-  return rule;
-}
-
-Rule ConvertRule(std::vector<std::string> from, std::vector<std::string> to, std::vector<Op> ops) {
-  Rule rule = Rename(std::move(from), std::move(to));
-  rule.kind = RuleKind::kConvert;
-  rule.ops = std::move(ops);
-  return rule;
-}
-
 constexpr char kExperts[] = "rule [e.*.gate, e.*.up] -> [e.gate_up]";
 
 // A checkpoint of several files: each tensor comes with its own.
 class BadInputTest : public ::testing::Test {
  protected:
-  BadInputTest() { rules_.dialect = CatalogueDialect("5.23.0").value(); }
+  BadInputTest() { rules_.dialect = Newest(); }
 
   void Source(const std::string& name, const Shape& shape, const std::string& file) {
     sources_.push_back({name, DType::kBFloat16, shape});
@@ -60,7 +40,7 @@ class BadInputTest : public ::testing::Test {
     model_.push_back({name, shape, DType::kBFloat16});
   }
   void Experts() {
-    rules_.rules = {ConvertRule({"e.*.gate", "e.*.up"}, {"e.gate_up"},
+    rules_.rules = {MakeConvert({"e.*.gate", "e.*.up"}, {"e.gate_up"},
                                 {MakeOp(OpKind::kStack), MakeOp(OpKind::kCat, 1)})};
   }
   // Experts in files "0" to "9", by number; `absent` is left out.
@@ -98,17 +78,17 @@ class BadInputTest : public ::testing::Test {
 
 TEST_F(BadInputTest, RulesOfABadFormAreNamed) {
   const auto refused = [this](Rule rule, const std::string& name, const std::string& why) {
-    rules_.rules = {Rename({"fine"}, {"fine"}), std::move(rule)};
+    rules_.rules = {MakeRename({"fine"}, {"fine"}), std::move(rule)};
     EXPECT_THAT(Run(),
                 StatusIs(absl::StatusCode::kInvalidArgument,
                          AllOf(HasSubstr("transforms[1]"), HasSubstr(name), HasSubstr(why))));
     EXPECT_EQ(ReasonOf(Run().status()), "CONVERSION_FAILED");
   };
   const Op cat = MakeOp(OpKind::kCat);
-  refused(Rename({"a("}, {"b"}), "rule [a(] -> [b]", "missing closing parenthesis at offset");
-  refused(ConvertRule({"a", "b"}, {"c", "d"}, {cat}), "rule [a, b] -> [c, d]", "one to many");
-  refused(ConvertRule({"a"}, {"b"}, {}), "rule [a] -> [b]", "needs at least one operation");
-  refused(Rename({"a"}, {"(b|c)", "(d|e)"}), "rule [a] -> [(b|c), (d|e)]",
+  refused(MakeRename({"a("}, {"b"}), "rule [a(] -> [b]", "missing closing parenthesis at offset");
+  refused(MakeConvert({"a", "b"}, {"c", "d"}, {cat}), "rule [a, b] -> [c, d]", "one to many");
+  refused(MakeConvert({"a"}, {"b"}, {}), "rule [a] -> [b]", "needs at least one operation");
+  refused(MakeRename({"a"}, {"(b|c)", "(d|e)"}), "rule [a] -> [(b|c), (d|e)]",
           "different capture groups, (b|c) and (d|e)");
 }
 
@@ -116,7 +96,7 @@ TEST_F(BadInputTest, ACatastrophicPatternIsNamedWithKeyAndFile) {
   const std::string key = std::string(60, 'a') + ".x";
   Source("fine", {1}, "one.safetensors");
   Source(key, {1}, "two.safetensors");
-  rules_.rules = {Rename({"(\\w+\\w+)+\\.$"}, {"b"})};
+  rules_.rules = {MakeRename({"(\\w+\\w+)+\\.$"}, {"b"})};
   EXPECT_THAT(Run(),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        AllOf(HasSubstr(absl::StrCat("rename '", key, "' in two.safetensors")),
@@ -182,7 +162,7 @@ TEST_F(BadInputTest, AnExpertOfAnotherShapeIsNamed) {
 }
 
 TEST_F(BadInputTest, TwoSourcesOfOneNameAreNamedWithTheirRules) {
-  rules_.rules = {Rename({"gamma"}, {"weight"})};
+  rules_.rules = {MakeRename({"gamma"}, {"weight"})};
   Source("norm.weight", {2}, "one.safetensors");
   Source("norm.gamma", {2}, "two.safetensors");
   EXPECT_THAT(OnlyError("norm.weight"),
@@ -193,8 +173,8 @@ TEST_F(BadInputTest, TwoSourcesOfOneNameAreNamedWithTheirRules) {
 }
 
 TEST_F(BadInputTest, TwoConversionsOfOneNameAreNamedBoth) {
-  rules_.rules = {ConvertRule({"qkv"}, {"q", "k", "v"}, {MakeOp(OpKind::kChunk)}),
-                  ConvertRule({"key"}, {"k"}, {MakeOp(OpKind::kCat)})};
+  rules_.rules = {MakeConvert({"qkv"}, {"q", "k", "v"}, {MakeOp(OpKind::kChunk)}),
+                  MakeConvert({"key"}, {"k"}, {MakeOp(OpKind::kCat)})};
   Source("a.qkv", {6}, "one.safetensors");
   Source("a.key", {2}, "two.safetensors");
   EXPECT_THAT(OnlyError("a.k"),
@@ -220,7 +200,7 @@ TEST_F(BadInputTest, AChainOfMoreThanSixDimensionsIsNamed) {
   // Each splits its axis in two.
   std::vector<Op> ops;
   for (int dim = 0; dim < 4; ++dim) ops.push_back(MakeOp(OpKind::kInterleave, dim));
-  rules_.rules = {ConvertRule({"w"}, {"v"}, ops)};
+  rules_.rules = {MakeConvert({"w"}, {"v"}, ops)};
   Source("l.w", {4, 4, 4, 4}, "one.safetensors");
   EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kUnimplemented,
                               AllOf(HasSubstr("convert 'l.v' by rule [w] -> [v] from 'l.w' in "

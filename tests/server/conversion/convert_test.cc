@@ -10,6 +10,7 @@
 #include "server/conversion/catalogue.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/promote.h"
+#include "tests/made_rules.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -23,36 +24,20 @@ using ::testing::UnorderedElementsAre;
 
 using Shape = std::vector<int64_t>;
 
-Op MakeOp(OpKind kind, int64_t dim = 0) {
-  Op op;
-  op.kind = kind;
-  op.dim = dim;
-  return op;
-}
-
-Rule ConvertRule(std::vector<std::string> from, std::vector<std::string> to, std::vector<Op> ops) {
-  Rule rule;
-  rule.kind = RuleKind::kConvert;
-  rule.from = std::move(from);
-  rule.to = std::move(to);
-  rule.ops = std::move(ops);
-  return rule;
-}
-
 // The rules of a fused mixture of experts.
 std::vector<Rule> Experts() {
-  return {ConvertRule({"mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"},
+  return {MakeConvert({"mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"},
                       {"mlp.experts.gate_up_proj"},
                       {MakeOp(OpKind::kStack), MakeOp(OpKind::kCat, 1)})};
 }
 
 std::vector<Rule> FusedQkv() {
-  return {ConvertRule({"attn.qkv"}, {"attn.q", "attn.k", "attn.v"}, {MakeOp(OpKind::kChunk)})};
+  return {MakeConvert({"attn.qkv"}, {"attn.q", "attn.k", "attn.v"}, {MakeOp(OpKind::kChunk)})};
 }
 
 class ConvertTest : public ::testing::Test {
  protected:
-  ConvertTest() { rules_.dialect = CatalogueDialect("5.23.0").value(); }
+  ConvertTest() { rules_.dialect = Newest(); }
 
   void Source(const std::string& name, const Shape& shape, DType dtype = DType::kBFloat16) {
     sources_.push_back({name, dtype, shape});
@@ -146,7 +131,7 @@ TEST_F(ConvertTest, WithoutAnyTensorOfOneSourceTheErrorIsTheReleases) {
   ZC_ASSERT_OK_AND_ASSIGN(Conversion conversion, Run());
   ASSERT_EQ(conversion.errors.size(), 1u);
   EXPECT_THAT(conversion.errors[0].message, HasSubstr("expected a non-empty list of Tensors"));
-  rules_.dialect = CatalogueDialect("5.1.0").value();
+  rules_.dialect = Oldest();
   ZC_ASSERT_OK_AND_ASSIGN(conversion, Run());
   ASSERT_EQ(conversion.errors.size(), 1u);
   EXPECT_THAT(conversion.errors[0].message, HasSubstr("mlp.experts.*.gate_proj.weight"));
@@ -254,7 +239,7 @@ TEST_F(ConvertTest, ALookupOfTheModelIsUnimplementedWithoutASpec) {
   Op transpose = MakeOp(OpKind::kTranspose);
   transpose.b = 1;
   transpose.check_dims = true;
-  rules_.rules = {ConvertRule({"w"}, {"v"}, {transpose})};
+  rules_.rules = {MakeConvert({"w"}, {"v"}, {transpose})};
   Source("w", {2, 3});
   EXPECT_THAT(Run(/*any_name=*/true),
               StatusIs(absl::StatusCode::kUnimplemented,
@@ -269,7 +254,7 @@ TEST_F(ConvertTest, ALookupOfTheModelIsUnimplementedWithoutASpec) {
 }
 
 TEST_F(ConvertTest, TheDtypeIsTheSourcesPromoted) {
-  rules_.rules = {ConvertRule({"a", "b"}, {"c"}, {MakeOp(OpKind::kCat)})};
+  rules_.rules = {MakeConvert({"a", "b"}, {"c"}, {MakeOp(OpKind::kCat)})};
   Source("a", {2}, DType::kBFloat16);
   Source("b", {2}, DType::kFloat32);
   Model("c", {4});
@@ -320,7 +305,7 @@ class ErnieTest : public ConvertTest {
     op.concat_dim = 1;
     std::vector<std::string> from = {"e.*.g"};
     if (two_sources) from.push_back("e.*.u");
-    rules_.rules = {ConvertRule(from, {"text", "vision"}, {op})};
+    rules_.rules = {MakeConvert(from, {"text", "vision"}, {op})};
     for (int i = 0; i < count; ++i) {
       Source(absl::StrCat("e.", i, ".g"), {1, 2});
       if (two_sources) Source(absl::StrCat("e.", i, ".u"), {1, 2});

@@ -10,6 +10,7 @@
 
 #include "server/conversion/convert.h"
 #include "server/conversion/natural_key.h"
+#include "tests/made_rules.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
@@ -18,25 +19,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-Dialect Newest() { return CatalogueDialect("5.23.0").value(); }
-Dialect Oldest() { return CatalogueDialect("5.1.0").value(); }
-
-Rule Rename(std::vector<std::string> from, std::vector<std::string> to) {
-  Rule rule;
-  rule.from = std::move(from);
-  rule.to = std::move(to);
-  return rule;
-}
-
-Rule ConvertRule(std::vector<std::string> from, std::vector<std::string> to) {
-  Rule rule = Rename(std::move(from), std::move(to));
-  rule.kind = RuleKind::kConvert;
-  Op cat;
-  cat.kind = OpKind::kCat;
-  rule.ops.push_back(cat);
-  return rule;
-}
 
 std::string Apply(const Rule& rule, const Dialect& dialect, std::string key) {
   absl::StatusOr<CompiledRule> compiled = CompiledRule::Create(rule, dialect);
@@ -58,54 +40,55 @@ std::vector<std::string> Sorted(const std::vector<std::string>& keys, const Dial
 }
 
 TEST(PatternTest, DotIsAnyCharacterUnlessEscaped) {
-  EXPECT_EQ(Apply(Rename({"a.b"}, {"c"}), Newest(), "aXb"), "c");
-  EXPECT_EQ(Apply(Rename({"a\\.b"}, {"c"}), Newest(), "aXb"), "aXb");
-  EXPECT_EQ(Apply(Rename({"a\\.b"}, {"c"}), Newest(), "a.b"), "c");
+  EXPECT_EQ(Apply(MakeRename({"a.b"}, {"c"}), Newest(), "aXb"), "c");
+  EXPECT_EQ(Apply(MakeRename({"a\\.b"}, {"c"}), Newest(), "aXb"), "aXb");
+  EXPECT_EQ(Apply(MakeRename({"a\\.b"}, {"c"}), Newest(), "a.b"), "c");
 }
 
 TEST(PatternTest, AnchorsHold) {
-  const Rule rule = Rename({"^model\\.x$"}, {"y"});
+  const Rule rule = MakeRename({"^model\\.x$"}, {"y"});
   EXPECT_EQ(Apply(rule, Newest(), "model.x"), "y");
   EXPECT_EQ(Apply(rule, Newest(), "a.model.x"), "a.model.x");
   EXPECT_EQ(Apply(rule, Newest(), "model.x.b"), "model.x.b");
 }
 
 TEST(PatternTest, SourceTakesOverTheAnchorOfItsTarget) {
-  const Rule rule = Rename({"layers"}, {"^model"});
+  const Rule rule = MakeRename({"layers"}, {"^model"});
   EXPECT_EQ(Apply(rule, Newest(), "layers.0"), "model.0");
   EXPECT_EQ(Apply(rule, Newest(), "a.layers.0"), "a.layers.0");
   EXPECT_EQ(Apply(rule, Oldest(), "a.layers.0"), "a.model.0");
-  EXPECT_EQ(Apply(Rename({"layers", "blocks"}, {"^model"}), Newest(), "a.layers.0"), "a.model.0")
+  EXPECT_EQ(Apply(MakeRename({"layers", "blocks"}, {"^model"}), Newest(), "a.layers.0"),
+            "a.model.0")
       << "only where each source has its target";
-  EXPECT_THAT(ProcessPatterns(Rename({"^a"}, {"^b"}), Newest())->sources, ElementsAre("^a"));
+  EXPECT_THAT(ProcessPatterns(MakeRename({"^a"}, {"^b"}), Newest())->sources, ElementsAre("^a"));
 }
 
 TEST(PatternTest, SourceEndsAtAWordBoundaryInTheNewDialect) {
-  const Rule rule = Rename({"gate_proj.weight"}, {"up"});
+  const Rule rule = MakeRename({"gate_proj.weight"}, {"up"});
   EXPECT_EQ(Apply(rule, Newest(), "7.gate_proj.weight_scale_inv"), "7.gate_proj.weight_scale_inv");
   EXPECT_EQ(Apply(rule, Newest(), "7.gate_proj.weight"), "7.up");
   EXPECT_EQ(Apply(rule, Newest(), "7.gate_proj.weight\xc3\xa9"), "7.gate_proj.weight\xc3\xa9")
       << "a letter beyond ASCII is a word character";
   EXPECT_EQ(Apply(rule, Oldest(), "7.gate_proj.weight_scale_inv"), "7.up_scale_inv");
-  EXPECT_EQ(Apply(Rename({"hc_"}, {"h."}), Newest(), "hc_fn"), "h.fn")
+  EXPECT_EQ(Apply(MakeRename({"hc_"}, {"h."}), Newest(), "hc_fn"), "h.fn")
       << "a source that ends with _ is the start of a name";
 }
 
 TEST(PatternTest, ANumberIsNotTheStartOfALongerOneInTheNewDialect) {
-  const Rule rule = Rename({"layers.1", "blocks.w2"}, {"x"});
+  const Rule rule = MakeRename({"layers.1", "blocks.w2"}, {"x"});
   EXPECT_EQ(Apply(rule, Newest(), "layers.1.w"), "x.w");
   EXPECT_EQ(Apply(rule, Newest(), "layers.10.w"), "layers.10.w");
   EXPECT_EQ(Apply(rule, Newest(), "blocks.w2.w"), "x.w");
   EXPECT_EQ(Apply(rule, Newest(), "blocks.w20.w"), "blocks.w20.w") << "each branch is bounded";
   EXPECT_EQ(Apply(rule, Oldest(), "layers.10.w"), "x0.w");
-  EXPECT_EQ(Apply(Rename({"layers\\."}, {"l."}), Newest(), "layers.1.w"), "l.1.w")
+  EXPECT_EQ(Apply(MakeRename({"layers\\."}, {"l."}), Newest(), "layers.1.w"), "l.1.w")
       << "a source that ends with a dot is the start of a name";
 }
 
 TEST(PatternTest, LongestBranchComesFirstInTheNewDialect) {
   for (const auto& [dialect, want] : {std::pair(Newest(), 1), std::pair(Oldest(), 0)}) {
     absl::StatusOr<CompiledRule> compiled =
-        CompiledRule::Create(ConvertRule({"x.up", "x.up.w"}, {"t"}), dialect);
+        CompiledRule::Create(MakeConvert({"x.up", "x.up.w"}, {"t"}), dialect);
     ASSERT_THAT(compiled, IsOk());
     std::string key = "x.up.w";
     EXPECT_EQ(compiled->Rename(&key).value(), want) << dialect.version;
@@ -117,7 +100,7 @@ TEST(PatternTest, BranchesOfOneLengthComeAsDeclared) {
     for (const auto& sources : {std::vector<std::string>{"x.up.a", "x.up.."},
                                 std::vector<std::string>{"x.up..", "x.up.a"}}) {
       absl::StatusOr<CompiledRule> compiled =
-          CompiledRule::Create(ConvertRule(sources, {"t"}), dialect);
+          CompiledRule::Create(MakeConvert(sources, {"t"}), dialect);
       ASSERT_THAT(compiled, IsOk());
       std::string key = "x.up.a";
       EXPECT_EQ(compiled->Rename(&key).value(), 0) << sources[0];
@@ -127,57 +110,57 @@ TEST(PatternTest, BranchesOfOneLengthComeAsDeclared) {
 
 TEST(PatternTest, TheLengthOfABranchIsThatOfItsCharacters) {
   absl::StatusOr<CompiledRule> compiled =
-      CompiledRule::Create(ConvertRule({"\xc3\xa9\xc3\xa9", "..."}, {"t"}), Newest());
+      CompiledRule::Create(MakeConvert({"\xc3\xa9\xc3\xa9", "..."}, {"t"}), Newest());
   ASSERT_THAT(compiled, IsOk());
   std::string key = "\xc3\xa9\xc3\xa9z";
   EXPECT_EQ(compiled->Rename(&key).value(), 1) << "three characters, though fewer bytes";
 }
 
 TEST(PatternTest, OnlyTheFirstOccurrenceOfTheTextIsReplacedInTheNewDialect) {
-  const Rule rule = Rename({"a.b"}, {"c"});
+  const Rule rule = MakeRename({"a.b"}, {"c"});
   EXPECT_EQ(Apply(rule, Newest(), "a.b.a.b"), "c.a.b");
   EXPECT_EQ(Apply(rule, Oldest(), "a.b.a.b"), "c.c");
 }
 
 TEST(PatternTest, TheTextIsReplacedWhereItFirstOccursNotWhereItMatched) {
-  const Rule rule = Rename({"(?<!x\\.)w"}, {"v"});
+  const Rule rule = MakeRename({"(?<!x\\.)w"}, {"v"});
   EXPECT_EQ(Apply(rule, Newest(), "x.w.w"), "x.v.w");
 }
 
 TEST(PatternTest, AnEmptyMatchReplacesAsPythonDoes) {
-  EXPECT_EQ(Apply(Rename({"(?!x)"}, {"-"}), Newest(), "ab"), "-ab");
-  EXPECT_EQ(Apply(Rename({"(?!x)"}, {"-"}), Oldest(), "a\xc3\xa9"), "-a-\xc3\xa9-");
+  EXPECT_EQ(Apply(MakeRename({"(?!x)"}, {"-"}), Newest(), "ab"), "-ab");
+  EXPECT_EQ(Apply(MakeRename({"(?!x)"}, {"-"}), Oldest(), "a\xc3\xa9"), "-a-\xc3\xa9-");
 }
 
 TEST(PatternTest, WildcardsDifferByDialect) {
-  const Rule rule = Rename({".experts.*.w1"}, {".x"});
+  const Rule rule = MakeRename({".experts.*.w1"}, {".x"});
   EXPECT_EQ(Apply(rule, Newest(), "m.experts.12.w1"), "m.x");
   EXPECT_EQ(Apply(rule, Oldest(), "m.experts.12.w1"), "m.x");
   EXPECT_EQ(Apply(rule, Newest(), "m.experts.w1"), "m.experts.w1");
 }
 
 TEST(PatternTest, BackReferenceTakesTheGroupOfTheBranchThatMatched) {
-  const Rule rule = Rename({"a_(\\d+)", "bb_(\\w)_"}, {"t.\\1"});
+  const Rule rule = MakeRename({"a_(\\d+)", "bb_(\\w)_"}, {"t.\\1"});
   EXPECT_EQ(Apply(rule, Newest(), "x.a_17"), "x.t.17");
   EXPECT_EQ(Apply(rule, Newest(), "x.bb_q_"), "x.t.q");
-  EXPECT_EQ(Apply(Rename({"a_(\\d+)"}, {"\\1.t.\\1"}), Newest(), "x.a_17"), "x.17.t.17");
+  EXPECT_EQ(Apply(MakeRename({"a_(\\d+)"}, {"\\1.t.\\1"}), Newest(), "x.a_17"), "x.17.t.17");
 }
 
 TEST(PatternTest, TargetIsProcessedAsForReversal) {
   const ProcessedPatterns patterns =
-      ProcessPatterns(Rename({"pre.\\1"}, {"^(?!model)a\\.(x|y)"}), Newest()).value();
+      ProcessPatterns(MakeRename({"pre.\\1"}, {"^(?!model)a\\.(x|y)"}), Newest()).value();
   EXPECT_THAT(patterns.targets, ElementsAre("a.\\1"));
   EXPECT_THAT(patterns.sources, ElementsAre("^pre.(x|y)"));
-  EXPECT_THAT(ProcessPatterns(Rename({"a"}, {"b$"}), Newest())->targets, ElementsAre("b$"));
-  EXPECT_THAT(ProcessPatterns(Rename({"a"}, {"b$"}), Oldest())->targets, ElementsAre("b"));
-  EXPECT_THAT(ProcessPatterns(Rename({"a"}, {"(?!x)b(?!y)c"}), Newest())->targets,
+  EXPECT_THAT(ProcessPatterns(MakeRename({"a"}, {"b$"}), Newest())->targets, ElementsAre("b$"));
+  EXPECT_THAT(ProcessPatterns(MakeRename({"a"}, {"b$"}), Oldest())->targets, ElementsAre("b"));
+  EXPECT_THAT(ProcessPatterns(MakeRename({"a"}, {"(?!x)b(?!y)c"}), Newest())->targets,
               ElementsAre("bc"));
-  EXPECT_THAT(ProcessPatterns(Rename({"a"}, {"(?!x)b(?!y)c"}), Oldest())->targets,
+  EXPECT_THAT(ProcessPatterns(MakeRename({"a"}, {"(?!x)b(?!y)c"}), Oldest())->targets,
               ElementsAre("c"));
 }
 
 TEST(PatternTest, ScopeIsTakenOffAndPutBack) {
-  Rule rule = Rename({"^fc"}, {"proj"});
+  Rule rule = MakeRename({"^fc"}, {"proj"});
   rule.has_scope = true;
   rule.scope_prefix = "vision";
   rule.scope_base = "model";
@@ -191,7 +174,7 @@ TEST(PatternTest, ScopeIsTakenOffAndPutBack) {
 }
 
 TEST(PatternTest, AScopeEndsAtADot) {
-  Rule rule = Rename({"fc"}, {"proj"});
+  Rule rule = MakeRename({"fc"}, {"proj"});
   rule.has_scope = true;
   rule.scope_prefix = "vision";
   rule.scope_base = "model";
@@ -204,7 +187,7 @@ TEST(PatternTest, AScopeEndsAtADot) {
 }
 
 TEST(PatternTest, TheScopeIsNotSearched) {
-  Rule rule = Rename({"fc"}, {"proj"});
+  Rule rule = MakeRename({"fc"}, {"proj"});
   rule.has_scope = true;
   rule.scope_prefix = "fc";
   EXPECT_EQ(Apply(rule, Newest(), "fc.fc.w"), "fc.proj.w");
@@ -228,7 +211,7 @@ TEST(PatternTest, PrefixIsRemovedOrAddedOnce) {
 }
 
 TEST(PatternTest, GroupRenameWaitsForItsGuard) {
-  Rule rule = Rename({"b.(\\d+).norm0", "b.(\\d+).norm1"}, {"b.\\1.norm1", "b.\\1.norm2"});
+  Rule rule = MakeRename({"b.(\\d+).norm0", "b.(\\d+).norm1"}, {"b.\\1.norm1", "b.\\1.norm2"});
   rule.kind = RuleKind::kRenameGroup;
   absl::StatusOr<CompiledRule> compiled = CompiledRule::Create(rule, Newest());
   ASSERT_THAT(compiled, IsOk());
@@ -243,7 +226,7 @@ TEST(PatternTest, GroupRenameWaitsForItsGuard) {
 }
 
 TEST(PatternTest, AGroupRenameTakesTheGroupsOfItsBranch) {
-  Rule rule = Rename({"a.(\\d+)", "(q|k)_(\\d+)"}, {"b.\\1", "layers.\\2.\\1"});
+  Rule rule = MakeRename({"a.(\\d+)", "(q|k)_(\\d+)"}, {"b.\\1", "layers.\\2.\\1"});
   rule.kind = RuleKind::kRenameGroup;
   absl::StatusOr<CompiledRule> compiled = CompiledRule::Create(rule, Newest());
   ASSERT_THAT(compiled, IsOk()) << compiled.status();
@@ -255,7 +238,7 @@ TEST(PatternTest, AGroupRenameTakesTheGroupsOfItsBranch) {
 }
 
 TEST(PatternTest, IndexIsShifted) {
-  Rule rule = Rename({"q\\.(\\d+)"}, {"layers.\\1.q"});
+  Rule rule = MakeRename({"q\\.(\\d+)"}, {"layers.\\1.q"});
   rule.kind = RuleKind::kRenameIndex;
   rule.offset = 1;
   EXPECT_EQ(Apply(rule, Newest(), "q.9.w"), "layers.10.q.w");
@@ -266,26 +249,26 @@ TEST(PatternTest, RefusesRulesOfABadForm) {
   const auto invalid = [](absl::string_view text) {
     return StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(std::string(text)));
   };
-  EXPECT_THAT(CompileStatus(Rename({"a("}, {"b"})), invalid("a("));
-  EXPECT_THAT(CompileStatus(ConvertRule({"a", "b"}, {"c", "d"})), invalid("one to many"));
-  Rule rule = ConvertRule({"a"}, {"b"});
+  EXPECT_THAT(CompileStatus(MakeRename({"a("}, {"b"})), invalid("a("));
+  EXPECT_THAT(CompileStatus(MakeConvert({"a", "b"}, {"c", "d"})), invalid("one to many"));
+  Rule rule = MakeConvert({"a"}, {"b"});
   rule.ops.clear();
   EXPECT_THAT(CompileStatus(rule), invalid("operation"));
-  EXPECT_THAT(CompileStatus(Rename({"a"}, {"(b|c)", "(d|e)"})), invalid("capture group"));
-  EXPECT_THAT(CompileStatus(Rename({"a\\1"}, {"b"})), invalid("\\1"));
-  EXPECT_THAT(CompileStatus(Rename({}, {"b"})), invalid("source"));
-  Rule group = Rename({"a", "b"}, {"c"});
+  EXPECT_THAT(CompileStatus(MakeRename({"a"}, {"(b|c)", "(d|e)"})), invalid("capture group"));
+  EXPECT_THAT(CompileStatus(MakeRename({"a\\1"}, {"b"})), invalid("\\1"));
+  EXPECT_THAT(CompileStatus(MakeRename({}, {"b"})), invalid("source"));
+  Rule group = MakeRename({"a", "b"}, {"c"});
   group.kind = RuleKind::kRenameGroup;
   EXPECT_THAT(CompileStatus(group), invalid("as many targets"));
   Rule prefix;
   prefix.kind = RuleKind::kPrefix;
   EXPECT_THAT(CompileStatus(prefix), invalid("exactly one"));
-  EXPECT_THAT(Apply(Rename({"a"}, {"b\\1"}), Newest(), "xa"), HasSubstr("group"));
+  EXPECT_THAT(Apply(MakeRename({"a"}, {"b\\1"}), Newest(), "xa"), HasSubstr("group"));
 }
 
 TEST(PatternTest, ACatastrophicPatternEndsAtTheMatchLimit) {
   absl::StatusOr<CompiledRule> compiled =
-      CompiledRule::Create(Rename({"(\\w+\\w+)+\\.$"}, {"b"}), Newest());
+      CompiledRule::Create(MakeRename({"(\\w+\\w+)+\\.$"}, {"b"}), Newest());
   ASSERT_THAT(compiled, IsOk());
   std::string key = std::string(60, 'a') + ".x";
   EXPECT_THAT(compiled->Rename(&key),
@@ -294,7 +277,7 @@ TEST(PatternTest, ACatastrophicPatternEndsAtTheMatchLimit) {
 }
 
 TEST(PatternTest, AKeyThatIsNotUtf8IsRefused) {
-  EXPECT_THAT(Apply(Rename({"[a]"}, {"b"}), Newest(), "a\xff"), HasSubstr("UTF-8"));
+  EXPECT_THAT(Apply(MakeRename({"[a]"}, {"b"}), Newest(), "a\xff"), HasSubstr("UTF-8"));
 }
 
 TEST(NaturalKeyTest, NumbersSortByValueAndBeforeTexts) {

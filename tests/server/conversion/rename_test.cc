@@ -10,31 +10,13 @@
 #include <vector>
 
 #include "server/conversion/convert.h"
+#include "tests/made_rules.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
 namespace {
 
 using ::testing::ElementsAre;
-
-Dialect Newest() { return CatalogueDialect("5.23.0").value(); }
-Dialect Oldest() { return CatalogueDialect("5.1.0").value(); }
-
-Rule Rename(std::vector<std::string> from, std::vector<std::string> to) {
-  Rule rule;
-  rule.from = std::move(from);
-  rule.to = std::move(to);
-  return rule;
-}
-
-Rule ConvertRule(std::vector<std::string> from, std::vector<std::string> to) {
-  Rule rule = Rename(std::move(from), std::move(to));
-  rule.kind = RuleKind::kConvert;
-  Op cat;
-  cat.kind = OpKind::kCat;
-  rule.ops.push_back(cat);
-  return rule;
-}
 
 // A model with a base prefix, and rules.
 struct Names {
@@ -105,13 +87,13 @@ TEST(RenamerTest, BasePrefixIsAPattern) {
 }
 
 TEST(RenamerTest, BasePrefixStepComesAfterTheRules) {
-  const Names names{"model", {"model.b"}, {Rename({"^a$"}, {"b"})}};
+  const Names names{"model", {"model.b"}, {MakeRename({"^a$"}, {"b"})}};
   EXPECT_EQ(names("a"), "model.b");
   EXPECT_EQ(names.Look("a").renamed, "b");
 }
 
 TEST(RenamerTest, ANameThatOnlyTheModelKnowsIsRescued) {
-  const std::vector<Rule> rules = {Rename({"a"}, {"b"})};
+  const std::vector<Rule> rules = {MakeRename({"a"}, {"b"})};
   EXPECT_EQ((Names{"m", {"a.w"}, rules}("a.w")), "a.w");
   EXPECT_EQ((Names{"m", {"b.w", "a.w"}, rules}("a.w")), "b.w");
   EXPECT_EQ((Names{"m", {"m.b.w"}, rules}("a.w")), "m.b.w");
@@ -120,11 +102,11 @@ TEST(RenamerTest, ANameThatOnlyTheModelKnowsIsRescued) {
 }
 
 TEST(RenamerTest, TheOldDialectDoesNotRescue) {
-  EXPECT_EQ((Names{"m", {"a.w"}, {Rename({"a"}, {"b"})}, Oldest()}("a.w")), "b.w");
+  EXPECT_EQ((Names{"m", {"a.w"}, {MakeRename({"a"}, {"b"})}, Oldest()}("a.w")), "b.w");
 }
 
 TEST(RenamerTest, ARescuedNameHasNoConversion) {
-  const Names names{"m", {"a.w"}, {ConvertRule({"a"}, {"b"})}};
+  const Names names{"m", {"a.w"}, {MakeConvert({"a"}, {"b"})}};
   const RenamedKey key = names.Look("a.w");
   EXPECT_EQ(key.with_prefix, "a.w");
   EXPECT_EQ(key.rule, -1);
@@ -133,18 +115,18 @@ TEST(RenamerTest, ARescuedNameHasNoConversion) {
 }
 
 TEST(RenamerTest, ARescuedNameGoesThroughTheBasePrefixStep) {
-  const Names names{"m", {"m.w", "w"}, {Rename({"^m"}, {"q"})}};
+  const Names names{"m", {"m.w", "w"}, {MakeRename({"^m"}, {"q"})}};
   EXPECT_EQ(names("m.w"), "w");
 }
 
 TEST(RenamerTest, RenamesChainAndOneConversionMatches) {
-  const std::vector<Rule> rules = {ConvertRule({"c.w"}, {"d"}), Rename({"a"}, {"b"}),
-                                   Rename({"b"}, {"c"}), ConvertRule({"d"}, {"e"})};
+  const std::vector<Rule> rules = {MakeConvert({"c.w"}, {"d"}), MakeRename({"a"}, {"b"}),
+                                   MakeRename({"b"}, {"c"}), MakeConvert({"d"}, {"e"})};
   EXPECT_EQ((Names{"m", {}, rules}("a.w")), "d");
 }
 
 TEST(RenamerTest, ASharedSourcePatternRunsTheLastConversion) {
-  const Names names{"m", {}, {ConvertRule({"a"}, {"b"}), ConvertRule({"a"}, {"c"})}};
+  const Names names{"m", {}, {MakeConvert({"a"}, {"b"}), MakeConvert({"a"}, {"c"})}};
   const RenamedKey key = names.Look("a");
   EXPECT_EQ(key.renamed, "b");
   EXPECT_EQ(key.rule, 0);
@@ -152,7 +134,7 @@ TEST(RenamerTest, ASharedSourcePatternRunsTheLastConversion) {
 }
 
 TEST(RenamerTest, KeysOfOneShapeAreRenamedWithinTheirScope) {
-  Rule rule = Rename({"^fc\\.(\\d+)"}, {"proj.\\1.out"});
+  Rule rule = MakeRename({"^fc\\.(\\d+)"}, {"proj.\\1.out"});
   rule.has_scope = true;
   rule.scope_prefix = "vision";
   rule.scope_base = "model";
@@ -163,7 +145,7 @@ TEST(RenamerTest, KeysOfOneShapeAreRenamedWithinTheirScope) {
 }
 
 TEST(RenamerTest, AScopeTellsNumbersApart) {
-  Rule rule = Rename({"fc"}, {"proj"});
+  Rule rule = MakeRename({"fc"}, {"proj"});
   rule.has_scope = true;
   rule.scope_prefix = "towers.0";
   EXPECT_THAT(RenamedInTurn({rule}, {"towers.0.fc", "towers.1.fc", "towers.0.fc"}),
@@ -171,21 +153,21 @@ TEST(RenamerTest, AScopeTellsNumbersApart) {
 }
 
 TEST(RenamerTest, KeysOfOneShapeWaitForTheGuardEachByItself) {
-  Rule rule = Rename({"b.(\\d+).norm0", "b.(\\d+).norm1"}, {"b.\\1.norm1", "b.\\1.norm2"});
+  Rule rule = MakeRename({"b.(\\d+).norm0", "b.(\\d+).norm1"}, {"b.\\1.norm1", "b.\\1.norm2"});
   rule.kind = RuleKind::kRenameGroup;
   EXPECT_THAT(RenamedInTurn({rule}, {"b.1.norm1", "b.2.norm0", "b.3.norm1", "b.4.norm0"}),
               ElementsAre("b.1.norm1", "b.2.norm1", "b.3.norm2", "b.4.norm1"));
 }
 
 TEST(RenamerTest, TheGuardIsThatOfOneLoad) {
-  Rule rule = Rename({"norm0", "norm1"}, {"norm1", "norm2"});
+  Rule rule = MakeRename({"norm0", "norm1"}, {"norm1", "norm2"});
   rule.kind = RuleKind::kRenameGroup;
   EXPECT_THAT(RenamedInTurn({rule}, {"norm0", "norm1"}), ElementsAre("norm1", "norm2"));
   EXPECT_THAT(RenamedInTurn({rule}, {"norm1"}), ElementsAre("norm1"));
 }
 
 TEST(RenamerTest, KeysOfOneShapeAreShiftedEachByItself) {
-  Rule rule = Rename({"q\\.(\\d+)"}, {"layers.\\1.q"});
+  Rule rule = MakeRename({"q\\.(\\d+)"}, {"layers.\\1.q"});
   rule.kind = RuleKind::kRenameIndex;
   rule.offset = 1;
   EXPECT_THAT(RenamedInTurn({rule}, {"q.3.w", "q.8.w", "q.9.w"}),
@@ -193,7 +175,7 @@ TEST(RenamerTest, KeysOfOneShapeAreShiftedEachByItself) {
 }
 
 TEST(RenamerTest, KeysOfOneShapeReplaceTheTextWhereverItOccurs) {
-  const std::vector<Rule> rules = {Rename({"x.\\d+"}, {"y"})};
+  const std::vector<Rule> rules = {MakeRename({"x.\\d+"}, {"y"})};
   const std::vector<std::string> keys = {"x.1.x.2", "x.1.x.1", "x.3.x.3", "x.3.x.4"};
   EXPECT_THAT(RenamedInTurn(rules, keys), ElementsAre("y.x.2", "y.x.1", "y.x.3", "y.x.4"));
   EXPECT_THAT(RenamedInTurn(rules, keys, Oldest()), ElementsAre("y.x.2", "y.y", "y.y", "y.x.4"));
