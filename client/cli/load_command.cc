@@ -23,6 +23,7 @@
 #include "client/verify/verify.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/wire/status.h"
 
 namespace zerocast {
 namespace {
@@ -198,15 +199,9 @@ absl::StatusOr<v1::PlanLoadResponse> MakePlan(const GlobalOptions& global, const
   return ExplainReader(plan.status(), spec);
 }
 
-absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
-                     const std::string& manifest) {
-  if (flags.checkpoint.empty() == manifest.empty()) {
-    return InvalidFields({{"command line", "plan needs one of CKPT and --manifest"}});
-  }
-  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
-  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, MakePlan(global, spec, manifest));
+void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response,
+               int32_t world_size) {
   const v1::PlanSummary& plan = response.plan();
-  const int32_t world_size = spec.topology().world_size();
   if (global.json()) {
     nlohmann::ordered_json document = ReportJson(response.report());
     document["plan_digest"] = plan.digest();
@@ -218,7 +213,7 @@ absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
     document["read_bytes_by_node"] =
         std::vector<int64_t>(plan.read_bytes_by_node().begin(), plan.read_bytes_by_node().end());
     PrintJson(document);
-    return absl::OkStatus();
+    return;
   }
   std::printf("plan %s\n%lld targets, %lld boxes, %lld %s, dtype %s%s\n\n", plan.digest().c_str(),
               static_cast<long long>(plan.num_targets()), static_cast<long long>(plan.num_boxes()),
@@ -235,7 +230,27 @@ absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
               FormatBytes(plan.arena_bytes()).c_str(),
               FormatBytes(plan.arena_bytes() * world_size).c_str(), world_size);
   std::fputs(ReportText(response.report()).c_str(), stdout);
-  return absl::OkStatus();
+}
+
+absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
+                     const std::string& manifest) {
+  if (flags.checkpoint.empty() == manifest.empty()) {
+    return InvalidFields({{"command line", "plan needs one of CKPT and --manifest"}});
+  }
+  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
+  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, MakePlan(global, spec, manifest));
+  if (response.has_plan()) {
+    PrintPlan(global, response, spec.topology().world_size());
+    return absl::OkStatus();
+  }
+  // The report is what was asked for, also where it says that there is no plan.
+  if (!global.json()) std::fputs(ReportText(response.report()).c_str(), stdout);
+  SetErrorContext(ReportJson(response.report()));
+  if (response.has_failure()) return StatusFromFailure(response.failure());
+  // Servers before PlanLoadResponse.failure.
+  return WithReason(absl::FailedPreconditionError(
+                        "plan: the server made none; what its report lists would stop a load"),
+                    "WEIGHTS_INCOMPLETE");
 }
 
 }  // namespace
@@ -268,7 +283,8 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
 
 void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   auto flags = std::make_shared<JobFlags>();
-  CLI::App* command = app->add_subcommand("plan", "Dry run: what a load would read, move and hold");
+  CLI::App* command = app->add_subcommand(
+      "plan", "Dry run: what a load would read, move and hold, or (exit 4) which weights stop it");
   flags->AddTo(command);
   command->get_option("checkpoint")->required(false);
   auto manifest = std::make_shared<std::string>();

@@ -51,7 +51,8 @@ int Main(int argc, char** argv) {
   app.fallthrough();
   app.footer(
       "Exit codes: 0 done, 1 internal error, 2 usage, 3 not found, 4 precondition (config\n"
-      "mismatch, missing weights), 5 unavailable or deadline, 6 corrupt data, 7 permission.");
+      "mismatch, missing or mismatched weights), 5 unavailable or deadline, 6 corrupt data,\n"
+      "7 permission.");
 
   GlobalOptions global;
   app.add_option("--server", global.server, "Address of the server, host:port or unix:/path")

@@ -186,10 +186,13 @@ std::string StateText(const v1::Load& load) {
 
 Json ReportJson(const v1::LoadReport& report) {
   Json mismatched = Json::array();
+  // Apart, so that an entry of `mismatched` is what the library says, and nothing more.
+  Json origins = Json::object();
   for (const v1::MismatchedWeight& weight : report.mismatched()) {
     mismatched.push_back({{"name", weight.name()},
                           {"checkpoint_shape", Shape(weight.checkpoint_shape())},
                           {"model_shape", Shape(weight.model_shape())}});
+    if (!weight.origin().empty()) origins[weight.name()] = weight.origin();
   }
   Json errors = Json::array();
   for (const v1::ConversionError& error : report.conversion_errors()) {
@@ -204,6 +207,7 @@ Json ReportJson(const v1::LoadReport& report) {
           {"unexpected",
            std::vector<std::string>(report.unexpected().begin(), report.unexpected().end())},
           {"mismatched", mismatched},
+          {"mismatched_origins", origins},
           {"conversion_errors", errors},
           {"dtype", report.dtype()},
           {"dtype_reason", report.dtype_reason()}};
@@ -255,9 +259,11 @@ std::string ReportText(const v1::LoadReport& report) {
   AppendNames("missing in the checkpoint", report.missing(), &text);
   AppendNames("unexpected in the checkpoint, not loaded", report.unexpected(), &text);
   for (const v1::MismatchedWeight& weight : report.mismatched()) {
-    absl::StrAppend(&text, "mismatched: ", EscapeControls(weight.name()), ": checkpoint ",
-                    ShapeText(weight.checkpoint_shape()), ", model ",
-                    ShapeText(weight.model_shape()), "\n");
+    absl::StrAppend(
+        &text, "mismatched: ", EscapeControls(weight.name()), ": checkpoint ",
+        ShapeText(weight.checkpoint_shape()), ", model ", ShapeText(weight.model_shape()),
+        weight.origin().empty() ? "" : absl::StrCat(" (", EscapeControls(weight.origin()), ")"),
+        "\n");
   }
   for (const v1::ConversionError& error : report.conversion_errors()) {
     absl::StrAppend(&text, "not convertible: ", EscapeControls(error.target()), ": ",

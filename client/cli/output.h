@@ -41,6 +41,7 @@ std::string FormatBytes(int64_t num_bytes);
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 
 // report.json: what checkpoint and model do not agree on, and what the load did.
+// `mismatched_origins` has, by the name of a mismatched weight, how the checkpoint's came about.
 nlohmann::ordered_json ReportJson(const v1::LoadReport& report);
 nlohmann::ordered_json LoadJson(const v1::Load& load);
 

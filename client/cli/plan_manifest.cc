@@ -15,6 +15,7 @@
 #include "server/wire/plan_input.h"
 #include "server/wire/plan_wire.h"
 #include "server/wire/report_wire.h"
+#include "server/wire/status.h"
 
 namespace zerocast {
 namespace {
@@ -80,7 +81,13 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   ZC_ASSIGN_OR_RETURN(input.layout, LayoutOf(job, &report.dtype_reason));
   absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
   v1::PlanLoadResponse response;
-  if (!plan.ok()) return Annotate(plan.status(), path);
+  if (!plan.ok()) {
+    const absl::Status refused = Annotate(plan.status(), path);
+    if (ReasonOf(refused) != "WEIGHTS_INCOMPLETE") return refused;
+    *response.mutable_report() = ReportToProto(report);
+    *response.mutable_failure() = FailureFromStatus(refused);
+    return response;
+  }
   *response.mutable_report() = ReportToProto(report);
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);

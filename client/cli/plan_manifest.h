@@ -11,8 +11,9 @@ namespace zerocast {
 
 // Compiles and proves, in this process, the plan of a checkpoint that exists as a listing only
 // (model_listing.h; perhaps gzip).  `job` says the rest: topology and options, and a model spec
-// that takes the place of the listing's.  Errors: those of reading the file; as CompilePlan; each
-// names it.
+// that takes the place of the listing's.  Where the weights would stop a load, the answer has
+// report and failure and no plan, as a server's.  Errors: those of reading the file; others of
+// CompilePlan; each names it.
 absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const v1::JobSpec& job);
 
 }  // namespace zerocast

@@ -102,7 +102,8 @@ class Client {
   // All loads of `job` (empty: of all jobs), oldest first.
   absl::StatusOr<std::vector<v1::Load>> ListLoads(absl::string_view job);
   absl::StatusOr<v1::Load> CancelLoad(absl::string_view name);
-  // Dry run of a job that is never created.
+  // Dry run of a job that is never created.  Where the weights would stop the load, an OK status
+  // with the report and, instead of a plan, the failure in it.
   absl::StatusOr<v1::PlanLoadResponse> PlanLoad(const v1::JobSpec& spec);
 
   // Follows a load until it is terminal (ready, failed or cancelled) and returns it as it ended:

@@ -48,8 +48,8 @@ struct MismatchedWeight {
   std::string name;
   std::vector<int64_t> checkpoint_shape;
   std::vector<int64_t> model_shape;
-  // How the checkpoint's came about, for messages: rule, sources, files.  It stays in the process
-  // that compiled the plan: not on the wire, not in the digest.
+  // How the checkpoint's came about, for people: rule, sources, files, what is odd about them.  Not
+  // in the digest.
   std::string origin = "";
 };
 

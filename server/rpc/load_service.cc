@@ -88,6 +88,7 @@ grpc::Status LoadServiceImpl::PlanLoad(grpc::ServerContext* context,
     absl::Status failure = StatusFromFailure(load.failure());
     if (!failure.ok() && !load.has_report()) return failure;
     if (!failure.ok() && ReasonOf(failure) != "WEIGHTS_INCOMPLETE") return failure;
+    if (!failure.ok()) *response->mutable_failure() = std::move(*load.mutable_failure());
     if (load.has_plan()) *response->mutable_plan() = std::move(*load.mutable_plan());
     *response->mutable_report() = std::move(*load.mutable_report());
     return absl::OkStatus();

@@ -15,6 +15,7 @@ v1::LoadReport ReportToProto(const Report& report) {
     to->mutable_checkpoint_shape()->Add(weight.checkpoint_shape.begin(),
                                         weight.checkpoint_shape.end());
     to->mutable_model_shape()->Add(weight.model_shape.begin(), weight.model_shape.end());
+    to->set_origin(weight.origin);
   }
   for (const ConversionError& error : report.conversion_errors) {
     v1::ConversionError* to = out.add_conversion_errors();
@@ -36,7 +37,8 @@ Report ReportFromProto(const v1::LoadReport& report) {
   for (const v1::MismatchedWeight& weight : report.mismatched()) {
     out.mismatched.push_back({weight.name(),
                               {weight.checkpoint_shape().begin(), weight.checkpoint_shape().end()},
-                              {weight.model_shape().begin(), weight.model_shape().end()}});
+                              {weight.model_shape().begin(), weight.model_shape().end()},
+                              weight.origin()});
   }
   for (const v1::ConversionError& error : report.conversion_errors()) {
     out.conversion_errors.push_back(

@@ -305,11 +305,29 @@ TEST_F(LoadRpcTest, ADryRunGivesThePlanAndKeepsNothing) {
   const auto planned = Call(loads_, &v1::LoadService::Stub::PlanLoad, request);
   agent.join();
   ASSERT_THAT(planned, IsOk());
+  EXPECT_FALSE(planned->has_failure());
   EXPECT_EQ(planned->plan().digest().size(), 32);
   EXPECT_TRUE(planned->report().missing_unknown());
   ZC_ASSERT_OK_AND_ASSIGN(const auto list,
                           Call(loads_, &v1::LoadService::Stub::ListLoads, v1::ListLoadsRequest()));
   EXPECT_EQ(list.loads_size(), 0);
+}
+
+TEST_F(LoadRpcTest, ADryRunTellsWhatWouldStopALoad) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  v1::PlanLoadRequest request;
+  *request.mutable_spec() = TwoNodeSpec();
+  request.mutable_spec()->set_model_spec_json(
+      R"({"architecture": "M", "params": [{"name": "absent", "shape": [2], "dtype": "float32"}]})");
+  std::thread agent([&a] { a.ReportManifest(a.Read().inspect_checkpoint()); });
+  const auto planned = Call(loads_, &v1::LoadService::Stub::PlanLoad, request);
+  agent.join();
+  ASSERT_THAT(planned, IsOk());
+  EXPECT_FALSE(planned->has_plan());
+  EXPECT_THAT(planned->report().missing(), ElementsAre("absent"));
+  EXPECT_EQ(planned->failure().reason(), "WEIGHTS_INCOMPLETE");
+  EXPECT_THAT(StatusFromFailure(planned->failure()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("1 missing: absent")));
 }
 
 TEST_F(LoadRpcTest, ADryRunWithoutAgentsEndsByItsDeadline) {

@@ -227,7 +227,7 @@ TEST(Report, RoundTrips) {
   Report report;
   report.missing = {"m"};
   report.unexpected = {"u"};
-  report.mismatched.push_back({"w", {1, 2}, {2, 1}});
+  report.mismatched.push_back({"w", {1, 2}, {2, 1}, "from 'v' in f"});
   report.conversion_errors.push_back({"t", {"s1", "s2"}, "does not fit"});
   report.missing_unknown = true;
   report.rules_unknown = true;
@@ -236,6 +236,7 @@ TEST(Report, RoundTrips) {
   const v1::LoadReport wire = ReportToProto(report);
   EXPECT_EQ(ReportToProto(ReportFromProto(wire)).SerializeAsString(), wire.SerializeAsString());
   EXPECT_EQ(wire.mismatched(0).model_shape(0), 2);
+  EXPECT_EQ(wire.mismatched(0).origin(), "from 'v' in f");
   EXPECT_TRUE(wire.rules_unknown());
   EXPECT_EQ(wire.conversion_errors(0).sources(1), "s2");
 }
