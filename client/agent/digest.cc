@@ -15,4 +15,15 @@ std::vector<uint64_t> PartitionDigests(const Plan& plan, const char* arena) {
   return digests;
 }
 
+std::vector<uint64_t> SecondaryDigests(const Plan& plan, const char* arena) {
+  std::vector<uint64_t> digests;
+  for (const Target& target : plan.targets) {
+    if (target.secondary_elements == 0) continue;
+    digests.push_back(
+        XXH3_64bits(arena + target.secondary_offset,
+                    static_cast<size_t>(target.secondary_elements * SizeOf(target.dtype))));
+  }
+  return digests;
+}
+
 }  // namespace zerocast

@@ -12,6 +12,9 @@ namespace zerocast {
 // plan's order of targets.
 std::vector<uint64_t> PartitionDigests(const Plan& plan, const char* arena);
 
+// The same of each secondary partition, of the targets that have one.
+std::vector<uint64_t> SecondaryDigests(const Plan& plan, const char* arena);
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_CLIENT_AGENT_DIGEST_H_

@@ -147,16 +147,23 @@ std::string AttachAnswer(const ShardOffer& offer) {
                        {"buffer", entry.is_buffer},
                        {"filled", entry.is_filled},
                        {"aliases", entry.aliases}});
+    if (entry.secondary_elements == 0) continue;
+    targets.back()["secondary_offset"] = entry.secondary_offset;
+    targets.back()["secondary_elements"] = entry.secondary_elements;
   }
-  return Dump({{"ok", true},
-               {"load", offer.index->load},
-               {"rank", offer.rank},
-               {"world_size", offer.index->world_size},
-               {"plan_digest", offer.index->plan_digest},
-               {"mode", std::string(AttachModeName(offer.mode))},
-               {"way", "memfd"},
-               {"arena_bytes", offer.arena_bytes},
-               {"targets", std::move(targets)}});
+  Json answer = {{"ok", true},
+                 {"load", offer.index->load},
+                 {"rank", offer.rank},
+                 {"world_size", offer.index->world_size},
+                 {"plan_digest", offer.index->plan_digest},
+                 {"mode", std::string(AttachModeName(offer.mode))},
+                 {"way", "memfd"},
+                 {"arena_bytes", offer.arena_bytes},
+                 {"targets", std::move(targets)}};
+  if (offer.index->secondary_group_size > 0) {
+    answer["secondary_group_size"] = offer.index->secondary_group_size;
+  }
+  return Dump(answer);
 }
 
 std::string OkAnswer() { return R"({"ok":true})"; }

@@ -258,6 +258,19 @@ absl::Status Load::Execute(NodeProgress* progress) {
   return status;
 }
 
+void Load::AddDigests(const char* arena, ShardReport* shard) const {
+  const std::vector<uint64_t> digests = PartitionDigests(*plan_, arena);
+  for (size_t t = 0; t < digests.size(); ++t) {
+    shard->digests.push_back({plan_->targets[t].name, digests[t]});
+  }
+  const std::vector<uint64_t> secondary = SecondaryDigests(*plan_, arena);
+  auto next = secondary.begin();
+  for (const Target& target : plan_->targets) {
+    if (target.secondary_elements == 0) continue;
+    shard->digests.push_back({target.name, *next++, /*secondary=*/true});
+  }
+}
+
 absl::Status Load::Finish(NodeResult* result) {
   result->progress.stage = NodeStage::kFinishing;
   Report(result->progress);
@@ -268,12 +281,7 @@ absl::Status Load::Finish(NodeResult* result) {
     ShardReport shard;
     shard.rank = first_rank + static_cast<int32_t>(k);
     shard.arena_bytes = plan_->arena_bytes;
-    if (command_.compute_digests) {
-      const std::vector<uint64_t> digests = PartitionDigests(*plan_, (*arenas_)[k].data());
-      for (size_t t = 0; t < digests.size(); ++t) {
-        shard.digests.push_back({plan_->targets[t].name, digests[t]});
-      }
-    }
+    if (command_.compute_digests) AddDigests((*arenas_)[k].data(), &shard);
     ZC_RETURN_IF_ERROR((*arenas_)[k].Seal());
     result->shards.push_back(std::move(shard));
   }

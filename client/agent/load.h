@@ -94,6 +94,7 @@ class Load {
   absl::Status RunStages(NodeResult* result);
   absl::Status Connect(NodeProgress* progress);
   absl::Status Execute(NodeProgress* progress);
+  void AddDigests(const char* arena, ShardReport* shard) const;
   absl::Status Finish(NodeResult* result);
   absl::Status CheckFiles();
   void Report(const NodeProgress& progress);

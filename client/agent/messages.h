@@ -62,6 +62,7 @@ struct NodeProgress {
 struct NamedDigest {
   std::string target;
   uint64_t xxh3 = 0;
+  bool secondary = false;  // of the secondary partition
 };
 
 struct ShardReport {

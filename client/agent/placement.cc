@@ -33,21 +33,62 @@ void CopyIntoPartition(const Received& received, Box box, const Target& target, 
   CopyBox(box, received.message, received.dtype, arena + target.arena_offset, target.dtype);
 }
 
-// Copies what of `received` the ranks of `arenas` own.
-void CutBox(const Received& received, const Target& target, const NodeArenas& arenas,
-            std::vector<Box>* scratch) {
-  for (int32_t k = 0; k < arenas.num_ranks(); ++k) {
-    const int32_t rank = arenas.first_rank + k;
-    if (!target.partitioned) {
-      CopyIntoPartition(received, received.box, target, 0, arenas.OfRank(rank));
-      continue;
-    }
-    const int64_t base = rank * target.partition_elements;
+// Copies `box` of what was received into the secondary partition at `arena`.
+void CopyIntoSecondary(const Received& received, Box box, const Target& target, int64_t target_base,
+                       char* arena) {
+  box.target_offset -= target_base;
+  CopyBox(box, received.message, received.dtype, arena + target.secondary_offset, target.dtype);
+}
+
+// Copies what of `received` the ranks of `arenas` own in their primary partitions.
+void CutToPartitions(const Received& received, const Target& target, const NodeArenas& arenas,
+                     std::vector<Box>* scratch) {
+  const int64_t part = target.partition_elements;
+  const int64_t first = std::max<int64_t>(arenas.first_rank, received.box.target_offset / part);
+  const int64_t last = std::min<int64_t>(arenas.first_rank + arenas.num_ranks() - 1,
+                                         (TargetEnd(received.box) - 1) / part);
+  for (int64_t rank = first; rank <= last; ++rank) {
     scratch->clear();
-    SliceTarget(received.box, base, base + target.partition_elements, scratch);
+    SliceTarget(received.box, rank * part, (rank + 1) * part, scratch);
     for (const Box& slice : *scratch) {
-      CopyIntoPartition(received, slice, target, base, arenas.OfRank(rank));
+      CopyIntoPartition(received, slice, target, rank * part,
+                        arenas.OfRank(static_cast<int32_t>(rank)));
     }
+  }
+}
+
+// Copies what of `received` lies in block `block` into the secondary partitions that are that
+// block.
+void CutToBlock(const Received& received, const Target& target, int64_t block, int32_t group_size,
+                const NodeArenas& arenas, std::vector<Box>* scratch) {
+  const int64_t base = block * target.secondary_elements;
+  const int64_t end_rank = arenas.first_rank + arenas.num_ranks();
+  int64_t rank = FirstRankOfBlock(block, group_size, arenas.first_rank);
+  if (rank >= end_rank) return;
+  scratch->clear();
+  SliceTarget(received.box, base, base + target.secondary_elements, scratch);
+  for (; rank < end_rank; rank += group_size) {
+    for (const Box& slice : *scratch) {
+      CopyIntoSecondary(received, slice, target, base, arenas.OfRank(static_cast<int32_t>(rank)));
+    }
+  }
+}
+
+// Copies what of `received` the ranks of `arenas` own.
+void CutBox(const Received& received, const Target& target, int32_t group_size,
+            const NodeArenas& arenas, std::vector<Box>* scratch) {
+  if (!target.partitioned) {
+    for (char* const arena : arenas.data) {
+      CopyIntoPartition(received, received.box, target, 0, arena);
+    }
+    return;
+  }
+  CutToPartitions(received, target, arenas, scratch);
+  if (target.secondary_elements == 0) return;
+  const int64_t last = (TargetEnd(received.box) - 1) / target.secondary_elements;
+  for (int64_t block = received.box.target_offset / target.secondary_elements; block <= last;
+       ++block) {
+    CutToBlock(received, target, block, group_size, arenas, scratch);
   }
 }
 
@@ -79,13 +120,24 @@ void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const No
     const Target& target = TargetOf(plan, piece);
     Box box = piece.box;
     box.target_offset -= piece.target_base;
-    out->push_back(
-        MoveOf(plan, piece, box, target.dtype, arenas.OfRank(piece.rank) + target.arena_offset));
+    out->push_back(MoveOf(plan, piece, box, target.dtype,
+                          arenas.OfRank(piece.rank) +
+                              (piece.secondary ? target.secondary_offset : target.arena_offset)));
   }
 }
 
 bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank) {
-  return piece.rank == first_rank || !IsReplicated(plan, piece);
+  const Target& target = TargetOf(plan, piece);
+  if (!target.partitioned) return piece.rank == first_rank;
+  if (target.secondary_elements == 0) return true;
+  const int32_t group_size = SecondaryGroupSize(plan.layout);
+  if (piece.secondary) return piece.rank < first_rank + group_size;
+  // A block is made of whole primary partitions.
+  const int64_t block = int64_t{piece.rank} * target.partition_elements / target.secondary_elements;
+  const int64_t holder = FirstRankOfBlock(block, group_size, first_rank);
+  const std::vector<int32_t>& nodes = plan.layout.node_of_rank;
+  return holder >= plan.layout.world_size ||
+         nodes[static_cast<size_t>(holder)] != nodes[static_cast<size_t>(piece.rank)];
 }
 
 int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank) {
@@ -107,6 +159,8 @@ void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_
 
 void UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
                    const NodeArenas& arenas) {
+  const int32_t group_size = SecondaryGroupSize(plan.layout);
+  std::vector<Box> scratch;
   Box pack, unpack;
   for (const Piece& piece : pieces) {
     if (!InMessage(plan, piece, arenas.first_rank)) continue;
@@ -117,6 +171,8 @@ void UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece
       for (char* const arena : arenas.data) {
         CopyIntoPartition(received, unpack, target, piece.target_base, arena);
       }
+    } else if (piece.secondary) {
+      CutBox(received, target, group_size, arenas, &scratch);
     } else {
       CopyIntoPartition(received, unpack, target, piece.target_base, arenas.OfRank(piece.rank));
     }
@@ -140,11 +196,13 @@ void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char
 
 void UnpackBroadcast(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
                      const NodeArenas& arenas) {
+  const int32_t group_size = SecondaryGroupSize(plan.layout);
   std::vector<Box> scratch;
   Box pack, unpack;
   for (const Piece& piece : pieces) {
     MakePackBoxes(piece.box, 0, &pack, &unpack);
-    CutBox({unpack, message, WireDType(plan, piece)}, TargetOf(plan, piece), arenas, &scratch);
+    CutBox({unpack, message, WireDType(plan, piece)}, TargetOf(plan, piece), group_size, arenas,
+           &scratch);
     message += WireBytes(plan, piece);
   }
 }

@@ -42,7 +42,9 @@ void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const No
                       std::vector<Move>* out);
 
 // A message holds the pieces of a list one behind the other in their WireDType (schedule.h).  Of a
-// target that every rank holds whole it carries the piece of `first_rank` alone.
+// target that every rank holds whole it carries the piece of `first_rank` alone, of a block of
+// secondary partitions that of the node's first rank that holds it, and of a primary partition
+// nothing where the node holds the block around it.
 bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank);
 int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank);
 

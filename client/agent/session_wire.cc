@@ -105,6 +105,7 @@ v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
       v1::PartitionDigest* const one = out->add_digests();
       one->set_target(digest.target);
       one->set_xxh3(digest.xxh3);
+      one->set_secondary(digest.secondary);
     }
   }
   return request;

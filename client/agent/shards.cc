@@ -34,6 +34,7 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
   index.load = load;
   index.world_size = plan.layout.world_size;
   index.plan_digest = plan.digest;
+  index.secondary_group_size = SecondaryGroupSize(plan.layout);
   for (const Target& target : plan.targets) {
     ShardIndex::Entry entry;
     entry.name = target.name;
@@ -43,6 +44,8 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
     entry.elements = target.partition_elements;
     entry.num_elements = target.num_elements;
     entry.partitioned = target.partitioned;
+    entry.secondary_elements = target.secondary_elements;
+    entry.secondary_offset = target.secondary_offset;
     entry.is_buffer = target.is_buffer;
     entry.is_filled = target.is_filled;
     entry.aliases = target.aliases;

@@ -29,6 +29,8 @@ struct ShardIndex {
     int64_t elements = 0;      // of a rank's part, padding included
     int64_t num_elements = 0;  // of the whole target
     bool partitioned = false;
+    int64_t secondary_elements = 0;  // of a rank's secondary partition; 0: there is none
+    int64_t secondary_offset = 0;    // as offset
     bool is_buffer = false;
     // False: nothing in the checkpoint fills it; its bytes are zero and are no weight.
     bool is_filled = false;
@@ -37,6 +39,7 @@ struct ShardIndex {
   std::string load;
   int32_t world_size = 0;
   std::string plan_digest;
+  int32_t secondary_group_size = 0;  // plan/layout.h's SecondaryGroupSize
   std::vector<Entry> targets;
 };
 ShardIndex MakeShardIndex(const std::string& load, const Plan& plan);

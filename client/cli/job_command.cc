@@ -45,6 +45,7 @@ Json JobJson(const v1::Job& job) {
                    {"checkpoint", job.spec().checkpoint_path()},
                    {"world_size", job.spec().topology().world_size()},
                    {"zero_stage", job.zero_stage()},
+                   {"hpz_partition_size", job.hpz_partition_size()},
                    {"dtype", job.config_dtype()},
                    {"etag", job.etag()}};
   if (!job.resolved_config_json().empty()) {

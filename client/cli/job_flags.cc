@@ -163,6 +163,13 @@ void JobFlags::AddTo(CLI::App* command) {
       ->check(CLI::IsMember({"stored", "bf16", "fp16", "fp32", "spec"}))
       ->type_name("DTYPE");
   text_file("--ds-config", &ds_config, "DeepSpeed config, JSON");
+  command
+      ->add_option("--zero-stage", zero_stage,
+                   "ZeRO stage where there is no --ds-config: 3 cuts parameters into partitions,\n"
+                   "below it every rank holds them whole (default: 3)")
+      ->check(WholeNumber(0, 3))
+      ->excludes("--ds-config")
+      ->type_name("STAGE");
   text_file("--args", &training_arguments, "TrainingArguments as JSON, for \"auto\" values");
   command->add_option("--num-training-steps", num_training_steps, "Optimizer steps of the training")
       ->check(WholeNumber(0, std::numeric_limits<int64_t>::max()))
@@ -237,6 +244,7 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
         ReadInto("checkpoint", path + "/config.json", spec.mutable_model_config_json()));
   }
   if (num_training_steps >= 0) spec.set_num_training_steps(num_training_steps);
+  if (zero_stage >= 0) options->set_zero_stage(zero_stage);
   options->set_dtype(DtypeOf(dtype));
   options->set_read_mode(ReadModeOf(mode));
   options->set_move_mode(move == "broadcast" ? v1::MOVE_MODE_BROADCAST : v1::MOVE_MODE_SCATTER);

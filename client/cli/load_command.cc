@@ -69,6 +69,7 @@ absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
   options.dtype = load.report().dtype();
   options.world_size = job.spec().topology().world_size();
   options.zero_stage = job.zero_stage();
+  options.hpz_partition_size = job.hpz_partition_size();
   for (const std::string& name : load.report().missing()) options.absent.push_back(name);
   for (const v1::MismatchedWeight& weight : load.report().mismatched()) {
     options.absent.push_back(weight.name());
@@ -76,7 +77,7 @@ absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
   std::vector<DigestToVerify> digests;
   for (const v1::Shard& shard : load.shards()) {
     for (const v1::PartitionDigest& digest : shard.digests()) {
-      digests.push_back({shard.rank(), digest.target(), digest.xxh3()});
+      digests.push_back({shard.rank(), digest.target(), digest.xxh3(), digest.secondary()});
     }
   }
   return VerifyPartitions(options, digests);
@@ -121,7 +122,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   if (!flags.out.empty()) {
     ZC_ASSIGN_OR_RETURN(OutputFolder made, OutputFolder::Create(flags.out));
     out.emplace(std::move(made));
-    ZC_RETURN_IF_ERROR(CheckNoOtherRanks(flags.out, spec.topology().world_size()));
+    ZC_RETURN_IF_ERROR(
+        CheckNoOtherRanks(flags.out, ShardFile::kPrimary, spec.topology().world_size()));
   }
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology(), deadline));
   Client* const client = cluster.client();
@@ -144,6 +146,12 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
     // The wait ends with the load; where the cancel does not get through, it ends without.
     if (!CancelInGrace(*client, job).ok()) client->CancelCalls();
   });
+  if (out.has_value()) {
+    const bool secondary =
+        created.job().zero_stage() == 3 && created.job().hpz_partition_size() > 1;
+    ZC_RETURN_IF_ERROR(CheckNoOtherRanks(flags.out, ShardFile::kSecondary,
+                                         secondary ? spec.topology().world_size() : 0));
+  }
   const auto check_interrupted = [&interrupted]() {
     return interrupted.load() ? WithReason(absl::CancelledError("interrupted"), "CANCELLED")
                               : absl::OkStatus();

@@ -5,15 +5,16 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "client/cli/output.h"
 #include "client/cpp/attach.h"
 #include "client/formats/file.h"
@@ -88,48 +89,73 @@ class StagedFiles {
   std::vector<std::string> names_;
 };
 
-absl::string_view BytesOf(const AttachedShard& shard, const ShardTensor& tensor) {
-  if (tensor.elements == 0) return absl::string_view();
-  return absl::string_view(shard.data() + tensor.offset,
-                           static_cast<size_t>(tensor.elements * SizeOf(tensor.dtype)));
+absl::string_view FilePrefix(ShardFile kind) {
+  return kind == ShardFile::kPrimary ? "rank_" : "secondary_";
+}
+
+absl::string_view BytesOf(const AttachedShard& shard, const ShardTensor& tensor, int64_t offset,
+                          int64_t elements) {
+  if (elements == 0) return absl::string_view();
+  return absl::string_view(shard.data() + offset,
+                           static_cast<size_t>(elements * SizeOf(tensor.dtype)));
 }
 
 // The names of targets without content, as a JSON list: their zeros are no weights.
-std::string UnfilledNames(const AttachedShard& shard, bool partitioned) {
+std::string UnfilledNames(const AttachedShard& shard, bool buffers) {
   nlohmann::json names = nlohmann::json::array();
   for (const ShardTensor& tensor : shard.tensors()) {
-    if (tensor.partitioned == partitioned && !tensor.is_filled) names.push_back(tensor.name);
+    if (tensor.is_buffer == buffers && !tensor.is_filled) names.push_back(tensor.name);
   }
   return names.dump();
 }
 
-absl::Status WriteRank(const AttachedShard& shard, int32_t rank, const std::string& path) {
+absl::Status WriteRank(const AttachedShard& shard, int32_t rank, ShardFile kind,
+                       const std::string& path) {
+  const bool secondary = kind == ShardFile::kSecondary;
   nlohmann::ordered_json shapes = nlohmann::ordered_json::object();
   std::vector<TensorToWrite> tensors;
   for (const ShardTensor& tensor : shard.tensors()) {
-    if (!tensor.partitioned) continue;
+    if (tensor.is_buffer) continue;
+    const int64_t elements = secondary ? tensor.secondary_elements : tensor.elements;
+    const int64_t offset = secondary ? tensor.secondary_offset : tensor.offset;
     shapes[tensor.name] = tensor.shape;
-    tensors.push_back({tensor.name, tensor.dtype, {tensor.elements}, BytesOf(shard, tensor)});
+    tensors.push_back(
+        {tensor.name, tensor.dtype, {elements}, BytesOf(shard, tensor, offset, elements)});
   }
-  return WriteSafetensors(path, tensors,
-                          {{"format", "pt"},
-                           {"rank", absl::StrCat(rank)},
-                           {"world_size", absl::StrCat(shard.world_size())},
-                           {"plan_digest", shard.plan_digest()},
-                           {"shapes", shapes.dump()},
-                           {"unfilled", UnfilledNames(shard, /*partitioned=*/true)}});
+  std::map<std::string, std::string> metadata = {
+      {"format", "pt"},
+      {"rank", absl::StrCat(rank)},
+      {"world_size", absl::StrCat(shard.world_size())},
+      {"plan_digest", shard.plan_digest()},
+      {"shapes", shapes.dump()},
+      {"unfilled", UnfilledNames(shard, /*buffers=*/false)}};
+  if (secondary) {
+    metadata["secondary_group_size"] = absl::StrCat(shard.secondary_group_size());
+  }
+  return WriteSafetensors(path, tensors, metadata);
 }
 
-absl::Status WriteWhole(const AttachedShard& shard, const std::string& path) {
+absl::Status WriteBuffers(const AttachedShard& shard, const std::string& path) {
   std::vector<TensorToWrite> tensors;
   for (const ShardTensor& tensor : shard.tensors()) {
-    if (tensor.partitioned) continue;
-    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, BytesOf(shard, tensor)});
+    if (!tensor.is_buffer) continue;
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape,
+                       BytesOf(shard, tensor, tensor.offset, tensor.elements)});
   }
   return WriteSafetensors(path, tensors,
                           {{"format", "pt"},
                            {"plan_digest", shard.plan_digest()},
-                           {"unfilled", UnfilledNames(shard, /*partitioned=*/false)}});
+                           {"unfilled", UnfilledNames(shard, /*buffers=*/true)}});
+}
+
+// The files of one rank.
+absl::Status WriteFilesOf(const AttachedShard& shard, int32_t rank, StagedFiles* files) {
+  for (const ShardFile kind : {ShardFile::kPrimary, ShardFile::kSecondary}) {
+    if (kind == ShardFile::kSecondary && shard.secondary_group_size() == 0) continue;
+    const std::string name = absl::StrFormat("%s%05d.safetensors", FilePrefix(kind), rank);
+    ZC_RETURN_IF_ERROR(WriteRank(shard, rank, kind, files->Add(name)));
+  }
+  return rank == 0 ? WriteBuffers(shard, files->Add("buffers.safetensors")) : absl::OkStatus();
 }
 
 }  // namespace
@@ -162,18 +188,20 @@ OutputFolder::~OutputFolder() {
   for (auto path = made_.rbegin(); path != made_.rend(); ++path) ::rmdir(path->c_str());
 }
 
-absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size) {
+absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_t num_ranks) {
+  constexpr absl::string_view kSuffix = ".safetensors";
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
+    absl::string_view number = name;
     int64_t rank;
-    if (!absl::StartsWith(name, "rank_") || !absl::EndsWith(name, ".safetensors") ||
-        !absl::SimpleAtoi(name.substr(5, name.size() - 17), &rank) || rank < world_size) {
+    if (!absl::ConsumePrefix(&number, FilePrefix(kind)) || !absl::ConsumeSuffix(&number, kSuffix) ||
+        !absl::SimpleAtoi(number, &rank) || rank < num_ranks) {
       continue;
     }
     return WithReason(absl::FailedPreconditionError(absl::StrCat(
                           "write to ", folder, ": it holds ", name, " of another load, which ",
-                          world_size, " ranks would not replace; give an empty folder")),
+                          num_ranks, " ranks would not replace; give an empty folder")),
                       "WRONG_STATE");
   }
   return absl::OkStatus();
@@ -196,11 +224,7 @@ absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
                       absl::StrCat("take rank ", entry.rank(), " from node ", entry.node_name(),
                                    " (--out needs the agents on this host)"));
     }
-    ZC_RETURN_IF_ERROR(WriteRank(
-        *shard, entry.rank(), files.Add(absl::StrFormat("rank_%05d.safetensors", entry.rank()))));
-    if (entry.rank() == 0) {
-      ZC_RETURN_IF_ERROR(WriteWhole(*shard, files.Add("buffers.safetensors")));
-    }
+    ZC_RETURN_IF_ERROR(WriteFilesOf(*shard, entry.rank(), &files));
   }
   ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(files.Add(kReport)));
   ZC_RETURN_IF_ERROR(report.Append(absl::StrCat(LoadJson(load).dump(2), "\n")));

@@ -32,14 +32,19 @@ class OutputFolder {
   std::vector<std::string> made_;  // outermost first
 };
 
-// Errors: FAILED_PRECONDITION when `folder` holds a shard of a rank that a load of `world_size`
-// ranks does not have: beside the new files it would pass for one of theirs.
-absl::Status CheckNoOtherRanks(const std::string& folder, int32_t world_size);
+// rank_00000.safetensors ... and secondary_00000.safetensors ...
+enum class ShardFile { kPrimary, kSecondary };
+
+// Errors: FAILED_PRECONDITION when `folder` holds such a file of a rank that the `num_ranks` with
+// one do not have: beside the new files it would pass for one of theirs.
+absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_t num_ranks);
 
 // Takes every shard of a ready load from its agent (privately: the agent keeps it) and writes
-// rank_00000.safetensors ... (each target as a 1-D tensor of its partition's elements; metadata:
-// rank, world_size, plan digest, the shape of each target), buffers.safetensors (buffers, and
-// without ZeRO-3 the parameters too, whole) and report.json.  The metadata's "unfilled", a JSON
+// rank_00000.safetensors ... (each parameter as a 1-D tensor of its partition's elements, without
+// ZeRO-3 of all of them; metadata: rank, world_size, plan digest, the shape of each),
+// secondary_00000.safetensors ... where there are hierarchical partitions (the same with the
+// elements of the secondary partition; metadata besides: secondary_group_size),
+// buffers.safetensors (whole, in their shape) and report.json.  The metadata's "unfilled", a JSON
 // list, names the tensors that the checkpoint has nothing for: their zeros are no weights.
 //
 // All or nothing: the files are written into a hidden folder inside `folder` and renamed when all

@@ -203,6 +203,14 @@ absl::StatusOr<Json> ParseAnswer(const std::string& text) {
   return answer;
 }
 
+// True when `elements` may lie at byte `offset` of the arena.
+bool Fits(int64_t offset, int64_t elements, DType dtype, int64_t arena_bytes) {
+  int64_t num_bytes;
+  return offset >= 0 && elements >= 0 && offset % SizeOf(dtype) == 0 &&
+         !__builtin_mul_overflow(elements, SizeOf(dtype), &num_bytes) && offset <= arena_bytes &&
+         num_bytes <= arena_bytes - offset;
+}
+
 // Takes one entry of the index; every field is checked, since the other side is another process.
 bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
   if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) return false;
@@ -229,13 +237,15 @@ bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
       if (alias.is_string()) tensor->aliases.push_back(alias.get<std::string>());
     }
   }
-  int64_t num_bytes;
-  if (tensor->dtype == DType::kInvalid || tensor->offset < 0 || tensor->elements < 0 ||
-      tensor->num_elements < 0 || tensor->offset % SizeOf(tensor->dtype) != 0) {
-    return false;
+  for (const auto& [key, number] : {std::pair("secondary_offset", &tensor->secondary_offset),
+                                    std::pair("secondary_elements", &tensor->secondary_elements)}) {
+    if (!entry.contains(key)) continue;
+    if (!entry[key].is_number_integer()) return false;
+    *number = entry[key].get<int64_t>();
   }
-  if (__builtin_mul_overflow(tensor->elements, SizeOf(tensor->dtype), &num_bytes)) return false;
-  return tensor->offset <= arena_bytes && num_bytes <= arena_bytes - tensor->offset;
+  return tensor->dtype != DType::kInvalid && tensor->num_elements >= 0 &&
+         Fits(tensor->offset, tensor->elements, tensor->dtype, arena_bytes) &&
+         Fits(tensor->secondary_offset, tensor->secondary_elements, tensor->dtype, arena_bytes);
 }
 
 }  // namespace
@@ -244,6 +254,7 @@ AttachedShard::AttachedShard(AttachedShard&& other) noexcept
     : tensors_(std::move(other.tensors_)),
       plan_digest_(std::move(other.plan_digest_)),
       world_size_(other.world_size_),
+      secondary_group_size_(other.secondary_group_size_),
       data_(std::exchange(other.data_, nullptr)),
       num_bytes_(std::exchange(other.num_bytes_, 0)) {}
 
@@ -262,11 +273,13 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
   if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
     plan_digest_ = answer["plan_digest"].get<std::string>();
   }
-  if (answer.contains("world_size") && answer["world_size"].is_number_integer()) {
-    if (answer["world_size"] < 0 || answer["world_size"] > std::numeric_limits<int32_t>::max()) {
-      return BadAnswer("world_size is out of range");
+  for (const auto& [key, number] : {std::pair("world_size", &world_size_),
+                                    std::pair("secondary_group_size", &secondary_group_size_)}) {
+    if (!answer.contains(key) || !answer[key].is_number_integer()) continue;
+    if (answer[key] < 0 || answer[key] > std::numeric_limits<int32_t>::max()) {
+      return BadAnswer(absl::StrCat(key, " is out of range"));
     }
-    world_size_ = answer["world_size"].get<int32_t>();
+    *number = answer[key].get<int32_t>();
   }
   for (const Json& entry : answer["targets"]) {
     ShardTensor tensor;

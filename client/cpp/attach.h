@@ -23,6 +23,10 @@ struct ShardTensor {
   int64_t offset = 0;        // bytes into the arena
   int64_t elements = 0;      // in this rank's part, padding included
   int64_t num_elements = 0;  // of the whole target
+  // The rank's secondary partition (server/plan/README.md, hierarchical partitions): as elements
+  // and offset; no elements: it has none.
+  int64_t secondary_elements = 0;
+  int64_t secondary_offset = 0;
   // False: the checkpoint has nothing for it, which the job allowed (missing or of another shape);
   // its bytes are zero and are no weight.
   bool is_filled = false;
@@ -39,6 +43,8 @@ class AttachedShard {
   const std::vector<ShardTensor>& tensors() const { return tensors_; }
   const std::string& plan_digest() const { return plan_digest_; }
   int32_t world_size() const { return world_size_; }
+  // Neighbouring ranks that hold all parameters together in their secondary partitions; 0: none.
+  int32_t secondary_group_size() const { return secondary_group_size_; }
   // Start of the arena; null when it has no bytes.
   char* data() const { return data_; }
   int64_t num_bytes() const { return num_bytes_; }
@@ -52,6 +58,7 @@ class AttachedShard {
   std::vector<ShardTensor> tensors_;
   std::string plan_digest_;
   int32_t world_size_ = 0;
+  int32_t secondary_group_size_ = 0;
   char* data_ = nullptr;
   int64_t num_bytes_ = 0;
 };

@@ -43,7 +43,8 @@ class Verifier {
         return Mismatch(absl::StrCat("verify target ", digest.target, ": a digest of rank ",
                                      digest.rank, ", the world has ", options_.world_size));
       }
-      if (!digests_[digest.target].emplace(digest.rank, digest.xxh3).second) {
+      auto& digests_of_kind = digest.secondary ? secondary_digests_ : digests_;
+      if (!digests_of_kind[digest.target].emplace(digest.rank, digest.xxh3).second) {
         return Mismatch(absl::StrCat("verify target ", digest.target, " of rank ", digest.rank,
                                      ": its digest is there twice"));
       }
@@ -68,10 +69,12 @@ class Verifier {
         &unfilled_));
     ZC_RETURN_IF_ERROR(CheckExcuses());
     ZC_RETURN_IF_ERROR(VerifyUnfilled());
-    if (!digests_.empty()) {
-      return Mismatch(absl::StrCat("verify target ", digests_.begin()->first, " of rank ",
-                                   digests_.begin()->second.begin()->first,
-                                   ": the checkpoint and the model have no such target"));
+    for (const auto* left : {&digests_, &secondary_digests_}) {
+      if (left->empty()) continue;
+      return Mismatch(absl::StrCat("verify target ", left->begin()->first, " of rank ",
+                                   left->begin()->second.begin()->first,
+                                   ": the checkpoint and the model have no such ",
+                                   left == &digests_ ? "target" : "secondary partition"));
     }
     return result_;
   }
@@ -174,34 +177,48 @@ class Verifier {
   // Cuts the whole target into the parts of the ranks and compares each.
   absl::Status Compare(const std::string& name, const std::string& bytes, int64_t element_size,
                        bool is_buffer) {
-    const auto of_target = digests_.find(name);
-    std::map<int32_t, uint64_t> empty;
-    const std::map<int32_t, uint64_t>& given =
-        of_target == digests_.end() ? empty : of_target->second;
-    const bool whole = is_buffer || options_.zero_stage != 3;
+    const int64_t world = options_.world_size;
+    if (is_buffer || options_.zero_stage != 3) {
+      const auto total = static_cast<int64_t>(bytes.size());
+      return CompareParts(name, bytes, total, /*num_parts=*/1, /*secondary=*/false);
+    }
     const int64_t count = static_cast<int64_t>(bytes.size()) / element_size;
-    const int64_t part_size =
-        whole ? static_cast<int64_t>(bytes.size())
-              : (count + options_.world_size - 1) / options_.world_size * element_size;
+    const int64_t padded = (count + world - 1) / world * world * element_size;
+    ZC_RETURN_IF_ERROR(CompareParts(name, bytes, padded, world, /*secondary=*/false));
+    if (options_.hpz_partition_size <= 1 || count == 0) return absl::OkStatus();
+    // Each group of neighbours holds all of it once more.
+    return CompareParts(name, bytes, padded, std::min<int64_t>(options_.hpz_partition_size, world),
+                        /*secondary=*/true);
+  }
+
+  // Rank r holds part r mod `num_parts` of the target, padded to `padded` bytes.
+  absl::Status CompareParts(const std::string& name, const std::string& bytes, int64_t padded,
+                            int64_t num_parts, bool secondary) {
+    std::map<std::string, std::map<int32_t, uint64_t>>& digests =
+        secondary ? secondary_digests_ : digests_;
+    const std::map<int32_t, uint64_t> given = std::move(digests[name]);
+    digests.erase(name);
+    const int64_t part_size = padded / num_parts;
+    const absl::string_view what = secondary ? " (secondary)" : "";
     std::optional<uint64_t> hash;
     for (int32_t rank = 0; rank < options_.world_size; ++rank) {
-      if (!whole || !hash.has_value()) {
-        hash = HashPart(bytes, whole ? 0 : rank * part_size, part_size);
+      if (num_parts > 1 || !hash.has_value()) {
+        hash = HashPart(bytes, rank % num_parts * part_size, part_size);
       }
       const auto digest = given.find(rank);
       if (digest == given.end()) {
-        return Mismatch(
-            absl::StrCat("verify target ", name, " of rank ", rank, ": its digest is missing"));
+        return Mismatch(absl::StrCat("verify target ", name, what, " of rank ", rank,
+                                     ": its digest is missing"));
       }
       if (digest->second != *hash) {
-        return Mismatch(absl::StrFormat(
-            "verify target %s of rank %d: XXH3 of its %d bytes is %016x, of the checkpoint's %016x",
-            name, rank, part_size, digest->second, *hash));
+        return Mismatch(
+            absl::StrFormat("verify target %s%s of rank %d: XXH3 of its %d bytes is "
+                            "%016x, of the checkpoint's %016x",
+                            name, what, rank, part_size, digest->second, *hash));
       }
     }
     result_.partitions += options_.world_size;
     result_.bytes += options_.world_size * part_size;
-    if (of_target != digests_.end()) digests_.erase(of_target);
     return absl::OkStatus();
   }
 
@@ -216,7 +233,8 @@ class Verifier {
 
   const VerifyOptions& options_;
   const ModelSpec* const spec_;
-  std::map<std::string, std::map<int32_t, uint64_t>> digests_;  // not yet compared
+  std::map<std::string, std::map<int32_t, uint64_t>> digests_,
+      secondary_digests_;  // not compared yet
   std::map<std::string, Wanted> wanted_;
   absl::flat_hash_set<std::string> absent_, done_;
   std::vector<std::string> made_though_absent_;  // absent by report, yet the checkpoint fills them
@@ -232,6 +250,11 @@ absl::Status CheckOptions(const VerifyOptions& options) {
   }
   if (options.zero_stage < 0 || options.zero_stage > 3) {
     violations.push_back({"zero_stage", absl::StrCat("must be 0..3, was ", options.zero_stage)});
+  }
+  const int32_t group = std::min(options.hpz_partition_size, options.world_size);
+  if (group < 0 || (group > 1 && options.world_size % group != 0)) {
+    violations.push_back(
+        {"hpz_partition_size", absl::StrCat("must divide the world size, was ", group)});
   }
   const std::set<std::string> dtypes = {"stored", "spec", "bf16", "fp16", "fp32"};
   if (dtypes.count(options.dtype) == 0) {

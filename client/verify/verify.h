@@ -20,6 +20,7 @@ struct VerifyOptions {
   std::string dtype;             // "stored", "spec", "bf16", "fp16" or "fp32"
   int32_t world_size = 0;
   int32_t zero_stage = 3;
+  int32_t hpz_partition_size = 1;   // zero_hpz_partition_size under ZeRO-3; 0 and 1: none
   std::vector<std::string> absent;  // targets that nothing fills (missing or mismatched, permitted)
 };
 
@@ -27,7 +28,8 @@ struct VerifyOptions {
 struct DigestToVerify {
   int32_t rank = 0;
   std::string target;
-  uint64_t xxh3 = 0;  // XXH3-64 of the part's bytes, padding included
+  uint64_t xxh3 = 0;       // XXH3-64 of the part's bytes, padding included
+  bool secondary = false;  // of the rank's secondary partition
 };
 
 struct VerifyResult {

@@ -76,6 +76,7 @@ struct NodeProgress {
 struct PartitionDigest {
   std::string target;
   uint64_t xxh3 = 0;
+  bool secondary = false;  // of the rank's secondary partition of it
 };
 
 // Where the shard of a rank is.

@@ -187,6 +187,15 @@ std::string DTypePolicyName(DTypePolicy policy) {
   return "";
 }
 
+namespace {
+
+int64_t AlignedBytes(int64_t elements, DType dtype) {
+  return (elements * SizeOf(dtype) + kPartitionAlignment - 1) / kPartitionAlignment *
+         kPartitionAlignment;
+}
+
+}  // namespace
+
 absl::Status LayOutArena(Plan* plan) {
   const auto overflow = [](const Target& target) {
     return WithReason(absl::InvalidArgumentError(
@@ -207,8 +216,17 @@ absl::Status LayOutArena(Plan* plan) {
         target.num_elements / parts + (target.num_elements % parts != 0 ? 1 : 0);
     target.arena_offset = end;
     // Both are below kTooManyBytes: the sum does not overflow.
-    end += (target.partition_elements * SizeOf(target.dtype) + kPartitionAlignment - 1) /
-           kPartitionAlignment * kPartitionAlignment;
+    end += AlignedBytes(target.partition_elements, target.dtype);
+    if (end >= kTooManyBytes) return overflow(target);
+  }
+  const int64_t group = SecondaryGroupSize(plan->layout);
+  for (Target& target : plan->targets) {
+    target.secondary_elements = target.secondary_offset = 0;
+    if (group == 0 || !target.partitioned || target.num_elements == 0) continue;
+    // At most all that the target's bytes, below kTooManyBytes, and their padding are.
+    target.secondary_elements = target.partition_elements * (plan->layout.world_size / group);
+    target.secondary_offset = end;
+    end += AlignedBytes(target.secondary_elements, target.dtype);
     if (end >= kTooManyBytes) return overflow(target);
   }
   plan->arena_bytes = end;

@@ -75,6 +75,11 @@ absl::Status CheckLayout(const Layout& layout, bool has_spec) {
   if (layout.zero_stage < 0 || layout.zero_stage > 3) {
     violations.Add("zero_stage", absl::StrCat("must be 0 to 3, was ", layout.zero_stage));
   }
+  const int32_t group = SecondaryGroupSize(layout);
+  if (layout.hpz_partition_size < 0 || (group > 0 && layout.world_size % group != 0)) {
+    violations.Add("hpz_partition_size", absl::StrCat("must divide the ", layout.world_size,
+                                                      " ranks, was ", layout.hpz_partition_size));
+  }
   if (layout.round_bytes < SizeOf(DType::kFloat64)) {
     violations.Add("round_bytes",
                    absl::StrCat("must hold an element of any dtype (", SizeOf(DType::kFloat64),

@@ -16,7 +16,7 @@ namespace zerocast {
 namespace {
 
 // Written first: another order of fields must give another digest.
-constexpr char kForm[] = "zerocast plan 2";
+constexpr char kForm[] = "zerocast plan 3";
 
 class Hasher {
  public:
@@ -94,6 +94,7 @@ void AddLayout(const Layout& layout, Hasher* hasher) {
   hasher->List(layout.node_of_rank, [hasher](int32_t node) { hasher->Number(node); });
   hasher->Number(layout.num_nodes);
   hasher->Number(layout.zero_stage);
+  hasher->Number(layout.hpz_partition_size);
   hasher->Number(static_cast<int64_t>(layout.read_mode));
   hasher->Number(static_cast<int64_t>(layout.move_mode));
   hasher->Number(static_cast<int64_t>(layout.dtype));
@@ -113,6 +114,8 @@ void AddTarget(const Target& target, Hasher* hasher) {
   hasher->Number(target.partitioned ? 1 : 0);
   hasher->Number(target.partition_elements);
   hasher->Number(target.arena_offset);
+  hasher->Number(target.secondary_elements);
+  hasher->Number(target.secondary_offset);
   hasher->Number(target.is_filled ? 1 : 0);
   hasher->List(target.boxes, [hasher](const Box& box) {
     hasher->Number(box.source);

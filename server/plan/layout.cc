@@ -1,5 +1,7 @@
 #include "server/plan/layout.h"
 
+#include <algorithm>
+
 namespace zerocast {
 
 std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
@@ -10,6 +12,11 @@ std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
     node_of_rank.insert(node_of_rank.end(), base + (node < more ? 1 : 0), node);
   }
   return node_of_rank;
+}
+
+int32_t SecondaryGroupSize(const Layout& layout) {
+  if (layout.zero_stage != 3 || layout.hpz_partition_size <= 1) return 0;
+  return std::min(layout.hpz_partition_size, layout.world_size);
 }
 
 }  // namespace zerocast

@@ -32,6 +32,9 @@ struct Layout {
   std::vector<int32_t> node_of_rank;  // world_size entries, each in [0, num_nodes), non-decreasing
   int32_t num_nodes = 0;
   int32_t zero_stage = 3;  // 3: parameters partitioned; 0, 1, 2: whole on every rank
+  // zero_hpz_partition_size: with ZeRO-3, groups of this many neighbouring ranks hold all
+  // parameters once more (Target::secondary_elements).  0 and 1: none.
+  int32_t hpz_partition_size = 1;
   ReadMode read_mode = ReadMode::kParallel;
   MoveMode move_mode = MoveMode::kScatter;
   DTypePolicy dtype = DTypePolicy::kStored;
@@ -42,6 +45,15 @@ struct Layout {
   std::string dialect;
   std::string rule_table_json;
 };
+
+// Ranks that hold all parameters together in their secondary partitions: hpz_partition_size, at
+// most world_size; 0 where there are no secondary partitions.
+int32_t SecondaryGroupSize(const Layout& layout);
+
+// The first rank from `first_rank` on whose secondary partitions are block `block` of `group_size`.
+inline int64_t FirstRankOfBlock(int64_t block, int64_t group_size, int64_t first_rank) {
+  return first_rank + ((block - first_rank) % group_size + group_size) % group_size;
+}
 
 // The node of each rank: contiguous blocks, as launchers number ranks; where num_nodes does not
 // divide world_size the first nodes hold one rank more.  Requires 1 <= num_nodes <= world_size.

@@ -34,6 +34,11 @@ struct Target {
   bool partitioned = false;
   int64_t partition_elements = 0;
   int64_t arena_offset = 0;  // bytes; the same in the arena of every rank
+  // Where there are hierarchical partitions, rank r besides holds elements [b*q, (b+1)*q), b = r
+  // mod s, q = secondary_elements = partition_elements * (world_size / s), s =
+  // SecondaryGroupSize(layout); zero beyond num_elements.  Else, and of buffers, 0.
+  int64_t secondary_elements = 0;
+  int64_t secondary_offset = 0;  // as arena_offset; 0 where secondary_elements is
   // False: nothing in the checkpoint fills this target.  It is in Report::missing or mismatched, or
   // the spec says that it may be missing; it has no boxes, its place in the arena stays zero and
   // must not be handed to a model as a weight.

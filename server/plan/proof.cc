@@ -146,11 +146,24 @@ class Prover {
     if (plan_.arena_bytes < 0 || plan_.arena_bytes >= kTooManyBytes) {
       return Refuse(absl::StrCat("an arena of ", plan_.arena_bytes, " bytes"));
     }
-    const int64_t part_bytes = part * SizeOf(target.dtype);
-    if (target.arena_offset < 0 || target.arena_offset % kPartitionAlignment != 0 ||
-        target.arena_offset > plan_.arena_bytes - part_bytes) {
-      return Refuse(absl::StrCat("target '", target.name, "': ", part_bytes, " bytes at ",
-                                 target.arena_offset, " are not aligned to ", kPartitionAlignment,
+    const int64_t group = SecondaryGroupSize(plan_.layout);
+    const int64_t block = target.partitioned && group > 0 ? part * (world / group) : 0;
+    if (target.secondary_elements != block) {
+      return Refuse(absl::StrCat("target '", target.name, "': a rank of ", world, " in groups of ",
+                                 group, " holds ", block, " of its ", elements,
+                                 " elements in its secondary partition, not ",
+                                 target.secondary_elements));
+    }
+    if (block > 0) ZC_RETURN_IF_ERROR(ProveOffset(target, target.secondary_offset, block));
+    return ProveOffset(target, target.arena_offset, part);
+  }
+
+  // That `elements` of `target` may lie at byte `offset` of an arena.
+  absl::Status ProveOffset(const Target& target, int64_t offset, int64_t elements) const {
+    const int64_t num_bytes = elements * SizeOf(target.dtype);
+    if (offset < 0 || offset % kPartitionAlignment != 0 || offset > plan_.arena_bytes - num_bytes) {
+      return Refuse(absl::StrCat("target '", target.name, "': ", num_bytes, " bytes at ", offset,
+                                 " are not aligned to ", kPartitionAlignment,
                                  " or leave the arena of ", plan_.arena_bytes, " bytes"));
     }
     return absl::OkStatus();
@@ -257,23 +270,35 @@ class Prover {
     return absl::OkStatus();
   }
 
+  // A primary or secondary partition in the arena.
+  struct Placed {
+    const Target* target;
+    int64_t offset;
+    int64_t elements;
+  };
+
   absl::Status ProveArena() const {
-    std::vector<const Target*> placed;
+    std::vector<Placed> placed;
     for (const Target& target : plan_.targets) {
-      if (target.partition_elements > 0) placed.push_back(&target);
+      if (target.partition_elements > 0) {
+        placed.push_back({&target, target.arena_offset, target.partition_elements});
+      }
     }
-    const auto before = [](const Target* a, const Target* b) {
-      return a->arena_offset < b->arena_offset;
-    };
+    for (const Target& target : plan_.targets) {
+      if (target.secondary_elements > 0) {
+        placed.push_back({&target, target.secondary_offset, target.secondary_elements});
+      }
+    }
+    const auto before = [](const Placed& a, const Placed& b) { return a.offset < b.offset; };
     if (!std::is_sorted(placed.begin(), placed.end(), before)) {
       std::sort(placed.begin(), placed.end(), before);
     }
     for (size_t i = 1; i < placed.size(); ++i) {
-      const Target& target = *placed[i - 1];
-      if (target.arena_offset + target.partition_elements * SizeOf(target.dtype) >
-          placed[i]->arena_offset) {
-        return Refuse(absl::StrCat("targets '", target.name, "' and '", placed[i]->name,
-                                   "' share bytes of the arena at ", placed[i]->arena_offset));
+      const Placed& last = placed[i - 1];
+      if (last.offset + last.elements * SizeOf(last.target->dtype) > placed[i].offset) {
+        return Refuse(absl::StrCat("targets '", last.target->name, "' and '",
+                                   placed[i].target->name, "' share bytes of the arena at ",
+                                   placed[i].offset));
       }
     }
     return absl::OkStatus();

@@ -172,10 +172,11 @@ class LocalReads {
       : plan_(plan), index_(index), first_ranks_(first_ranks), own_(plan.layout.num_nodes) {}
 
   std::vector<SharedReads> Run() {
+    const bool nodes_hold_all = AllHoldAllBlocks();
     for (size_t slot = 0; slot < index_.needed().size(); ++slot) {
       for (const BoxRef& ref : index_.Boxes(slot)) {
         const Target& target = plan_.targets[ref.target];
-        if (target.partitioned) {
+        if (target.partitioned && !(target.secondary_elements > 0 && nodes_hold_all)) {
           AddToOwners(target, target.boxes[ref.box], index_.needed()[slot]);
         } else {
           AppendSpans(target.boxes[ref.box], index_.needed()[slot], &common_);
@@ -211,15 +212,43 @@ class LocalReads {
     const int32_t first = node_of_rank[box.target_offset / part];
     const int32_t last = node_of_rank[(TargetEnd(box) - 1) / part];
     for (int32_t node = first; node <= last; ++node) {
-      slices_.clear();
-      SliceTarget(box, first_ranks_[node] * part, first_ranks_[node + 1] * part, &slices_);
-      for (const Box& slice : slices_) AppendSpans(slice, source, &own_[node]);
+      AddSlice(box, first_ranks_[node] * part, first_ranks_[node + 1] * part, source, node);
     }
+    if (target.secondary_elements > 0) AddBlocks(target.secondary_elements, box, source);
+  }
+
+  void AddSlice(const Box& box, int64_t begin, int64_t end, const NeededSource& source,
+                size_t node) {
+    slices_.clear();
+    SliceTarget(box, begin, end, &slices_);
+    for (const Box& slice : slices_) AppendSpans(slice, source, &own_[node]);
+  }
+
+  // To each node the blocks of `size` elements that its ranks hold as secondary partitions.
+  void AddBlocks(int64_t size, const Box& box, const NeededSource& source) {
+    const int64_t last = (TargetEnd(box) - 1) / size;
+    for (size_t node = 0; node < own_.size(); ++node) {
+      for (int64_t block = box.target_offset / size; block <= last; ++block) {
+        if (FirstRankOfBlock(block, group_size_, first_ranks_[node]) < first_ranks_[node + 1]) {
+          AddSlice(box, block * size, (block + 1) * size, source, node);
+        }
+      }
+    }
+  }
+
+  // True when every node with ranks has so many that they hold all blocks.
+  bool AllHoldAllBlocks() const {
+    for (size_t node = 0; node < own_.size(); ++node) {
+      const int32_t ranks = first_ranks_[node + 1] - first_ranks_[node];
+      if (ranks > 0 && ranks < group_size_) return false;
+    }
+    return true;
   }
 
   const Plan& plan_;
   const SourceIndex& index_;
   const std::vector<int32_t>& first_ranks_;
+  const int32_t group_size_ = SecondaryGroupSize(plan_.layout);
   std::vector<FileRange> common_;            // of targets that every rank holds whole
   std::vector<std::vector<FileRange>> own_;  // by node
   std::vector<Box> slices_;

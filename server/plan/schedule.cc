@@ -60,9 +60,32 @@ struct Schedule::Rep {
         out->push_back({target_number, source, slice, rank * part, static_cast<int32_t>(rank)});
       }
     }
+    if (target.secondary_elements > 0) {
+      CutToBlocks(target_number, source, box, first_rank, end_rank, scratch, out);
+    }
+  }
+
+  // The same for secondary partitions.
+  void CutToBlocks(int32_t target_number, int32_t source, const Box& box, int32_t first_rank,
+                   int32_t end_rank, std::vector<Box>* scratch, std::vector<Piece>* out) const {
+    const int64_t size = plan.targets[target_number].secondary_elements;
+    const int64_t last = (TargetEnd(box) - 1) / size;
+    for (int64_t block = box.target_offset / size; block <= last; ++block) {
+      int64_t rank = FirstRankOfBlock(block, group_size, first_rank);
+      if (rank >= end_rank) continue;
+      scratch->clear();
+      SliceTarget(box, block * size, (block + 1) * size, scratch);
+      for (; rank < end_rank; rank += group_size) {
+        for (const Box& slice : *scratch) {
+          out->push_back({target_number, source, slice, block * size, static_cast<int32_t>(rank),
+                          /*secondary=*/true});
+        }
+      }
+    }
   }
 
   const Plan& plan;
+  const int32_t group_size = SecondaryGroupSize(plan.layout);
   const SourceIndex index;
   const std::vector<int32_t> first_ranks;  // node -> its first rank; one more than nodes
   const std::vector<std::shared_ptr<const NodeReads>> reads;  // by node

@@ -16,7 +16,7 @@ namespace zerocast {
 // Part of every plan's digest: processes that would derive another schedule, or pack another
 // message, from the same plan must not load together.  Raise it when extents, the order of pieces
 // or the form of messages change.
-inline constexpr int64_t kScheduleVersion = 2;
+inline constexpr int64_t kScheduleVersion = 3;
 
 // A file range that one node reads in one round: part of exactly one file, made of one or more
 // whole or partial source tensors; it never cuts a stored element.  Or the scales of such an extent
@@ -27,16 +27,19 @@ struct Extent {
   int64_t end = 0;
 };
 
-// One box cut to an extent and to the elements that one rank owns.
+// One box cut to an extent and to the elements that one rank owns, in its primary or secondary
+// partition.
 struct Piece {
   int32_t target = 0;  // index in Plan::targets
   int32_t source = 0;  // index in Manifest::tensors
   // Element offsets of the whole source and of the whole flattened target.
   Box box;
   // Where the target's flat element 0 would lie in this rank's part of the target: subtract from
-  // target places to get places in the partition (rank * partition_elements, or 0 when whole).
+  // target places to get places in the partition (rank * partition_elements, or 0 when whole; in a
+  // secondary partition (rank mod s) * secondary_elements).
   int64_t target_base = 0;
   int32_t rank = 0;
+  bool secondary = false;  // of the rank's secondary partition
 };
 
 // Which node reads what, when, and who needs it.  Derived from a plan alone: every node computes
@@ -58,7 +61,7 @@ class Schedule {
 
   // Appends the pieces that `reader`'s extents of `round` give to the ranks of `node`, in an
   // order all nodes agree on.  A target that every rank holds whole comes once for each rank of the
-  // node.
+  // node, and so does a block of secondary partitions for each that holds it.
   void Pieces(int64_t round, int32_t reader, int32_t node, std::vector<Piece>* out) const;
 
   // Appends the pieces that `reader`'s extents of `round` fill in any target, not cut to ranks

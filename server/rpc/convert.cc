@@ -69,6 +69,7 @@ v1::Shard ShardToProto(const jobs::Shard& shard, Digests digests) {
       v1::PartitionDigest* to = out.add_digests();
       to->set_target(digest.target);
       to->set_xxh3(digest.xxh3);
+      to->set_secondary(digest.secondary);
     }
   }
   out.set_handed_over(shard.handed_over);
@@ -128,6 +129,7 @@ v1::Job JobToProto(const jobs::Job& job) {
   out.set_resolved_config_json(job.resolved_config_json);
   out.set_config_dtype(job.config_dtype);
   out.set_zero_stage(job.layout.zero_stage);
+  out.set_hpz_partition_size(job.layout.hpz_partition_size);
   *out.mutable_create_time() = TimeToProto(job.create_time);
   out.set_etag(Hash64(out.SerializeAsString()));
   return out;

@@ -48,7 +48,7 @@ jobs::Shard ShardFromProto(const v1::Shard& shard) {
   out.arena_bytes = shard.arena_bytes();
   out.digests.reserve(shard.digests_size());
   for (const v1::PartitionDigest& digest : shard.digests()) {
-    out.digests.push_back({digest.target(), digest.xxh3()});
+    out.digests.push_back({digest.target(), digest.xxh3(), digest.secondary()});
   }
   out.handed_over = shard.handed_over();
   out.freed = StatusFromFailure(shard.freed());

@@ -1,6 +1,7 @@
 #include "server/rpc/job_spec.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "server/config/deepspeed_config.h"
 #include "server/config/hidden_size.h"
 #include "server/config/json_reader.h"
+#include "server/config/lint_value.h"
 #include "server/config/resolve.h"
 #include "server/config/training_arguments.h"
 #include "server/conversion/catalogue.h"
@@ -231,12 +233,33 @@ void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
             ReadModelConfig(spec.model_config_json(), kModelConfig).status());
 }
 
-ConfigFacts FactsOf(const Resolution& resolution) {
+// The config's zero_hpz_partition_size, which DeepSpeed reads under ZeRO-3 alone.
+absl::StatusOr<int32_t> ReadHpzPartitionSize(const DeepSpeedConfig& config, int32_t world_size) {
+  constexpr char kPath[] = "zero_optimization.zero_hpz_partition_size";
+  const auto refuse = [&](absl::string_view what) {
+    return InvalidFields({{"spec.deepspeed_config_json", absl::StrCat(kPath, " ", what)}});
+  };
+  if (!config.is_zero3()) return 1;
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* const value, config.GetValue(kPath));
+  if (value == nullptr) return 1;
+  const std::optional<double> size = LaxInt(*value);
+  if (!size.has_value() || *size < 0) return refuse("must be an integer of at least 0");
+  // Of more than there are, DeepSpeed takes all ranks.
+  const auto group = static_cast<int32_t>(std::min<double>(*size, world_size));
+  if (group > 1 && world_size % group != 0) {
+    return refuse(absl::StrCat("must divide the world size, ", world_size, ", was ", group));
+  }
+  return group;
+}
+
+absl::StatusOr<ConfigFacts> FactsOf(const Resolution& resolution, int32_t world_size) {
   ConfigFacts facts;
   facts.resolved_json = WriteJson(resolution.config.root());
   const absl::StatusOr<TrainingDtype> dtype = resolution.config.dtype();
   if (dtype.ok()) facts.dtype = std::string(ShortName(*dtype));
   facts.zero_stage = resolution.config.zero_stage();
+  ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
+                      ReadHpzPartitionSize(resolution.config, world_size));
   return facts;
 }
 
@@ -251,6 +274,8 @@ absl::StatusOr<ConfigFacts> ReadConfigAlone(const v1::JobSpec& spec) {
   ConfigFacts facts;
   facts.resolved_json = spec.deepspeed_config_json();
   facts.zero_stage = config.zero_stage();
+  ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
+                      ReadHpzPartitionSize(config, spec.topology().world_size()));
   ZC_ASSIGN_OR_RETURN(const bool bf16_auto, config.IsAuto("bf16.enabled"));
   ZC_ASSIGN_OR_RETURN(const bool fp16_auto, config.IsAuto("fp16.enabled"));
   ZC_ASSIGN_OR_RETURN(const bool stage_auto, config.IsAuto("zero_optimization.stage"));
@@ -286,7 +311,7 @@ absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
   if (spec.has_num_training_steps()) request.num_training_steps = spec.num_training_steps();
   ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(request));
   ZC_RETURN_IF_ERROR(resolution.status());
-  return FactsOf(resolution);
+  return FactsOf(resolution, spec.topology().world_size());
 }
 
 // The choices that depend on the config.
@@ -301,6 +326,7 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
     // DeepSpeed's own default where its config names none; without a config the load is for ZeRO-3.
     job->layout.zero_stage = facts.resolved_json.empty() ? 3 : 0;
   }
+  job->layout.hpz_partition_size = facts.hpz_partition_size;
   if (spec.options().dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
     job->dtype_reason = "--dtype";
     return;

@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_SERVER_RPC_JOB_SPEC_H_
 #define ZEROCAST_SERVER_RPC_JOB_SPEC_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,9 +14,10 @@ namespace zerocast::rpc {
 
 // What resolving a config gave.
 struct ConfigFacts {
-  std::string resolved_json;  // "": there is no config
-  std::string dtype;          // "bf16", "fp16", "fp32", or "" without a config
-  int zero_stage = -1;        // -1: the config names none, or there is none
+  std::string resolved_json;       // "": there is no config
+  std::string dtype;               // "bf16", "fp16", "fp32", or "" without a config
+  int zero_stage = -1;             // -1: the config names none, or there is none
+  int32_t hpz_partition_size = 1;  // zero_hpz_partition_size under ZeRO-3; 0 and 1: none
 };
 
 // Checks every field of a submission and resolves its config.  The job that comes back lacks name,

@@ -303,6 +303,7 @@ v1::Layout LayoutToProto(const Layout& layout) {
   out.mutable_node_of_rank()->Add(layout.node_of_rank.begin(), layout.node_of_rank.end());
   out.set_num_nodes(layout.num_nodes);
   out.set_zero_stage(layout.zero_stage);
+  out.set_hpz_partition_size(layout.hpz_partition_size);
   out.set_read_mode(ReadModeToProto(layout.read_mode));
   out.set_move_mode(MoveModeToProto(layout.move_mode));
   out.set_dtype(DTypePolicyToProto(layout.dtype));
@@ -330,6 +331,7 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   out.num_nodes = layout.num_nodes();
   out.node_of_rank.assign(layout.node_of_rank().begin(), layout.node_of_rank().end());
   out.zero_stage = layout.zero_stage();
+  out.hpz_partition_size = layout.hpz_partition_size();
   out.round_bytes = layout.round_bytes();
   out.allow_missing.assign(layout.allow_missing().begin(), layout.allow_missing().end());
   out.ignore_mismatched = layout.ignore_mismatched();
@@ -360,6 +362,10 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   if (out.zero_stage < 0 || out.zero_stage > 3) {
     violations.push_back(
         {"layout.zero_stage", absl::StrCat("must be 0 to 3, was ", out.zero_stage)});
+  }
+  if (out.hpz_partition_size < 0) {
+    violations.push_back({"layout.hpz_partition_size",
+                          absl::StrCat("must not be negative, was ", out.hpz_partition_size)});
   }
   if (out.round_bytes < 1) {
     violations.push_back(

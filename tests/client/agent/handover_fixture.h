@@ -55,7 +55,10 @@ class HandOverTest : public ::testing::Test {
     unfilled.name = "lm_head.weight";
     unfilled.offset = 128;
     unfilled.is_filled = false;
+    index.secondary_group_size = 2;
     index.targets = {entry, unfilled};
+    index.targets[0].secondary_offset = 192;
+    index.targets[0].secondary_elements = 16;
     std::vector<Arena> arenas;
     for (int rank = 0; rank < 2; ++rank) {
       arenas.push_back(*Arena::Create("test", kBytes));

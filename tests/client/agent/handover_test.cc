@@ -32,6 +32,8 @@ TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
   EXPECT_EQ(answer["arena_bytes"], kBytes);
   EXPECT_EQ(answer["world_size"], 2);
   EXPECT_EQ(answer["plan_digest"], "d1");
+  EXPECT_EQ(answer["secondary_group_size"], 2);
+  EXPECT_FALSE(answer["targets"][1].contains("secondary_elements"));
   EXPECT_EQ(answer["targets"][0], json({{"name", "model.norm.weight"},
                                         {"shape", {3, 5}},
                                         {"dtype", "bfloat16"},
@@ -39,6 +41,8 @@ TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
                                         {"elements", 8},
                                         {"num_elements", 15},
                                         {"partitioned", true},
+                                        {"secondary_offset", 192},
+                                        {"secondary_elements", 16},
                                         {"buffer", false},
                                         {"filled", true},
                                         {"aliases", {"other.name"}}}));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "client/agent/chunks.h"
+#include "kernels/copy/algebra.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
 
@@ -21,12 +22,35 @@ constexpr int kPlans = 250;
 
 bool operator==(const Piece& a, const Piece& b) {
   return a.target == b.target && a.source == b.source && a.box == b.box &&
-         a.target_base == b.target_base && a.rank == b.rank;
+         a.target_base == b.target_base && a.rank == b.rank && a.secondary == b.secondary;
 }
 
-// The message of `pieces`, unpacked by the rule of placement.h, is `pieces` again.
+// No element of a target with secondary partitions is in the message twice.
+void ExpectCarriesBlocksOnce(const Plan& plan, const std::vector<Piece>& pieces, int32_t first_rank,
+                             int64_t* left_out) {
+  std::vector<const Piece*> carried;
+  for (const Piece& piece : pieces) {
+    if (plan.targets[piece.target].secondary_elements == 0) continue;
+    if (!InMessage(plan, piece, first_rank)) {
+      ++*left_out;
+      continue;
+    }
+    for (const Piece* other : carried) {
+      EXPECT_FALSE(other->target == piece.target && TargetsOverlap(other->box, piece.box));
+    }
+    carried.push_back(&piece);
+  }
+}
+
+// The message of `pieces`, unpacked by the rule of placement.h, is `pieces` again; those of targets
+// with secondary partitions are left out.
 void ExpectCarriesWhatEveryRankHoldsOnce(const Plan& plan, int32_t node,
-                                         const std::vector<Piece>& pieces) {
+                                         std::vector<Piece> pieces) {
+  pieces.erase(std::remove_if(pieces.begin(), pieces.end(),
+                              [&plan](const Piece& piece) {
+                                return plan.targets[piece.target].secondary_elements > 0;
+                              }),
+               pieces.end());
   const auto [first_rank, end_rank] = RanksOfNode(plan.layout, node);
   std::vector<Piece> unpacked;
   int64_t num_bytes = 0;
@@ -49,7 +73,7 @@ void ExpectCarriesWhatEveryRankHoldsOnce(const Plan& plan, int32_t node,
 
 TEST(PlacementTest, AMessageCarriesWhatEveryRankHoldsOnce) {
   const uint64_t seed = TestSeed();
-  int64_t replicated = 0;
+  int64_t replicated = 0, left_out = 0;
   for (int i = 0; i < kPlans && !HasFailure(); ++i) {
     SCOPED_TRACE("plan " + std::to_string(i) + " of ZC_SEED=" + std::to_string(seed));
     Random random(seed + static_cast<uint64_t>(i));
@@ -61,12 +85,14 @@ TEST(PlacementTest, AMessageCarriesWhatEveryRankHoldsOnce) {
         std::vector<Piece> pieces;
         schedule.Pieces(round, node, node, &pieces);
         ExpectCarriesWhatEveryRankHoldsOnce(plan, node, pieces);
+        ExpectCarriesBlocksOnce(plan, pieces, RanksOfNode(plan.layout, node).first, &left_out);
         replicated += std::count_if(pieces.begin(), pieces.end(),
                                     [&](const Piece& piece) { return IsReplicated(plan, piece); });
       }
     }
   }
   EXPECT_GT(replicated, 100);
+  EXPECT_GT(left_out, 100) << "partitions within blocks that the node gets anyway";
 }
 
 // The bytes of `extents`, extent behind extent.
@@ -133,13 +159,13 @@ class Nodes {
     for (int32_t rank = 0; rank < plan_.layout.world_size; ++rank) {
       for (size_t t = 0; t < targets.size(); ++t) {
         const Target& target = plan_.targets[t];
-        const auto part = static_cast<size_t>(target.partition_elements * SizeOf(target.dtype));
-        const size_t begin = target.partitioned ? part * static_cast<size_t>(rank) : 0;
-        std::string expected =
-            begin < targets[t].size() ? targets[t].substr(begin, part) : std::string();
-        expected.resize(part, '\0');
-        EXPECT_TRUE(arenas_[rank].substr(target.arena_offset, part) == expected)
-            << target.name << " of rank " << rank;
+        for (const bool secondary : {false, true}) {
+          if (secondary && target.secondary_elements == 0) continue;
+          const std::string expected = NaivePartition(plan_, target, targets[t], rank, secondary);
+          const int64_t offset = secondary ? target.secondary_offset : target.arena_offset;
+          EXPECT_TRUE(arenas_[rank].substr(offset, expected.size()) == expected)
+              << target.name << " of rank " << rank << (secondary ? ", secondary" : "");
+        }
       }
     }
   }

@@ -61,6 +61,10 @@ TEST_F(AttachTest, GivesTheTensorsOfTheRankInTheArena) {
   EXPECT_FALSE(tensor.is_buffer);
   EXPECT_TRUE(tensor.is_filled);
   EXPECT_THAT(tensor.aliases, ElementsAre("other.name"));
+  EXPECT_EQ(shard.secondary_group_size(), 2);
+  EXPECT_EQ(tensor.secondary_offset, 192);
+  EXPECT_EQ(tensor.secondary_elements, 16);
+  EXPECT_EQ(shard.tensors()[1].secondary_elements, 0);
   EXPECT_FALSE(shard.tensors()[1].is_filled);
 }
 

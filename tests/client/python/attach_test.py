@@ -44,6 +44,12 @@ class AttachTest(AgentTest):
         self.assertTrue(shard["bf16"].partitioned)
         self.assertTrue(shard["positions"].is_buffer)
         self.assertFalse(shard["positions"].partitioned)
+        self.assertEqual(shard.secondary_group_size, 2)
+        self.assertEqual(shard["fp32"].secondary.tobytes(), expected_bytes(1, 96, 16))
+        self.assertIsNone(shard["bf16"].secondary)
+        self.assertEqual(shard["positions"].whole.shape, (5,))
+        with self.assertRaisesRegex(ValueError, "fp32 is partitioned"):
+            shard["fp32"].whole
 
     def test_finds_aliases_and_not_what_is_not_there(self):
         shard = self.attach()
@@ -204,6 +210,13 @@ class HostileAgentTest(unittest.TestCase):
         answer = (b'{"ok":true,"arena_bytes":0,"mode":"shared","targets":[{"name":"a",'
                   b'"dtype":"int8","elements":1,"offset":0,"shape":[1],"num_elements":1,'
                   b'"partitioned":false,"filled":true}]}')
+        self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
+
+    def test_a_secondary_partition_outside_of_its_arena(self):
+        answer = (b'{"ok":true,"arena_bytes":2,"mode":"shared","targets":[{"name":"a",'
+                  b'"dtype":"int8","elements":1,"offset":0,"shape":[1],"num_elements":1,'
+                  b'"partitioned":true,"filled":true,"secondary_offset":1,'
+                  b'"secondary_elements":2}]}')
         self.assert_refused("DATA_LOSS", self.serve(self.frame(answer)))
 
     def test_no_descriptor(self):

@@ -45,6 +45,9 @@ std::unique_ptr<ShardBook> MakeBook() {
                    Entry("positions", {5}, DType::kInt64, 192, 5, 5),
                    Entry("empty", {0, 4}, DType::kFloat16, 256, 0, 0),
                    Entry("unfilled", {8}, DType::kFloat32, 240, 4, 8)};
+  index.secondary_group_size = 2;
+  index.targets[1].secondary_offset = 96;
+  index.targets[1].secondary_elements = 4;
   index.targets[0].aliases = {"tied"};
   index.targets[3].is_buffer = true;
   index.targets[5].is_filled = false;

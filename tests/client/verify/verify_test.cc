@@ -250,6 +250,30 @@ TEST_F(VerifyTest, BelowStageThreeEveryRankHoldsAll) {
   EXPECT_EQ(result.bytes, 24);
 }
 
+TEST_F(VerifyTest, HierarchicalPartitionsAreBlocksOfTheirGroups) {
+  Write("model.safetensors", {{"w", {5}, {1, 2, 3, 4, 5}}});
+  options_.world_size = 4;
+  options_.hpz_partition_size = 2;
+  const std::string parts[] = {Floats({1, 2}), Floats({3, 4}), Floats({5, 0}), Floats({0, 0})};
+  const std::string blocks[] = {Floats({1, 2, 3, 4}), Floats({5, 0, 0, 0})};
+  for (int rank = 0; rank < 4; ++rank) Digest(rank, "w", parts[rank]);
+  EXPECT_THAT(Verify(), Refused("target w (secondary) of rank 0: its digest is missing"));
+  for (int rank = 0; rank < 4; ++rank) {
+    Digest(rank, "w", blocks[rank % 2]);
+    digests_.back().secondary = true;
+  }
+  ZC_ASSERT_OK_AND_ASSIGN(const VerifyResult result, Verify());
+  EXPECT_EQ(result.partitions, 8);
+  EXPECT_EQ(result.bytes, 4 * (8 + 16));
+  digests_.back().xxh3 = Hash(blocks[0]);
+  EXPECT_THAT(Verify(), Refused("target w (secondary) of rank 3: XXH3 of its 16 bytes"));
+  digests_.back().xxh3 = Hash(blocks[1]);
+  options_.hpz_partition_size = 1;
+  EXPECT_THAT(Verify(), Refused("no such secondary partition"));
+  options_.hpz_partition_size = 3;
+  EXPECT_THAT(Verify(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must divide")));
+}
+
 constexpr char kTwo[] = R"({"architecture": "T", "model_type": "t", "tied": {}, "transforms": [],
   "params": [{"name": "a", "shape": [2], "dtype": "float32"},
              {"name": "b", "shape": [3], "dtype": "float32"}],

@@ -63,7 +63,7 @@ Plan FixedPlan() {
 }
 
 TEST(DigestTest, IsTheRecordedOne) {
-  EXPECT_EQ(PlanDigest(FixedPlan()), "4193a8be53ba5dc107d9b057c41b9a90");
+  EXPECT_EQ(PlanDigest(FixedPlan()), "63db8f9709818cdd89c19234e88efae0");
 }
 
 TEST(DigestTest, DoesNotCoverItselfNorTheReasonOfTheDtype) {
@@ -101,6 +101,7 @@ TEST(DigestTest, ChangesWithEveryField) {
       [](Plan* p) { p->layout.node_of_rank[1] = 0; },
       [](Plan* p) { p->layout.num_nodes++; },
       [](Plan* p) { p->layout.zero_stage = 2; },
+      [](Plan* p) { p->layout.hpz_partition_size = 2; },
       [](Plan* p) { p->layout.read_mode = ReadMode::kRank0; },
       [](Plan* p) { p->layout.move_mode = MoveMode::kBroadcast; },
       [](Plan* p) { p->layout.dtype = DTypePolicy::kSpec; },
@@ -116,6 +117,8 @@ TEST(DigestTest, ChangesWithEveryField) {
       [](Plan* p) { p->targets[0].partitioned = false; },
       [](Plan* p) { p->targets[0].partition_elements++; },
       [](Plan* p) { p->targets[0].arena_offset = 64; },
+      [](Plan* p) { p->targets[0].secondary_elements = 2; },
+      [](Plan* p) { p->targets[0].secondary_offset = 64; },
       [](Plan* p) { p->targets[0].is_filled = false; },
       [](Plan* p) { p->targets[0].boxes[0].source++; },
       [](Plan* p) { p->targets[0].boxes[0].num_dims--; },

@@ -103,6 +103,40 @@ TEST_F(PlanTest, StagesBelowThreeHoldParametersWhole) {
   EXPECT_EQ(plan.targets[0].partition_elements, 10);
 }
 
+TEST_F(PlanTest, HierarchicalPartitionsLieBehindAllTargets) {
+  layout_.world_size = 4;
+  layout_.node_of_rank.assign(4, 0);
+  layout_.hpz_partition_size = 2;
+  ZC_ASSERT_OK_AND_ASSIGN(const Plan plan, Compile(SmallSources()));
+  const Target& embed = plan.targets[0];
+  EXPECT_EQ(embed.partition_elements, 3);  // of 10, padded to 12
+  EXPECT_EQ(embed.secondary_elements, 6);
+  EXPECT_EQ(embed.secondary_offset, 192);
+  const Target& norm = plan.targets[1];
+  EXPECT_EQ(norm.secondary_elements, 2);
+  EXPECT_EQ(norm.secondary_offset, 256);
+  EXPECT_EQ(plan.targets[2].secondary_elements, 0) << "a buffer";
+  EXPECT_EQ(plan.arena_bytes, 320);
+  EXPECT_THAT(ProvePlan(plan), IsOk());
+
+  layout_.hpz_partition_size = 8;  // DeepSpeed takes as many as there are
+  ZC_ASSERT_OK_AND_ASSIGN(const Plan all, Compile(SmallSources()));
+  EXPECT_EQ(all.targets[0].secondary_elements, 3);
+  layout_.zero_stage = 2;
+  ZC_ASSERT_OK_AND_ASSIGN(const Plan whole, Compile(SmallSources()));
+  EXPECT_EQ(whole.targets[0].secondary_elements, 0);
+}
+
+TEST_F(PlanTest, GroupsThatDoNotDivideTheWorldAreRefused) {
+  layout_.world_size = 4;
+  layout_.node_of_rank.assign(4, 0);
+  for (const int32_t size : {3, -1}) {
+    layout_.hpz_partition_size = size;
+    EXPECT_THAT(Compile(SmallSources()), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                  HasSubstr("layout.hpz_partition_size")));
+  }
+}
+
 TEST_F(PlanTest, MoreRanksThanElementsAndNoElementsAtAll) {
   layout_.world_size = 8;
   layout_.node_of_rank.assign(8, 0);

@@ -288,6 +288,28 @@ TEST(ProofTest, RefusesPartitionsThatDoNotFollowFromTheLayout) {
   ExpectRefused([](Plan* plan) { plan->targets[0].partitioned = false; }, "holds 6");
 }
 
+TEST(ProofTest, RefusesSecondaryPartitionsThatDoNotFollowFromTheLayout) {
+  const auto with_groups = [](int64_t elements, int64_t offset) {
+    return [elements, offset](Plan* plan) {
+      plan->layout.hpz_partition_size = 2;
+      plan->targets[0].secondary_elements = elements;
+      plan->targets[0].secondary_offset = offset;
+      plan->arena_bytes = 128;
+    };
+  };
+  Plan plan = SmallPlan();
+  with_groups(3, 64)(&plan);
+  EXPECT_THAT(ProvePlan(plan), IsOk());
+  ExpectRefused(with_groups(0, 0), "holds 3 of its 6 elements in its secondary partition, not 0");
+  ExpectRefused(with_groups(6, 64), "secondary partition, not 6");
+  ExpectRefused([](Plan* plan) { plan->targets[0].secondary_elements = 3; },
+                "holds 0 of its 6 elements in its secondary partition");
+  ExpectRefused(with_groups(3, 0), "share bytes of the arena");
+  ExpectRefused(with_groups(3, 65), "are not aligned");
+  ExpectRefused(with_groups(3, 128), "leave the arena");
+  ExpectRefused(with_groups(3, -64), "leave the arena");
+}
+
 TEST(ProofTest, RefusesOverlapsInTheArena) {
   const auto second = [](int64_t offset) {
     Target target;

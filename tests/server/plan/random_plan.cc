@@ -265,6 +265,13 @@ Layout RandomLayout(Random* random) {
   }
   std::sort(layout.node_of_rank.begin(), layout.node_of_rank.end());
   layout.zero_stage = random->OneIn(4) ? static_cast<int32_t>(random->Between(0, 2)) : 3;
+  if (random->OneIn(2)) {
+    // A divisor of the world size, or more than there are ranks.
+    do {
+      layout.hpz_partition_size = static_cast<int32_t>(random->Between(2, 10));
+    } while (layout.hpz_partition_size < layout.world_size &&
+             layout.world_size % layout.hpz_partition_size != 0);
+  }
   layout.read_mode = static_cast<ReadMode>(random->Between(0, 2));
   layout.move_mode = static_cast<MoveMode>(random->Between(0, 1));
   layout.dtype = static_cast<DTypePolicy>(random->Between(0, 4));
@@ -283,6 +290,29 @@ std::vector<std::string> RandomFiles(Random* random, const Manifest& manifest) {
     files.push_back(std::move(bytes));
   }
   return files;
+}
+
+std::string NaivePartition(const Plan& plan, const Target& target, const std::string& whole,
+                           int32_t rank, bool secondary) {
+  const int64_t size = SizeOf(target.dtype), world = plan.layout.world_size;
+  int64_t padded = target.num_elements;
+  while (padded % world != 0) ++padded;
+  int64_t first = 0, count = target.num_elements;
+  if (target.partitioned) {
+    int64_t parts = world, part = rank;
+    if (secondary) {
+      parts = std::min<int64_t>(plan.layout.hpz_partition_size, world);
+      for (part = 0; part * parts <= rank; ++part) continue;
+      part = rank - (part - 1) * parts;  // its place in its group
+    }
+    count = padded / parts;
+    first = part * count;
+  }
+  std::string bytes(static_cast<size_t>(count * size), '\0');
+  for (int64_t i = 0; i < count && first + i < target.num_elements; ++i) {
+    for (int64_t b = 0; b < size; ++b) bytes[i * size + b] = whole[(first + i) * size + b];
+  }
+  return bytes;
 }
 
 std::vector<std::string> NaiveTargets(const Plan& plan, const std::vector<std::string>& files) {

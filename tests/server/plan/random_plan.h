@@ -45,6 +45,11 @@ Plan RandomPlan(Random* random, const Layout& layout);
 // What each target must hold, assembled element by element from the files' bytes (by file).
 std::vector<std::string> NaiveTargets(const Plan& plan, const std::vector<std::string>& files);
 
+// What `rank` holds of a target whose whole bytes are `whole`: element by element of its primary or
+// secondary partition, zero beyond the target.
+std::string NaivePartition(const Plan& plan, const Target& target, const std::string& whole,
+                           int32_t rank, bool secondary);
+
 // Random contents of the plan's files.
 std::vector<std::string> RandomFiles(Random* random, const Manifest& manifest);
 

@@ -28,7 +28,7 @@ constexpr int kPlans = 250;
 
 bool operator==(const Piece& a, const Piece& b) {
   return a.target == b.target && a.source == b.source && a.box == b.box &&
-         a.target_base == b.target_base && a.rank == b.rank;
+         a.target_base == b.target_base && a.rank == b.rank && a.secondary == b.secondary;
 }
 
 // Runs everything that a schedule says and keeps what came of it.
@@ -82,6 +82,14 @@ class Execution {
         Copy(round, reader, plan_.layout.node_of_rank[rank],
              {whole.target, whole.source, box, base, rank});
       }
+      if (target.secondary_elements == 0) continue;
+      const int64_t block = rank % SecondaryGroupSize(plan_.layout) * target.secondary_elements;
+      boxes.clear();
+      SliceTarget(whole.box, block, block + target.secondary_elements, &boxes);
+      for (const Box& box : boxes) {
+        Copy(round, reader, plan_.layout.node_of_rank[rank],
+             {whole.target, whole.source, box, block, rank, true});
+      }
     }
   }
 
@@ -99,9 +107,11 @@ class Execution {
     Box box = piece.box;
     box.target_offset -= piece.target_base;
     ASSERT_GE(box.target_offset, 0);
-    ASSERT_LE(TargetEnd(box), target.partition_elements);
+    ASSERT_LE(TargetEnd(box),
+              piece.secondary ? target.secondary_elements : target.partition_elements);
     const char* const data = files_[source.file].data() + source.file_begin;
-    char* const place = arenas_[piece.rank].data() + target.arena_offset;
+    char* const place = arenas_[piece.rank].data() +
+                        (piece.secondary ? target.secondary_offset : target.arena_offset);
     if (decoder == nullptr) {
       CopyBoxReference(box, data, source.tensor.dtype, place, target.dtype);
     } else {
@@ -138,11 +148,12 @@ std::string ExpectedArena(const Plan& plan, const std::vector<std::string>& targ
   std::string arena(static_cast<size_t>(plan.arena_bytes), '\0');
   for (size_t t = 0; t < plan.targets.size(); ++t) {
     const Target& target = plan.targets[t];
-    const size_t part = static_cast<size_t>(target.partition_elements * SizeOf(target.dtype));
-    const size_t begin = target.partitioned ? part * static_cast<size_t>(rank) : 0;
-    if (begin >= targets[t].size()) continue;
-    const std::string slice = targets[t].substr(begin, part);
-    arena.replace(static_cast<size_t>(target.arena_offset), slice.size(), slice);
+    for (const bool secondary : {false, true}) {
+      if (secondary && target.secondary_elements == 0) continue;
+      const std::string part = NaivePartition(plan, target, targets[t], rank, secondary);
+      arena.replace(static_cast<size_t>(secondary ? target.secondary_offset : target.arena_offset),
+                    part.size(), part);
+    }
   }
   return arena;
 }
@@ -151,6 +162,8 @@ int64_t ElementsOfAllRanks(const Plan& plan) {
   int64_t count = 0;
   for (const Target& target : plan.targets) {
     count += target.num_elements * (target.partitioned ? 1 : plan.layout.world_size);
+    if (target.secondary_elements == 0) continue;
+    count += target.num_elements * (plan.layout.world_size / SecondaryGroupSize(plan.layout));
   }
   return count;
 }

@@ -225,6 +225,32 @@ TEST_F(JobRpcTest, AConfigWithoutArgumentsDecidesDtypeAndStage) {
   EXPECT_EQ(created.job().zero_stage(), 3);
 }
 
+TEST_F(JobRpcTest, TheConfigDecidesHierarchicalPartitions) {
+  const auto create = [this](const std::string& zero, const std::string& arguments) {
+    v1::JobSpec spec = TwoNodeSpec();  // of 4 ranks
+    spec.set_deepspeed_config_json(R"({"zero_optimization": {)" + zero + "}}");
+    spec.set_training_arguments_json(arguments);
+    spec.set_num_training_steps(1);
+    return Create(spec);
+  };
+  for (const std::string arguments : {"", R"({"per_device_train_batch_size": 2})"}) {
+    ZC_ASSERT_OK_AND_ASSIGN(const auto two,
+                            create(R"("stage": 3, "zero_hpz_partition_size": 2)", arguments));
+    EXPECT_EQ(two.job().hpz_partition_size(), 2);
+    ZC_ASSERT_OK_AND_ASSIGN(const auto all,
+                            create(R"("stage": 3, "zero_hpz_partition_size": 9)", arguments));
+    EXPECT_EQ(all.job().hpz_partition_size(), 4) << "as DeepSpeed takes it";
+    ZC_ASSERT_OK_AND_ASSIGN(const auto unused,
+                            create(R"("stage": 2, "zero_hpz_partition_size": 3)", arguments));
+    EXPECT_LE(unused.job().hpz_partition_size(), 1);
+    EXPECT_THAT(create(R"("stage": 3, "zero_hpz_partition_size": 3)", arguments),
+                StatusIs(kInvalid, HasSubstr("zero_optimization.zero_hpz_partition_size must "
+                                             "divide the world size, 4, was 3")));
+    EXPECT_THAT(create(R"("stage": 3, "zero_hpz_partition_size": "auto")", arguments),
+                StatusIs(kInvalid, HasSubstr("zero_hpz_partition_size must be an integer")));
+  }
+}
+
 TEST_F(JobRpcTest, AnAutoDtypeWithoutArgumentsIsNotGuessed) {
   v1::JobSpec spec = TwoNodeSpec();
   spec.set_deepspeed_config_json(

@@ -121,6 +121,7 @@ Layout FourRanks() {
   layout.num_nodes = 2;
   layout.node_of_rank = {0, 0, 1, 1};
   layout.zero_stage = 3;
+  layout.hpz_partition_size = 2;
   layout.read_mode = ReadMode::kRank0;
   layout.move_mode = MoveMode::kBroadcast;
   layout.dtype = DTypePolicy::kBFloat16;
@@ -135,6 +136,7 @@ TEST(Layout, RoundTrips) {
   ZC_ASSERT_OK_AND_ASSIGN(const Layout layout, LayoutFromProto(wire));
   EXPECT_EQ(LayoutToProto(layout).SerializeAsString(), wire.SerializeAsString());
   EXPECT_EQ(layout.read_mode, ReadMode::kRank0);
+  EXPECT_EQ(layout.hpz_partition_size, 2);
   EXPECT_THAT(layout.node_of_rank, ElementsAre(0, 0, 1, 1));
 }
 
@@ -143,11 +145,12 @@ TEST(Layout, NamesEveryFieldThatIsWrong) {
   wire.set_world_size(5);
   wire.set_node_of_rank(0, 9);
   wire.set_zero_stage(4);
+  wire.set_hpz_partition_size(-1);
   wire.set_round_bytes(0);
   wire.set_dtype(v1::DTYPE_POLICY_UNSPECIFIED);
   wire.set_read_mode(static_cast<v1::ReadMode>(77));
   const auto result = LayoutFromProto(wire);
-  EXPECT_EQ(ViolationsOf(result.status()).size(), 6) << result.status();
+  EXPECT_EQ(ViolationsOf(result.status()).size(), 7) << result.status();
 }
 
 PlanInput SmallInput() {

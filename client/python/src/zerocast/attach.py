@@ -77,6 +77,9 @@ class Partition:
         dtype: torch's name of the dtype, without "torch.".
         num_elements: of the whole parameter.
         partitioned: False: every rank holds all of it.
+        secondary: with zero_hpz_partition_size this rank's secondary partition, as array; else
+            None. Shard.secondary_group_size neighbouring ranks hold all of the parameter
+            together: rank r has block r mod secondary_group_size.
         is_buffer: it is a buffer, not a parameter.
         aliases: other names of the same weight.
         filled: False: the checkpoint has nothing for it, which the job allowed (missing, or of
@@ -92,6 +95,14 @@ class Partition:
     is_buffer: bool
     aliases: Tuple[str, ...]
     filled: bool
+    secondary: Any = None
+
+    @property
+    def whole(self) -> Any:
+        """The array in the parameter's shape; ValueError where this rank holds a part of it alone."""
+        if self.partitioned:
+            raise ValueError(f"{self.name} is partitioned: no rank holds the whole of it")
+        return self.array.reshape(self.shape)
 
 
 class Shard(Mapping[str, Partition]):
@@ -106,7 +117,7 @@ class Shard(Mapping[str, Partition]):
 
     def __init__(self, load: str, rank: int, world_size: int, plan_digest: str, mode: str,
                  way: str, num_bytes: int, partitions: List[Partition],
-                 allow_unfilled: bool) -> None:
+                 allow_unfilled: bool, secondary_group_size: int = 0) -> None:
         self.load = load
         self.rank = rank
         self.world_size = world_size
@@ -114,6 +125,7 @@ class Shard(Mapping[str, Partition]):
         self.mode = mode
         self.way = way
         self.num_bytes = num_bytes
+        self.secondary_group_size = secondary_group_size  # 0: there are no secondary partitions
         self.unfilled = tuple(part.name for part in partitions if not part.filled)
         self._allow_unfilled = allow_unfilled
         self._partitions = {partition.name: partition for partition in partitions}
@@ -270,18 +282,25 @@ def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
 def _partition(entry: Mapping[str, Any], memory: Optional[mmap.mmap], num_bytes: int,
                make: Any) -> Partition:
     # The answer comes from another process: what it says of memory is checked.
-    dtype, count, offset = entry["dtype"], int(entry["elements"]), int(entry["offset"])
+    dtype = entry["dtype"]
     if dtype not in _DTYPES:
         raise AttachError("UNIMPLEMENTED", f"{entry['name']} has the dtype {dtype}")
-    if min(count, offset) < 0 or offset + count * _DTYPES[dtype][0] > num_bytes:
-        raise AttachError("DATA_LOSS", f"{entry['name']} does not fit into its arena")
+
+    def array(prefix: str) -> Any:
+        count, offset = int(entry[prefix + "elements"]), int(entry[prefix + "offset"])
+        if min(count, offset) < 0 or offset + count * _DTYPES[dtype][0] > num_bytes:
+            raise AttachError("DATA_LOSS", f"{entry['name']} does not fit into its arena")
+        return make(memory, dtype, count, offset)
+
+    primary = array("")
     if not isinstance(entry["filled"], bool):
         raise AttachError("DATA_LOSS", f"{entry['name']}: filled is {entry['filled']!r}")
     return Partition(
-        name=entry["name"], array=make(memory, dtype, count, offset),
-        shape=tuple(entry["shape"]), dtype=dtype, num_elements=int(entry["num_elements"]),
-        partitioned=bool(entry["partitioned"]), is_buffer=bool(entry.get("buffer", False)),
-        aliases=tuple(entry.get("aliases", ())), filled=entry["filled"])
+        name=entry["name"], array=primary, shape=tuple(entry["shape"]), dtype=dtype,
+        num_elements=int(entry["num_elements"]), partitioned=bool(entry["partitioned"]),
+        is_buffer=bool(entry.get("buffer", False)),
+        aliases=tuple(entry.get("aliases", ())), filled=entry["filled"],
+        secondary=array("secondary_") if "secondary_elements" in entry else None)
 
 
 def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
@@ -292,7 +311,7 @@ def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
         partitions = [_partition(entry, memory, num_bytes, make) for entry in answer["targets"]]
         return Shard(answer["load"], int(answer["rank"]), int(answer["world_size"]),
                      answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions,
-                     allow_unfilled)
+                     allow_unfilled, int(answer.get("secondary_group_size", 0)))
     except (KeyError, TypeError, ValueError) as error:
         raise AttachError("DATA_LOSS", f"the agent's answer is incomplete: {error!r}") from error
 
