@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "client/agent/buffer.h"
+#include "client/agent/copy_pool.h"
+#include "client/agent/incoming.h"
 #include "client/agent/placement.h"
+#include "client/agent/round_exchange.h"
 #include "client/agent/round_reader.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -28,13 +30,6 @@ class StageTimer {
   const absl::Duration start_;
 };
 
-// What this node gets from another in a round.
-struct PeerMessage {
-  std::vector<Piece> pieces;
-  int64_t num_bytes = 0;
-  Buffer buffer;
-};
-
 int DefaultThreads() {
   constexpr unsigned kMost = 16;
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
@@ -49,22 +44,26 @@ class Executor {
         progress_(*progress),
         num_nodes_(NeedsExchange(plan_.layout) ? plan_.layout.num_nodes : 1),
         num_threads_(options.num_threads > 0 ? options.num_threads : DefaultThreads()) {
-    arenas_.first_rank = RanksOfNode(plan_.layout, options_.node).first;
     arena_data_ = DataOf(*options.arenas);
-    arenas_.data = arena_data_;
+    destination_.plan = &plan_;
+    destination_.arenas.first_rank = RanksOfNode(plan_.layout, options_.node).first;
+    destination_.arenas.data = arena_data_;
   }
 
   absl::Status Run();
 
  private:
   absl::Status Check() const;
+  absl::Status StartUnpacking();
+  absl::StatusOr<std::unique_ptr<RoundReader>> StartReading();
   absl::Status RunRound(int64_t round, RoundReader* reader);
-  absl::Status Scatter(int64_t round, absl::Span<const OutgoingMessage> outgoing);
-  void PlanReceives(int64_t round, std::vector<Message>* receives);
-  void UnpackReceives(int64_t round);
-  absl::Status Broadcast(int64_t round, absl::Span<const OutgoingMessage> outgoing);
-  absl::Status BroadcastFrom(int64_t round, int32_t reader,
-                             absl::Span<const OutgoingMessage> outgoing);
+  // What a node sends and gets in a round.
+  absl::Status ExchangeMessages(int64_t round, absl::Span<const RoundExchange> exchanges,
+                                absl::Span<const OutgoingMessage> outgoing);
+  absl::Status ExchangeBroadcasts(int64_t round, absl::Span<const RoundExchange> exchanges,
+                                  absl::Span<const OutgoingMessage> outgoing);
+  void StartUnpack(int64_t round, int32_t reader, Incoming* message);
+  void WaitForUnpacking();
   absl::Status ExchangeError(const absl::Status& status) const;
   bool Cancelled() const { return options_.cancelled != nullptr && *options_.cancelled; }
   void UpdateProgress(const RoundReader& reader);
@@ -76,19 +75,23 @@ class Executor {
   const int32_t num_nodes_;  // that exchange; 1 when nothing is
   const int num_threads_;
   std::vector<char*> arena_data_;
-  NodeArenas arenas_;
-  absl::Duration unpack_;
+  std::shared_ptr<FreshMemory> fresh_;
+  Destination destination_;
 
-  // Used again in every round.
-  std::vector<PeerMessage> incoming_;  // by node
-  std::vector<Piece> pieces_;
+  // Two of each: one is unpacked while the next comes.
+  std::vector<Incoming> messages_[2];  // by node
+  Incoming broadcasts_[2];
+  int64_t num_broadcasts_ = 0;
+  // Behind what it works on: it ends first.
+  std::unique_ptr<CopyPool> pool_;
 };
 
 absl::Status Executor::Check() const {
   const auto [first, last] = RanksOfNode(plan_.layout, options_.node);
-  if (arenas_.num_ranks() != last - first) {
-    return absl::InternalError(absl::StrCat("run node ", options_.node, ": ", arenas_.num_ranks(),
-                                            " arenas for ", last - first, " ranks"));
+  if (destination_.arenas.num_ranks() != last - first) {
+    return absl::InternalError(absl::StrCat("run node ", options_.node, ": ",
+                                            destination_.arenas.num_ranks(), " arenas for ",
+                                            last - first, " ranks"));
   }
   if (num_nodes_ > 1 &&
       (options_.communicator == nullptr || options_.communicator->size() != num_nodes_ ||
@@ -99,28 +102,41 @@ absl::Status Executor::Check() const {
   return absl::OkStatus();
 }
 
+absl::Status Executor::StartUnpacking() {
+  fresh_ = std::make_shared<FreshMemory>(arena_data_, plan_.arena_bytes);
+  destination_.fresh = fresh_.get();
+  if (num_nodes_ == 1) return absl::OkStatus();
+  for (auto& messages : messages_) messages.resize(static_cast<size_t>(num_nodes_));
+  ZC_ASSIGN_OR_RETURN(pool_, CopyPool::Create(num_threads_));
+  destination_.pool = pool_.get();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<RoundReader>> Executor::StartReading() {
+  RoundReaderOptions reader;
+  reader.plan = options_.plan;
+  reader.schedule = options_.schedule;
+  reader.node = options_.node;
+  reader.checkpoint_path = options_.checkpoint_path;
+  reader.reader = options_.reader;
+  reader.file_work =
+      options_.file_work != nullptr ? options_.file_work : std::make_shared<FileWork>();
+  reader.identities = options_.identities;
+  reader.after_read = options_.hooks.after_read;
+  reader.arenas = options_.arenas;
+  reader.fresh = fresh_;
+  reader.sends = num_nodes_ > 1;
+  reader.num_threads = num_threads_;
+  reader.chunk_bytes = options_.chunk_bytes;
+  return RoundReader::Start(std::move(reader), options_.stage_timeout);
+}
+
 absl::Status Executor::Run() {
   ZC_RETURN_IF_ERROR(Check());
-  incoming_.resize(static_cast<size_t>(num_nodes_));
   progress_.num_rounds = schedule_.num_rounds();
   progress_.bytes_to_read = schedule_.ReadBytes(options_.node);
-
-  RoundReaderOptions reader_options;
-  reader_options.plan = options_.plan;
-  reader_options.schedule = options_.schedule;
-  reader_options.node = options_.node;
-  reader_options.checkpoint_path = options_.checkpoint_path;
-  reader_options.reader = options_.reader;
-  reader_options.file_work =
-      options_.file_work != nullptr ? options_.file_work : std::make_shared<FileWork>();
-  reader_options.identities = options_.identities;
-  reader_options.after_read = options_.hooks.after_read;
-  reader_options.arenas = options_.arenas;
-  reader_options.sends = num_nodes_ > 1;
-  reader_options.num_threads = num_threads_;
-  reader_options.chunk_bytes = options_.chunk_bytes;
-  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<RoundReader> reader,
-                      RoundReader::Start(std::move(reader_options), options_.stage_timeout));
+  ZC_RETURN_IF_ERROR(StartUnpacking());
+  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<RoundReader> reader, StartReading());
   for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
     const absl::Status status = RunRound(round, reader.get());
     UpdateProgress(*reader);
@@ -130,6 +146,8 @@ absl::Status Executor::Run() {
     progress_.round = round + 1;
     if (options_.on_progress != nullptr) options_.on_progress(progress_);
   }
+  WaitForUnpacking();
+  UpdateProgress(*reader);
   return reader->CheckUnchanged(options_.cancelled);
 }
 
@@ -137,7 +155,8 @@ void Executor::UpdateProgress(const RoundReader& reader) {
   progress_.bytes_read = reader.bytes_read();
   const RoundReaderTimes times = reader.times();
   progress_.read = times.read / num_threads_;
-  progress_.copy = times.copy / num_threads_ + unpack_;
+  progress_.copy = times.copy / num_threads_;
+  if (pool_ != nullptr) progress_.copy += pool_->busy() / num_threads_;
   if (options_.communicator != nullptr) {
     progress_.bytes_sent = options_.communicator->bytes_sent();
     progress_.bytes_received = options_.communicator->bytes_received();
@@ -149,89 +168,83 @@ absl::Status Executor::RunRound(int64_t round, RoundReader* reader) {
   ZC_ASSIGN_OR_RETURN(const absl::Span<const OutgoingMessage> outgoing,
                       reader->Next(options_.stage_timeout));
   if (num_nodes_ == 1) return absl::OkStatus();
-  return plan_.layout.move_mode == MoveMode::kBroadcast ? Broadcast(round, outgoing)
-                                                        : Scatter(round, outgoing);
+  std::vector<RoundExchange> exchanges;  // by node
+  for (int32_t node = 0; node < num_nodes_; ++node) {
+    exchanges.emplace_back(plan_, schedule_, round, node);
+  }
+  if (plan_.layout.move_mode == MoveMode::kScatter) {
+    ZC_RETURN_IF_ERROR(ExchangeMessages(round, exchanges, outgoing));
+  }
+  return ExchangeBroadcasts(round, exchanges, outgoing);
 }
 
-absl::Status Executor::Scatter(int64_t round, absl::Span<const OutgoingMessage> outgoing) {
+absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExchange> exchanges,
+                                        absl::Span<const OutgoingMessage> outgoing) {
+  std::vector<Incoming>& messages = messages_[round % 2];
   std::vector<Message> sends, receives;
   for (const OutgoingMessage& message : outgoing) {
-    sends.push_back({message.node, message.data, message.num_bytes});
+    if (message.node >= 0) sends.push_back({message.node, message.data, message.num_bytes});
   }
-  PlanReceives(round, &receives);
+  for (int32_t node = 0; node < num_nodes_; ++node) {
+    if (node == options_.node) continue;
+    Incoming& message = messages[static_cast<size_t>(node)];
+    exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node,
+                                                             message.Reset(destination_));
+    if (message.Expect(destination_) == 0) continue;
+    receives.push_back({node, message.data().data(), static_cast<int64_t>(message.data().size())});
+  }
   {
     StageTimer timer(options_.clock, &progress_.exchange);
     const absl::Status status =
         options_.communicator->Exchange(sends, receives, options_.stage_timeout);
     if (!status.ok()) return ExchangeError(status);
   }
-  StageTimer timer(options_.clock, &unpack_);
-  UnpackReceives(round);
+  for (const Message& receive : receives) {
+    StartUnpack(round, receive.peer, &messages[static_cast<size_t>(receive.peer)]);
+  }
   return absl::OkStatus();
 }
 
-void Executor::PlanReceives(int64_t round, std::vector<Message>* receives) {
-  for (int32_t node = 0; node < num_nodes_; ++node) {
-    if (node == options_.node) continue;
-    PeerMessage& message = incoming_[static_cast<size_t>(node)];
-    message.pieces.clear();
-    schedule_.Pieces(round, node, options_.node, &message.pieces);
-    message.num_bytes = MessageBytes(plan_, message.pieces, arenas_.first_rank);
-    if (message.num_bytes == 0) continue;
-    receives->push_back({node, message.buffer.Reserve(message.num_bytes), message.num_bytes});
-  }
-}
-
-void Executor::UnpackReceives(int64_t round) {
-  for (int32_t node = 0; node < num_nodes_; ++node) {
-    PeerMessage& message = incoming_[static_cast<size_t>(node)];
-    if (node == options_.node || message.num_bytes == 0) continue;
-    char* const data = message.buffer.Reserve(message.num_bytes);
-    if (options_.hooks.before_unpack != nullptr) {
-      options_.hooks.before_unpack(round, node,
-                                   absl::MakeSpan(data, static_cast<size_t>(message.num_bytes)));
-    }
-    UnpackMessage(plan_, data, message.pieces, arenas_);
-  }
-}
-
-absl::Status Executor::Broadcast(int64_t round, absl::Span<const OutgoingMessage> outgoing) {
+absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundExchange> exchanges,
+                                          absl::Span<const OutgoingMessage> outgoing) {
   for (int32_t reader = 0; reader < num_nodes_; ++reader) {
+    const std::vector<Piece>& pieces = exchanges[static_cast<size_t>(reader)].broadcast_pieces();
+    if (pieces.empty()) continue;  // on all nodes alike
     if (Cancelled()) return absl::CancelledError("load: it was cancelled");
-    ZC_RETURN_IF_ERROR(BroadcastFrom(round, reader, outgoing));
+    const bool mine = reader == options_.node;
+    Incoming& incoming = broadcasts_[num_broadcasts_++ % 2];
+    absl::Span<char> data;
+    if (mine) {
+      data = absl::MakeSpan(outgoing.back().data, static_cast<size_t>(outgoing.back().num_bytes));
+    } else {
+      *incoming.Reset(destination_) = pieces;
+      incoming.Expect(destination_);
+      data = incoming.data();
+    }
+    {
+      StageTimer timer(options_.clock, &progress_.exchange);
+      const absl::Status status = options_.communicator->Broadcast(
+          data.data(), static_cast<int64_t>(data.size()), reader, options_.stage_timeout);
+      if (!status.ok()) return ExchangeError(status);
+    }
+    if (!mine) StartUnpack(round, reader, &incoming);
   }
   return absl::OkStatus();
 }
 
-absl::Status Executor::BroadcastFrom(int64_t round, int32_t reader,
-                                     absl::Span<const OutgoingMessage> outgoing) {
-  const bool mine = reader == options_.node;
-  char* data = nullptr;
-  int64_t num_bytes = 0;
-  if (mine) {
-    if (!outgoing.empty()) data = outgoing.front().data;
-    if (!outgoing.empty()) num_bytes = outgoing.front().num_bytes;
-  } else {
-    pieces_.clear();
-    schedule_.WholePieces(round, reader, &pieces_);
-    num_bytes = BroadcastBytes(plan_, pieces_);
-    data = incoming_[0].buffer.Reserve(num_bytes);
-  }
-  if (num_bytes == 0) return absl::OkStatus();  // on all nodes alike
-  {
-    StageTimer timer(options_.clock, &progress_.exchange);
-    const absl::Status status =
-        options_.communicator->Broadcast(data, num_bytes, reader, options_.stage_timeout);
-    if (!status.ok()) return ExchangeError(status);
-  }
-  if (mine) return absl::OkStatus();
-  StageTimer timer(options_.clock, &unpack_);
+void Executor::StartUnpack(int64_t round, int32_t reader, Incoming* message) {
   if (options_.hooks.before_unpack != nullptr) {
-    options_.hooks.before_unpack(round, reader,
-                                 absl::MakeSpan(data, static_cast<size_t>(num_bytes)));
+    options_.hooks.before_unpack(round, reader, message->data());
   }
-  UnpackBroadcast(plan_, data, pieces_, arenas_);
-  return absl::OkStatus();
+  message->StartUnpack(destination_);
+}
+
+void Executor::WaitForUnpacking() {
+  for (auto& messages : messages_) {
+    for (Incoming& message : messages) message.Wait(destination_);
+  }
+  if (pool_ == nullptr) return;
+  for (Incoming& broadcast : broadcasts_) broadcast.Wait(destination_);
 }
 
 absl::Status Executor::ExchangeError(const absl::Status& status) const {
@@ -247,10 +260,6 @@ absl::Status Executor::ExchangeError(const absl::Status& status) const {
 }
 
 }  // namespace
-
-bool NeedsExchange(const Layout& layout) {
-  return layout.num_nodes > 1 && layout.read_mode != ReadMode::kLocal;
-}
 
 absl::Status ExecuteLoad(const ExecutorOptions& options, ExecutorProgress* progress) {
   ExecutorProgress own;

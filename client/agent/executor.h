@@ -77,9 +77,9 @@ struct ExecutorOptions {
 };
 
 // Runs one node's part of a plan: reads its extents round by round, what its own ranks own straight
-// into their arenas and what other nodes need into one message a node, exchanges, and unpacks what
-// came; the next round is read meanwhile.  Casts happen on the way into the arena.  All nodes of
-// the load must run at once.
+// into their arenas, what one other node needs into a message and what all need into a broadcast,
+// exchanges, and unpacks what came; the next round is read and the last one unpacked meanwhile.
+// Casts happen on the way into the arena.  All nodes of the load must run at once.
 //
 // Blocks until the end.  After an error the arenas hold anything, and the communicator is aborted,
 // so that the other nodes do not wait.  Errors:
@@ -90,9 +90,6 @@ struct ExecutorOptions {
 //   ABORTED            a file changed since it was identified; reason CHECKPOINT_CHANGED.
 // `progress`, when not null, gets the final figures in any case.
 absl::Status ExecuteLoad(const ExecutorOptions& options, ExecutorProgress* progress);
-
-// True when a load of this layout sends bytes between nodes.
-bool NeedsExchange(const Layout& layout);
 
 }  // namespace zerocast
 

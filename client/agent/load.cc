@@ -8,6 +8,7 @@
 #include "client/agent/digest.h"
 #include "client/agent/path_policy.h"
 #include "client/agent/placement.h"
+#include "client/agent/round_exchange.h"
 #include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/status_macros.h"

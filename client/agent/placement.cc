@@ -18,79 +18,97 @@ Move MoveOf(const Plan& plan, const Piece& piece, const Box& box, DType dtype, c
   return {piece.source, box, dtype, FindDecoder(plan.decoders, piece.source), memory};
 }
 
-// Elements that are in a message, by a box that counts from its beginning.
-struct Received {
-  Box box;
-  const char* message = nullptr;
-  DType dtype = DType::kInvalid;
+// Unpacks pieces of one message.
+class Unpacker {
+ public:
+  Unpacker(const Plan& plan, const NodeArenas& arenas, const BeforeWrite& before_write)
+      : plan_(plan),
+        group_size_(SecondaryGroupSize(plan.layout)),
+        arenas_(arenas),
+        before_write_(before_write) {}
+
+  // Elements [first, end) of `piece`, which is at `packed`.
+  void Unpack(const Piece& piece, const char* packed, int64_t first, int64_t end) {
+    target_ = &TargetOf(plan_, piece);
+    packed_ = packed;
+    dtype_ = WireDType(plan_, piece);
+    Box pack, unpack;
+    MakePackBoxes(piece.box, 0, &pack, &unpack);
+    cuts_.clear();
+    SliceSource(unpack, first, end, &cuts_);
+    const bool of_one_rank = piece.rank >= 0 && target_->partitioned && !piece.secondary;
+    for (const Box& box : cuts_) {
+      if (of_one_rank) {
+        Write(box, piece.target_base, arenas_.OfRank(piece.rank) + target_->arena_offset);
+      } else {
+        WriteToRanks(box);
+      }
+    }
+  }
+
+ private:
+  // What of `box` each rank holds, in its primary and in its secondary partition.
+  void WriteToRanks(const Box& box) {
+    if (!target_->partitioned) {
+      for (char* const arena : arenas_.data) Write(box, 0, arena + target_->arena_offset);
+      return;
+    }
+    WriteToPartitions(box);
+    if (target_->secondary_elements == 0) return;
+    const int64_t last = (TargetEnd(box) - 1) / target_->secondary_elements;
+    for (int64_t block = box.target_offset / target_->secondary_elements; block <= last; ++block) {
+      WriteToBlock(box, block);
+    }
+  }
+
+  void WriteToPartitions(const Box& box) {
+    const int64_t part = target_->partition_elements;
+    const int64_t first = std::max<int64_t>(arenas_.first_rank, box.target_offset / part);
+    const int64_t last = std::min<int64_t>(arenas_.first_rank + arenas_.num_ranks() - 1,
+                                           (TargetEnd(box) - 1) / part);
+    for (int64_t rank = first; rank <= last; ++rank) {
+      slices_.clear();
+      SliceTarget(box, rank * part, (rank + 1) * part, &slices_);
+      for (const Box& slice : slices_) {
+        Write(slice, rank * part,
+              arenas_.OfRank(static_cast<int32_t>(rank)) + target_->arena_offset);
+      }
+    }
+  }
+
+  // To the secondary partitions that are that block.
+  void WriteToBlock(const Box& box, int64_t block) {
+    const int64_t base = block * target_->secondary_elements;
+    const int64_t end_rank = arenas_.first_rank + arenas_.num_ranks();
+    int64_t rank = FirstRankOfBlock(block, group_size_, arenas_.first_rank);
+    if (rank >= end_rank) return;
+    slices_.clear();
+    SliceTarget(box, base, base + target_->secondary_elements, &slices_);
+    for (; rank < end_rank; rank += group_size_) {
+      for (const Box& slice : slices_) {
+        Write(slice, base, arenas_.OfRank(static_cast<int32_t>(rank)) + target_->secondary_offset);
+      }
+    }
+  }
+
+  // `box` writes to places of the flat target; the one that lies at `memory` is `base`.
+  void Write(Box box, int64_t base, char* memory) const {
+    box.target_offset -= base;
+    const int64_t size = SizeOf(target_->dtype);
+    before_write_(memory + box.target_offset * size, (TargetEnd(box) - box.target_offset) * size);
+    CopyBox(box, packed_, dtype_, memory, target_->dtype);
+  }
+
+  const Plan& plan_;
+  const int32_t group_size_;
+  const NodeArenas& arenas_;
+  const BeforeWrite& before_write_;
+  // Of the piece.
+  const Target* target_ = nullptr;
+  const char* packed_ = nullptr;
+  DType dtype_ = DType::kInvalid;
+  std::vector<Box> cuts_, slices_;
 };
-
-// Copies `box` of what was received, whose target places count from the flat target's element
-// `target_base`, into the arena at `arena`.
-void CopyIntoPartition(const Received& received, Box box, const Target& target, int64_t target_base,
-                       char* arena) {
-  box.target_offset -= target_base;
-  CopyBox(box, received.message, received.dtype, arena + target.arena_offset, target.dtype);
-}
-
-// Copies `box` of what was received into the secondary partition at `arena`.
-void CopyIntoSecondary(const Received& received, Box box, const Target& target, int64_t target_base,
-                       char* arena) {
-  box.target_offset -= target_base;
-  CopyBox(box, received.message, received.dtype, arena + target.secondary_offset, target.dtype);
-}
-
-// Copies what of `received` the ranks of `arenas` own in their primary partitions.
-void CutToPartitions(const Received& received, const Target& target, const NodeArenas& arenas,
-                     std::vector<Box>* scratch) {
-  const int64_t part = target.partition_elements;
-  const int64_t first = std::max<int64_t>(arenas.first_rank, received.box.target_offset / part);
-  const int64_t last = std::min<int64_t>(arenas.first_rank + arenas.num_ranks() - 1,
-                                         (TargetEnd(received.box) - 1) / part);
-  for (int64_t rank = first; rank <= last; ++rank) {
-    scratch->clear();
-    SliceTarget(received.box, rank * part, (rank + 1) * part, scratch);
-    for (const Box& slice : *scratch) {
-      CopyIntoPartition(received, slice, target, rank * part,
-                        arenas.OfRank(static_cast<int32_t>(rank)));
-    }
-  }
-}
-
-// Copies what of `received` lies in block `block` into the secondary partitions that are that
-// block.
-void CutToBlock(const Received& received, const Target& target, int64_t block, int32_t group_size,
-                const NodeArenas& arenas, std::vector<Box>* scratch) {
-  const int64_t base = block * target.secondary_elements;
-  const int64_t end_rank = arenas.first_rank + arenas.num_ranks();
-  int64_t rank = FirstRankOfBlock(block, group_size, arenas.first_rank);
-  if (rank >= end_rank) return;
-  scratch->clear();
-  SliceTarget(received.box, base, base + target.secondary_elements, scratch);
-  for (; rank < end_rank; rank += group_size) {
-    for (const Box& slice : *scratch) {
-      CopyIntoSecondary(received, slice, target, base, arenas.OfRank(static_cast<int32_t>(rank)));
-    }
-  }
-}
-
-// Copies what of `received` the ranks of `arenas` own.
-void CutBox(const Received& received, const Target& target, int32_t group_size,
-            const NodeArenas& arenas, std::vector<Box>* scratch) {
-  if (!target.partitioned) {
-    for (char* const arena : arenas.data) {
-      CopyIntoPartition(received, received.box, target, 0, arena);
-    }
-    return;
-  }
-  CutToPartitions(received, target, arenas, scratch);
-  if (target.secondary_elements == 0) return;
-  const int64_t last = (TargetEnd(received.box) - 1) / target.secondary_elements;
-  for (int64_t block = received.box.target_offset / target.secondary_elements; block <= last;
-       ++block) {
-    CutToBlock(received, target, block, group_size, arenas, scratch);
-  }
-}
 
 // The move that writes the elements of `piece` densely to `message`, in the dtype of the wire.
 Move PackMove(const Plan& plan, const Piece& piece, char* message) {
@@ -157,29 +175,6 @@ void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_
   }
 }
 
-void UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                   const NodeArenas& arenas) {
-  const int32_t group_size = SecondaryGroupSize(plan.layout);
-  std::vector<Box> scratch;
-  Box pack, unpack;
-  for (const Piece& piece : pieces) {
-    if (!InMessage(plan, piece, arenas.first_rank)) continue;
-    MakePackBoxes(piece.box, 0, &pack, &unpack);
-    const Received received = {unpack, message, WireDType(plan, piece)};
-    const Target& target = TargetOf(plan, piece);
-    if (IsReplicated(plan, piece)) {
-      for (char* const arena : arenas.data) {
-        CopyIntoPartition(received, unpack, target, piece.target_base, arena);
-      }
-    } else if (piece.secondary) {
-      CutBox(received, target, group_size, arenas, &scratch);
-    } else {
-      CopyIntoPartition(received, unpack, target, piece.target_base, arenas.OfRank(piece.rank));
-    }
-    message += WireBytes(plan, piece);
-  }
-}
-
 int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces) {
   int64_t num_bytes = 0;
   for (const Piece& piece : pieces) num_bytes += WireBytes(plan, piece);
@@ -194,16 +189,52 @@ void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char
   }
 }
 
-void UnpackBroadcast(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                     const NodeArenas& arenas) {
-  const int32_t group_size = SecondaryGroupSize(plan.layout);
-  std::vector<Box> scratch;
-  Box pack, unpack;
-  for (const Piece& piece : pieces) {
-    MakePackBoxes(piece.box, 0, &pack, &unpack);
-    CutBox({unpack, message, WireDType(plan, piece)}, TargetOf(plan, piece), group_size, arenas,
-           &scratch);
-    message += WireBytes(plan, piece);
+std::vector<MessagePart> CutMessage(const Plan& plan, absl::Span<const Piece> pieces,
+                                    int32_t first_rank, int64_t part_bytes) {
+  std::vector<MessagePart> parts;
+  MessagePart part;
+  int64_t at = 0;  // bytes of the message up to here
+  const auto close = [&](size_t end_piece) {
+    part.end_piece = end_piece;
+    if (at > part.begin) parts.push_back(part);
+    part = {end_piece, end_piece, at, 0, 0};
+  };
+  for (size_t k = 0; k < pieces.size(); ++k) {
+    if (pieces[k].rank >= 0 && !InMessage(plan, pieces[k], first_rank)) continue;
+    const int64_t num_bytes = WireBytes(plan, pieces[k]);
+    const int64_t count = NumElements(pieces[k].box);
+    if (at > part.begin && at + num_bytes > part.begin + part_bytes) close(k);
+    if (part.begin == at) {
+      part.first_piece = k;
+      part.end_element = count;
+    }
+    if (num_bytes > part_bytes) {
+      const int64_t step = std::max<int64_t>(1, part_bytes / (num_bytes / count));
+      for (int64_t first = 0; first < count; first += step) {
+        parts.push_back({k, k + 1, at, first, std::min(first + step, count)});
+      }
+      at += num_bytes;
+      part = {k + 1, k + 1, at, 0, 0};
+      continue;
+    }
+    at += num_bytes;
+  }
+  close(pieces.size());
+  return parts;
+}
+
+void UnpackPart(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
+                const MessagePart& part, const NodeArenas& arenas,
+                const BeforeWrite& before_write) {
+  Unpacker unpacker(plan, arenas, before_write);
+  const char* packed = message + part.begin;
+  for (size_t k = part.first_piece; k < part.end_piece; ++k) {
+    const Piece& piece = pieces[k];
+    if (piece.rank >= 0 && !InMessage(plan, piece, arenas.first_rank)) continue;
+    const bool first = k == part.first_piece;
+    unpacker.Unpack(piece, packed, first ? part.first_element : 0,
+                    first ? part.end_element : NumElements(piece.box));
+    packed += WireBytes(plan, piece);
   }
 }
 

@@ -4,7 +4,10 @@
 // Where the bytes of a piece lie: in a file, in a message, in an arena.  Functions of their
 // arguments; all memory is the caller's.
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -52,17 +55,31 @@ int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t f
 void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank,
                         char* message, std::vector<Move>* out);
 
-// Unpacks a message for the ranks of `arenas`.
-void UnpackMessage(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                   const NodeArenas& arenas);
-
 // A broadcast holds whole pieces (Piece::rank -1), one behind the other.  Each node cuts them to
 // its ranks.
 int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces);
 void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char* message,
                           std::vector<Move>* out);
-void UnpackBroadcast(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                     const NodeArenas& arenas);
+
+// A share of a message, or of a broadcast, that one thread unpacks.
+struct MessagePart {
+  size_t first_piece = 0, end_piece = 0;  // of the pieces, of which the message may lack some
+  int64_t begin = 0;                      // where the first piece begins; bytes of the message
+  // Elements of the first piece: all of them, unless it is the only one.
+  int64_t first_element = 0, end_element = 0;
+};
+
+// Cuts a message of `pieces` into parts of about `part_bytes` bytes: whole pieces together, and
+// pieces that are longer at elements.  `first_rank` is that of the receiving node.
+std::vector<MessagePart> CutMessage(const Plan& plan, absl::Span<const Piece> pieces,
+                                    int32_t first_rank, int64_t part_bytes);
+
+// Called with the memory that is about to be written, gaps included.
+using BeforeWrite = std::function<void(const char* begin, int64_t num_bytes)>;
+
+// Unpacks one part for the ranks of `arenas`.  Parts of one message write to different places.
+void UnpackPart(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
+                const MessagePart& part, const NodeArenas& arenas, const BeforeWrite& before_write);
 
 }  // namespace zerocast
 

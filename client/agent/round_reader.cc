@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "client/agent/buffer.h"
 #include "client/agent/chunks.h"
-#include "client/agent/fresh_memory.h"
 #include "client/agent/placement.h"
+#include "client/agent/round_exchange.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -104,7 +104,6 @@ struct RoundReader::State {
     arenas.first_rank = RanksOfNode(options.plan->layout, options.node).first;
     arena_data = DataOf(*options.arenas);
     arenas.data = arena_data;
-    fresh = std::make_unique<FreshMemory>(arenas.data, options.plan->arena_bytes);
     const Layout& layout = options.plan->layout;
     for (int32_t node = 0; node < layout.num_nodes; ++node) {
       first_ranks.push_back(RanksOfNode(layout, node).first);
@@ -137,7 +136,6 @@ struct RoundReader::State {
   int64_t chunk_bytes = 0;
   std::vector<char*> arena_data;
   NodeArenas arenas;
-  std::unique_ptr<FreshMemory> fresh;
   std::vector<int32_t> first_ranks;  // by node
   mutable std::atomic<int64_t> bytes_read{0};
   std::atomic<int64_t> read_ns{0}, copy_ns{0};
@@ -216,27 +214,27 @@ absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* sl
 
 void RoundReader::State::AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const {
   const Plan& plan = *options.plan;
-  slot->buffers.resize(static_cast<size_t>(plan.layout.num_nodes));
+  const int32_t num_nodes = plan.layout.num_nodes;
+  slot->buffers.resize(static_cast<size_t>(num_nodes));
+  const RoundExchange exchange(plan, *options.schedule, round, options.node);
   std::vector<Piece> pieces;
-  if (plan.layout.move_mode == MoveMode::kBroadcast) {
-    options.schedule->WholePieces(round, options.node, &pieces);
-    const int64_t num_bytes = BroadcastBytes(plan, pieces);
-    char* const data = slot->buffers[0].Reserve(num_bytes);
-    AppendBroadcastMoves(plan, pieces, data, moves);
-    if (num_bytes > 0) slot->messages.push_back({-1, data, num_bytes});
-    return;
-  }
-  for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
+  for (int32_t node = 0; node < num_nodes; ++node) {
     if (node == options.node) continue;
     const int32_t first_rank = first_ranks[static_cast<size_t>(node)];
     pieces.clear();
-    options.schedule->Pieces(round, options.node, node, &pieces);
+    exchange.AppendMessagePieces(node, &pieces);
     const int64_t num_bytes = MessageBytes(plan, pieces, first_rank);
     if (num_bytes == 0) continue;
     char* const data = slot->buffers[static_cast<size_t>(node)].Reserve(num_bytes);
     AppendMessageMoves(plan, pieces, first_rank, data, moves);
     slot->messages.push_back({node, data, num_bytes});
   }
+  const int64_t num_bytes = BroadcastBytes(plan, exchange.broadcast_pieces());
+  if (num_bytes == 0) return;
+  // Nothing else needs the buffer of its own number.
+  char* const data = slot->buffers[static_cast<size_t>(options.node)].Reserve(num_bytes);
+  AppendBroadcastMoves(plan, exchange.broadcast_pieces(), data, moves);
+  slot->messages.push_back({-1, data, num_bytes});
 }
 
 absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot* slot) const {
@@ -258,7 +256,8 @@ absl::Status RoundReader::State::ReadChunk(int64_t round, const Slot& slot, cons
   char* const buffer = worker->buffer.Reserve(slot.moves.buffer_bytes());
   worker->chunk.Plan(slot.moves, extent, buffer);
   for (const struct iovec& piece : worker->chunk.pieces()) {
-    fresh->Make(static_cast<const char*>(piece.iov_base), static_cast<int64_t>(piece.iov_len));
+    options.fresh->Make(static_cast<const char*>(piece.iov_base),
+                        static_cast<int64_t>(piece.iov_len));
   }
   ZC_RETURN_IF_ERROR(Read(extent, worker->chunk.pieces(), worker));
   if (options.after_read != nullptr) {
@@ -268,7 +267,7 @@ absl::Status RoundReader::State::ReadChunk(int64_t round, const Slot& slot, cons
   }
   const absl::Duration read = Clock::Real()->Steady();
   worker->chunk.ForEachCopy(
-      [this](const char* begin, int64_t num_bytes) { fresh->Make(begin, num_bytes); });
+      [this](const char* begin, int64_t num_bytes) { options.fresh->Make(begin, num_bytes); });
   worker->chunk.Copy(slot.scales.data());
   read_ns += absl::ToInt64Nanoseconds(read - start);
   copy_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - read);

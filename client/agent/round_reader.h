@@ -14,6 +14,7 @@
 #include "absl/types/span.h"
 #include "client/agent/arena.h"
 #include "client/agent/file_work.h"
+#include "client/agent/fresh_memory.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -38,6 +39,7 @@ struct RoundReaderOptions {
   std::shared_ptr<FileWork> file_work;
   std::vector<FileIdentity> identities;              // from IdentifyFiles
   std::shared_ptr<const std::vector<Arena>> arenas;  // of the node's ranks
+  std::shared_ptr<FreshMemory> fresh;                // of the arenas
   bool sends = false;  // what other nodes need is packed into messages
   int num_threads = 1;
   int64_t chunk_bytes = 0;  // read at once; 0: what the caches like
@@ -46,7 +48,7 @@ struct RoundReaderOptions {
   std::function<void(int64_t round, absl::Span<char> data)> after_read;
 };
 
-// What one node has for another one, or, in MoveMode::kBroadcast, for all others, in one round.
+// What one node has for another one, or for all others, in one round.
 struct OutgoingMessage {
   int32_t node = 0;  // -1: all others
   char* data = nullptr;
@@ -75,9 +77,9 @@ class RoundReader {
   RoundReader& operator=(const RoundReader&) = delete;
 
   // Waits until the next round is where it belongs; the messages it has for other nodes, by node,
-  // are valid until the next call.  Rounds come in order.  Errors: DEADLINE_EXCEEDED after
-  // `timeout`, beginning with the call that is in progress; otherwise those of ReadableFile, and
-  // ABORTED for a file that changed since IdentifyFiles.
+  // and the one for all of them behind, are valid until the next call.  Rounds come in order.
+  // Errors: DEADLINE_EXCEEDED after `timeout`, beginning with the call that is in progress;
+  // otherwise those of ReadableFile, and ABORTED for a file that changed since IdentifyFiles.
   absl::StatusOr<absl::Span<const OutgoingMessage>> Next(absl::Duration timeout);
 
   // After the last round: ABORTED, reason CHECKPOINT_CHANGED, when a file that was read is not the

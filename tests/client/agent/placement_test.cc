@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "client/agent/chunks.h"
+#include "client/agent/round_exchange.h"
 #include "kernels/copy/algebra.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
@@ -114,43 +115,37 @@ class Nodes {
     for (std::string& arena : arenas_) pointers_.push_back(arena.data());
   }
 
-  void Scatter() {
+  // What every rank holds whole is broadcast where a round has `least_broadcast_bytes` of it.
+  void Load(int64_t least_broadcast_bytes) {
     for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
       for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
+        const RoundExchange exchange(plan_, schedule_, round, reader, least_broadcast_bytes);
         std::vector<Move> moves = OwnMoves(round, reader);
         std::vector<std::string> messages(plan_.layout.num_nodes);
         for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
           if (node == reader) continue;
-          const std::vector<Piece> pieces = Pieces(round, reader, node);
+          const std::vector<Piece> pieces = MessagePieces(exchange, node);
           const int32_t first_rank = ArenasOf(node).first_rank;
           messages[node].resize(MessageBytes(plan_, pieces, first_rank));
+          message_bytes_ += static_cast<int64_t>(messages[node].size());
           AppendMessageMoves(plan_, pieces, first_rank, messages[node].data(), &moves);
         }
+        const std::vector<Piece>& for_all = exchange.broadcast_pieces();
+        std::string broadcast(BroadcastBytes(plan_, for_all), '\0');
+        broadcast_bytes_ += static_cast<int64_t>(broadcast.size());
+        AppendBroadcastMoves(plan_, for_all, broadcast.data(), &moves);
         Run(round, reader, std::move(moves));
         for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
           if (node == reader) continue;
-          UnpackMessage(plan_, messages[node].data(), Pieces(round, reader, node), ArenasOf(node));
+          Unpack(messages[node], MessagePieces(exchange, node), ArenasOf(node));
+          Unpack(broadcast, for_all, ArenasOf(node));
         }
       }
     }
   }
 
-  void Broadcast() {
-    for (int64_t round = 0; round < schedule_.num_rounds(); ++round) {
-      for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
-        std::vector<Move> moves = OwnMoves(round, reader);
-        std::vector<Piece> pieces;
-        schedule_.WholePieces(round, reader, &pieces);
-        std::string message(BroadcastBytes(plan_, pieces), '\0');
-        AppendBroadcastMoves(plan_, pieces, message.data(), &moves);
-        Run(round, reader, std::move(moves));
-        for (int32_t node = 0; node < plan_.layout.num_nodes; ++node) {
-          if (node != reader) UnpackBroadcast(plan_, message.data(), pieces, ArenasOf(node));
-        }
-      }
-    }
-  }
-
+  int64_t message_bytes() const { return message_bytes_; }
+  int64_t broadcast_bytes() const { return broadcast_bytes_; }
   int64_t direct_bytes() const { return direct_bytes_; }
   int64_t copied_bytes() const { return copied_bytes_; }
 
@@ -180,6 +175,29 @@ class Nodes {
     std::vector<Piece> pieces;
     schedule_.Pieces(round, reader, node, &pieces);
     return pieces;
+  }
+
+  static std::vector<Piece> MessagePieces(const RoundExchange& exchange, int32_t to) {
+    std::vector<Piece> pieces;
+    exchange.AppendMessagePieces(to, &pieces);
+    return pieces;
+  }
+
+  // Part by part, the last one first: they do not depend on each other.
+  void Unpack(const std::string& message, const std::vector<Piece>& pieces,
+              const NodeArenas& arenas) const {
+    std::vector<MessagePart> parts =
+        CutMessage(plan_, pieces, arenas.first_rank, 1 + chunk_bytes_ / 3);
+    std::reverse(parts.begin(), parts.end());
+    for (const MessagePart& part : parts) {
+      UnpackPart(plan_, message.data(), pieces, part, arenas,
+                 [&arenas, this](const char* begin, int64_t num_bytes) {
+                   for (const char* const arena : arenas.data) {
+                     if (begin >= arena && begin + num_bytes <= arena + plan_.arena_bytes) return;
+                   }
+                   ADD_FAILURE() << "is about to write outside of the arenas";
+                 });
+    }
   }
 
   std::vector<Move> OwnMoves(int64_t round, int32_t node) const {
@@ -221,34 +239,40 @@ class Nodes {
   const std::vector<std::string>& files_;
   const int64_t chunk_bytes_;
   int64_t direct_bytes_ = 0, copied_bytes_ = 0;
+  int64_t message_bytes_ = 0, broadcast_bytes_ = 0;
   std::vector<std::string> arenas_;
   std::vector<char*> pointers_;
 };
 
 TEST(PlacementTest, MessagesAndBroadcastsFillEveryPartition) {
   const uint64_t seed = TestSeed();
-  int decoded = 0;
+  int decoded = 0, with_both = 0;
   int64_t direct_bytes = 0, copied_bytes = 0;
   for (int i = 0; i < kPlans && !HasFailure(); ++i) {
     SCOPED_TRACE("plan " + std::to_string(i) + " of ZC_SEED=" + std::to_string(seed));
     Random random(seed + static_cast<uint64_t>(i));
-    const Plan plan = RandomPlan(&random, RandomLayout(&random));
-    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+    Plan plan = RandomPlan(&random, RandomLayout(&random));
     const std::vector<std::string> files = RandomFiles(&random, *plan.manifest);
     const std::vector<std::string> targets = NaiveTargets(plan, files);
     // As large as a round, and so small that they cut whatever can be cut.
     const int64_t chunk_bytes = i % 2 == 0 ? plan.layout.round_bytes : random.Between(1, 64);
-    Nodes scattered(plan, schedule, files, chunk_bytes);
-    scattered.Scatter();
-    scattered.ExpectArenas(targets);
-    direct_bytes += scattered.direct_bytes();
-    copied_bytes += scattered.copied_bytes();
+    for (const MoveMode mode : {MoveMode::kScatter, MoveMode::kBroadcast}) {
+      plan.layout.move_mode = mode;
+      ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+      Nodes nodes(plan, schedule, files, chunk_bytes);
+      nodes.Load(random.OneIn(2) ? 1 : random.Between(1, 1000));
+      nodes.ExpectArenas(targets);
+      if (mode == MoveMode::kBroadcast) {
+        EXPECT_EQ(nodes.message_bytes(), 0);
+        continue;
+      }
+      direct_bytes += nodes.direct_bytes();
+      copied_bytes += nodes.copied_bytes();
+      with_both += nodes.message_bytes() > 0 && nodes.broadcast_bytes() > 0 ? 1 : 0;
+    }
     decoded += plan.decoders.empty() ? 0 : 1;
-    if (plan.layout.read_mode == ReadMode::kLocal) continue;
-    Nodes broadcast(plan, schedule, files, chunk_bytes);
-    broadcast.Broadcast();
-    broadcast.ExpectArenas(targets);
   }
+  EXPECT_GT(with_both, 5) << "plans that send messages and broadcasts";
   EXPECT_GT(direct_bytes, 10'000);
   EXPECT_GT(copied_bytes, 10'000);
   EXPECT_GT(decoded, 20) << "plans with quantised sources";

@@ -1,0 +1,55 @@
+#ifndef ZEROCAST_CLIENT_AGENT_INCOMING_H_
+#define ZEROCAST_CLIENT_AGENT_INCOMING_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "client/agent/buffer.h"
+#include "client/agent/copy_pool.h"
+#include "client/agent/fresh_memory.h"
+#include "client/agent/placement.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+
+namespace zerocast {
+
+// Where what is received goes.  Nothing is owned.
+struct Destination {
+  const Plan* plan = nullptr;
+  NodeArenas arenas;
+  FreshMemory* fresh = nullptr;  // of the arenas
+  CopyPool* pool = nullptr;      // whose threads unpack
+};
+
+// A message, or a broadcast, from its announcement until it is unpacked; then it can be used again.
+// Thread-compatible.
+class Incoming {
+ public:
+  // Waits for the threads that unpack what came before.  Empty then; the caller adds the pieces
+  // that will come.
+  std::vector<Piece>* Reset(const Destination& destination);
+
+  // Provides memory for the pieces, and returns their bytes: 0 when nothing comes.
+  int64_t Expect(const Destination& destination);
+  absl::Span<char> data() {
+    return absl::MakeSpan(buffer_.data(), static_cast<size_t>(num_bytes_));
+  }
+
+  // Starts to bring what has come to its places.  `destination` must outlive that.
+  void StartUnpack(const Destination& destination);
+
+  // Waits for the threads that unpack.
+  void Wait(const Destination& destination);
+
+ private:
+  std::vector<Piece> pieces_;
+  int64_t num_bytes_ = 0;
+  Buffer buffer_;
+  std::vector<MessagePart> parts_;
+  CopyPool::Batch unpacking_;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_INCOMING_H_
