@@ -32,6 +32,9 @@ absl::StatusOr<Arena> Arena::Create(const std::string& name, int64_t num_bytes) 
     void* place = ::mmap(nullptr, static_cast<size_t>(num_bytes), PROT_READ | PROT_WRITE,
                          MAP_SHARED, arena.fd_, 0);
     if (place == MAP_FAILED) return ErrnoStatus(errno, what);
+    // Where the system gives shared memory huge pages (transparent_hugepage/shmem_enabled); refused
+    // or not, the pages come.
+    ::madvise(place, static_cast<size_t>(num_bytes), MADV_HUGEPAGE);
     arena.data_ = static_cast<char*>(place);
     arena.num_bytes_ = num_bytes;
     total_bytes += num_bytes;

@@ -155,7 +155,8 @@ absl::Status RoundMoves::CheckRead(absl::Span<const Extent> extents) const {
   return absl::OkStatus();
 }
 
-void ChunkWork::Plan(const RoundMoves& moves, const Extent& chunk, char* buffer) {
+void ChunkWork::Plan(const RoundMoves& moves, const Extent& chunk, char* buffer, bool into_place) {
+  into_place_ = into_place;
   moves_ = &moves;
   chunk_ = chunk;
   buffer_ = buffer;
@@ -206,7 +207,7 @@ void ChunkWork::AddPieces() {
     const bool alone =
         needed_to <= cut.begin && (k + 1 == cuts_.size() || cut.end <= cuts_[k + 1].begin);
     needed_to = std::max(needed_to, cut.end);
-    if (!alone || cut.end - cut.begin < moves_->min_direct_bytes() ||
+    if (!into_place_ || !alone || cut.end - cut.begin < moves_->min_direct_bytes() ||
         !KeepsBytes(*cut.move, cut.box)) {
       copies_.push_back(&cut);
       continue;

@@ -72,8 +72,8 @@ class RoundMoves {
 class ChunkWork {
  public:
   // Decides where the bytes of `chunk` go.  `buffer` has as many bytes as the chunk and must, as
-  // `moves`, stay until Copy.
-  void Plan(const RoundMoves& moves, const Extent& chunk, char* buffer);
+  // `moves`, stay until Copy.  Unless `into_place`, all of them go through the buffer.
+  void Plan(const RoundMoves& moves, const Extent& chunk, char* buffer, bool into_place = true);
 
   // Where to read the chunk: pieces of memory, in the order of the file.
   absl::Span<const struct iovec> pieces() const { return pieces_; }
@@ -102,6 +102,7 @@ class ChunkWork {
   void AddPieces();
 
   const RoundMoves* moves_ = nullptr;
+  bool into_place_ = true;
   Extent chunk_;
   char* buffer_ = nullptr;
   std::vector<Cut> cuts_;

@@ -10,7 +10,6 @@
 #include "client/agent/incoming.h"
 #include "client/agent/placement.h"
 #include "client/agent/round_exchange.h"
-#include "client/agent/round_reader.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
@@ -128,6 +127,7 @@ absl::StatusOr<std::unique_ptr<RoundReader>> Executor::StartReading() {
   reader.sends = num_nodes_ > 1;
   reader.num_threads = num_threads_;
   reader.chunk_bytes = options_.chunk_bytes;
+  reader.io = options_.io;
   return RoundReader::Start(std::move(reader), options_.stage_timeout);
 }
 
@@ -153,6 +153,7 @@ absl::Status Executor::Run() {
 
 void Executor::UpdateProgress(const RoundReader& reader) {
   progress_.bytes_read = reader.bytes_read();
+  progress_.io = reader.io();
   const RoundReaderTimes times = reader.times();
   progress_.read = times.read / num_threads_;
   progress_.copy = times.copy / num_threads_;

@@ -15,6 +15,7 @@
 #include "client/agent/arena.h"
 #include "client/agent/file_work.h"
 #include "client/agent/reader.h"
+#include "client/agent/round_reader.h"
 #include "kernels/comm/communicator.h"
 #include "server/base/clock.h"
 #include "server/plan/plan.h"
@@ -35,6 +36,7 @@ struct ExecutorProgress {
   absl::Duration read;
   absl::Duration copy;
   absl::Duration exchange;
+  IoReport io;
 };
 
 // Places where a test can change bytes on their way.
@@ -63,7 +65,8 @@ struct ExecutorOptions {
   std::shared_ptr<const std::vector<Arena>> arenas;
   // Threads that read and copy; 0: one for each processor, at most 16.
   int num_threads = 0;
-  int64_t chunk_bytes = 0;              // read at once by a thread; 0: what the caches like
+  int64_t chunk_bytes = 0;  // read at once by a thread; 0: what the caches like
+  IoMode io = IoMode::kAuto;
   std::vector<std::string> node_names;  // for messages; may be empty
   // The longest that any single wait may last: for a round's reads, for an exchange, for a call to
   // the file system at the end.

@@ -5,32 +5,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/agent/path_policy.h"
+#include "client/agent/posix_file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
 namespace {
-
-// Pieces of memory that one system call fills.
-constexpr size_t kMaxPieces = 256;
-static_assert(kMaxPieces <= IOV_MAX);
-
-FileIdentity IdentityFromStat(const struct stat& info) {
-  FileIdentity identity;
-  identity.num_bytes = info.st_size;
-  identity.mtime_ns = int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
-  identity.inode = info.st_ino;
-  identity.device = info.st_dev;
-  return identity;
-}
 
 absl::Status OpenError(int error_number, const std::string& path) {
   const absl::Status status = ErrnoStatus(error_number, absl::StrCat("open ", path));
@@ -44,87 +30,9 @@ absl::Status OpenError(int error_number, const std::string& path) {
   }
 }
 
-struct Shared {
-  PosixReaderOptions options;
-  std::atomic<int64_t> bytes_read{0};
-};
-
-class PosixFile : public ReadableFile {
- public:
-  PosixFile(std::shared_ptr<Shared> shared, std::string path, int fd)
-      : shared_(std::move(shared)), path_(std::move(path)), fd_(fd) {}
-  ~PosixFile() override { ::close(fd_); }
-
-  int fd() const { return fd_; }
-
-  absl::StatusOr<FileIdentity> Identity() const override {
-    struct stat info;
-    if (::fstat(fd_, &info) != 0) {
-      return WithReason(ErrnoStatus(errno, absl::StrCat("stat ", path_)), "IO_ERROR");
-    }
-    return IdentityFromStat(info);
-  }
-
-  absl::Status ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) override {
-    struct iovec call[kMaxPieces];
-    size_t skip = 0;  // bytes of pieces.front() that are there already
-    while (true) {
-      while (!pieces.empty() && skip >= pieces.front().iov_len) {
-        skip -= pieces.front().iov_len;
-        pieces.remove_prefix(1);
-      }
-      if (pieces.empty()) return absl::OkStatus();
-      const size_t count = std::min(pieces.size(), kMaxPieces);
-      std::copy_n(pieces.begin(), count, call);
-      call[0].iov_base = static_cast<char*>(call[0].iov_base) + skip;
-      call[0].iov_len -= skip;
-      const ssize_t got = Read(call, static_cast<int>(count), offset);
-      if (got < 0) {
-        if (errno == EINTR) continue;
-        return ReadError(errno, offset);
-      }
-      if (got == 0) return TooShort(offset, TotalLength(pieces) - skip);
-      shared_->bytes_read += got;
-      offset += got;
-      skip += static_cast<size_t>(got);
-    }
-  }
-
- private:
-  ssize_t Read(const struct iovec* pieces, int count, int64_t offset) const {
-    if (shared_->options.pread == nullptr) return ::preadv(fd_, pieces, count, offset);
-    return shared_->options.pread(fd_, pieces->iov_base, pieces->iov_len, offset);
-  }
-
-  static size_t TotalLength(absl::Span<const struct iovec> pieces) {
-    size_t total = 0;
-    for (const struct iovec& piece : pieces) total += piece.iov_len;
-    return total;
-  }
-
-  absl::Status ReadError(int error_number, int64_t offset) const {
-    return WithReason(
-        absl::UnavailableError(
-            ErrnoStatus(error_number, absl::StrCat("read ", path_, " at offset ", offset))
-                .message()),
-        "IO_ERROR");
-  }
-
-  absl::Status TooShort(int64_t offset, size_t missing) const {
-    return WithReason(absl::DataLossError(absl::StrCat(
-                          "read ", path_, " at offset ", offset, ": the file ends there, ", missing,
-                          " bytes before the end of what its header promises")),
-                      "CHECKPOINT_CORRUPT");
-  }
-
-  const std::shared_ptr<Shared> shared_;
-  const std::string path_;
-  const int fd_;
-};
-
 class PosixReader : public FileReader {
  public:
-  explicit PosixReader(PosixReaderOptions options) : shared_(std::make_shared<Shared>()) {
+  explicit PosixReader(PosixReaderOptions options) : shared_(std::make_shared<PosixReaderState>()) {
     shared_->options = std::move(options);
   }
 
@@ -147,7 +55,7 @@ class PosixReader : public FileReader {
   absl::StatusOr<FileIdentity> IdentityOf(const std::string& path) override {
     struct stat info;
     if (::stat(path.c_str(), &info) != 0) return OpenError(errno, path);
-    return IdentityFromStat(info);
+    return IdentityOfStat(info);
   }
 
   int64_t bytes_read() const override { return shared_->bytes_read; }
@@ -168,10 +76,19 @@ class PosixReader : public FileReader {
         "PERMISSION_DENIED");
   }
 
-  const std::shared_ptr<Shared> shared_;
+  const std::shared_ptr<PosixReaderState> shared_;
 };
 
 }  // namespace
+
+FileIdentity IdentityOfStat(const struct stat& info) {
+  FileIdentity identity;
+  identity.num_bytes = info.st_size;
+  identity.mtime_ns = int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+  identity.inode = info.st_ino;
+  identity.device = info.st_dev;
+  return identity;
+}
 
 absl::Status CheckSameFile(const std::string& path, const FileIdentity& before,
                            const FileIdentity& now) {

@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_CLIENT_AGENT_READER_H_
 #define ZEROCAST_CLIENT_AGENT_READER_H_
 
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -17,6 +18,15 @@
 
 namespace zerocast {
 
+class PosixFile;
+
+// How files are read.
+enum class IoMode {
+  kAuto,    // what is in the page cache from there, the rest by the faster way
+  kCached,  // through the page cache
+  kDirect,  // past the page cache, where the file system can
+};
+
 // What tells one file, and one state of it, from another.
 struct FileIdentity {
   int64_t num_bytes = 0;
@@ -29,6 +39,8 @@ struct FileIdentity {
            a.device == b.device;
   }
 };
+
+FileIdentity IdentityOfStat(const struct stat& info);
 
 // ABORTED, reason CHECKPOINT_CHANGED, when the two differ; says in what.
 absl::Status CheckSameFile(const std::string& path, const FileIdentity& before,
@@ -47,6 +59,9 @@ class ReadableFile {
   //   DATA_LOSS    the file ends before that; reason CHECKPOINT_CORRUPT.
   //   UNAVAILABLE  reading failed; reason IO_ERROR.
   virtual absl::Status ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) = 0;
+
+  // The file as its system calls see it; null where it is not one.
+  virtual PosixFile* AsPosix() { return nullptr; }
 };
 
 // Opens files.  Thread-safe.

@@ -8,7 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "client/agent/buffer.h"
 #include "client/agent/chunks.h"
+#include "client/agent/io_choice.h"
 #include "client/agent/placement.h"
+#include "client/agent/posix_file.h"
+#include "client/agent/read_queue.h"
 #include "client/agent/round_exchange.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
@@ -26,6 +29,8 @@ constexpr int64_t kChunkBytes = int64_t{4} << 20;
 constexpr int64_t kMostBufferBytes = int64_t{32} << 20;
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
+// Of one thread: while one is copied the next is read, where the system reads by itself.
+constexpr int kChunksUnderWay = 2;
 
 std::string PathOf(const std::string& folder, const ManifestFile& file) {
   return absl::StrCat(folder, "/", file.path);
@@ -78,25 +83,40 @@ struct Slot {
   size_t num_done = 0;    // chunks
 };
 
+// A chunk that is read.
+struct ChunkRead {
+  Slot* slot = nullptr;
+  int64_t round = 0;
+  Extent extent;
+  std::shared_ptr<ReadableFile> file;
+  IoWay way = IoWay::kCached;
+  ChunkWork work;
+  Buffer buffer;
+  ReadRequest request;
+  absl::Duration start;
+};
+
 // Of one thread.
 struct Worker {
   size_t number = 0;
   FileObserver about_to;
-  std::map<int32_t, std::unique_ptr<ReadableFile>> files;
-  ChunkWork chunk;
-  Buffer buffer;
+  std::map<int32_t, std::shared_ptr<ReadableFile>> files;
+  ChunkRead chunks[kChunksUnderWay];
+  // Behind what it reads into: it ends first.
+  std::unique_ptr<ReadQueue> queue;
 };
 
 }  // namespace
 
 // Shared with the threads, which may outlive the RoundReader.
 struct RoundReader::State {
-  explicit State(RoundReaderOptions o) : options(std::move(o)) {
+  explicit State(RoundReaderOptions o) : options(std::move(o)), io(options.io) {
     num_rounds = options.schedule->num_rounds();
     waits.resize(static_cast<size_t>(options.num_threads));
     chunk_bytes = options.chunk_bytes;
     if (chunk_bytes == 0) {
-      chunk_bytes = std::min(kChunkBytes, kMostBufferBytes / options.num_threads);
+      chunk_bytes =
+          std::min(kChunkBytes, kMostBufferBytes / (kChunksUnderWay * options.num_threads));
     }
     // Beyond the round that is taken and the next one, so many that no thread waits for the last
     // chunk of another; each more has messages of its own.
@@ -112,13 +132,18 @@ struct RoundReader::State {
 
   // What thread number `number` does.
   void Run(size_t number, const FileObserver& observer);
-  // The next chunk to read; null after the last one, or when there is nothing to do any more.
-  Slot* TakeChunk(Worker* worker, size_t* chunk);
+  // Takes the next chunk to read; false after the last one, when there is nothing to do any more,
+  // and, unless `may_wait`, when there is nothing to do now.
+  bool TakeChunk(bool may_wait, Worker* worker, ChunkRead* chunk);
   absl::Status Prepare(int64_t round, Worker* worker, Slot* slot) const;
   void AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const;
   absl::Status ReadScales(int64_t round, Worker* worker, Slot* slot) const;
-  absl::Status ReadChunk(int64_t round, const Slot& slot, const Extent& extent, Worker* worker);
-  absl::StatusOr<ReadableFile*> OpenFile(int32_t file, Worker* worker) const;
+  absl::Status StartChunk(int number, Worker* worker);
+  void PlaceRequest(IoWay way, ChunkRead* chunk) const;
+  absl::Status FinishChunk(int number, Worker* worker);
+  absl::Status WaitForChunk(int number, Worker* worker);
+  void DoneWithChunk(const absl::Status& result, Slot* slot);
+  absl::StatusOr<std::shared_ptr<ReadableFile>> OpenFile(int32_t file, Worker* worker) const;
   absl::Status Read(const Extent& extent, absl::Span<const struct iovec> pieces,
                     Worker* worker) const;
   absl::Status CheckUnchanged(const FileObserver& observer) const;
@@ -139,6 +164,8 @@ struct RoundReader::State {
   std::vector<int32_t> first_ranks;  // by node
   mutable std::atomic<int64_t> bytes_read{0};
   std::atomic<int64_t> read_ns{0}, copy_ns{0};
+  IoChoice io;
+  std::atomic<bool> uses_uring{false};
   std::atomic<bool> stop{false};
 
   Mutex mutex;
@@ -155,30 +182,53 @@ void RoundReader::State::Run(size_t number, const FileObserver& observer) {
   Worker worker;
   worker.number = number;
   worker.about_to = observer;
-  size_t chunk = 0;
-  while (Slot* const slot = TakeChunk(&worker, &chunk)) {
-    const absl::Status result = ReadChunk(slot->round, *slot, slot->moves.chunks()[chunk], &worker);
-    MutexLock lock(&mutex);
-    if (!result.ok()) {
-      if (status.ok()) status = result;
-      changed.SignalAll();
-    } else if (++slot->num_done == slot->moves.chunks().size()) {
-      changed.SignalAll();
+  worker.queue = ReadQueue::Create(kChunksUnderWay);
+  uses_uring = worker.queue->name() == "io_uring";
+  int64_t started = 0, finished = 0;
+  while (true) {
+    // Who has a chunk under way does not wait for another: others wait for that one.
+    while (started - finished < kChunksUnderWay) {
+      const int place = static_cast<int>(started % kChunksUnderWay);
+      ChunkRead& chunk = worker.chunks[place];
+      if (!TakeChunk(started == finished, &worker, &chunk)) break;
+      ++started;
+      if (const absl::Status begun = StartChunk(place, &worker); !begun.ok()) {
+        DoneWithChunk(begun, chunk.slot);
+        return;
+      }
+      // That one needs no time of the disk's: it is read when it is copied, into the caches.
+      if (chunk.way == IoWay::kCached) break;
     }
+    if (started == finished) return;
+    const int place = static_cast<int>(finished++ % kChunksUnderWay);
+    DoneWithChunk(FinishChunk(place, &worker), worker.chunks[place].slot);
   }
 }
 
-Slot* RoundReader::State::TakeChunk(Worker* worker, size_t* chunk) {
+void RoundReader::State::DoneWithChunk(const absl::Status& result, Slot* slot) {
+  MutexLock lock(&mutex);
+  if (!result.ok()) {
+    if (status.ok()) status = result;
+    changed.SignalAll();
+  } else if (++slot->num_done == slot->moves.chunks().size()) {
+    changed.SignalAll();
+  }
+}
+
+bool RoundReader::State::TakeChunk(bool may_wait, Worker* worker, ChunkRead* chunk) {
   MutexLock lock(&mutex);
   while (!stop && status.ok() && next_round < num_rounds) {
     Slot& slot = SlotOf(next_round);
     if (slot.round == next_round) {
       if (slot.next_chunk < slot.moves.chunks().size()) {
-        *chunk = slot.next_chunk++;
-        return &slot;
+        chunk->slot = &slot;
+        chunk->round = slot.round;
+        chunk->extent = slot.moves.chunks()[slot.next_chunk++];
+        return true;
       }
       ++next_round;
     } else if (preparing || next_round >= num_released + static_cast<int64_t>(slots.size())) {
+      if (!may_wait) return false;
       waits[worker->number] = true;
       changed.Wait(&mutex);
       waits[worker->number] = false;
@@ -195,8 +245,8 @@ Slot* RoundReader::State::TakeChunk(Worker* worker, size_t* chunk) {
       changed.SignalAll();
     }
   }
-  waits[worker->number] = true;  // or has ended
-  return nullptr;
+  if (may_wait) waits[worker->number] = true;  // it has ended
+  return false;
 }
 
 absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* slot) const {
@@ -250,25 +300,80 @@ absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot*
   return absl::OkStatus();
 }
 
-absl::Status RoundReader::State::ReadChunk(int64_t round, const Slot& slot, const Extent& extent,
-                                           Worker* worker) {
-  const absl::Duration start = Clock::Real()->Steady();
-  char* const buffer = worker->buffer.Reserve(slot.moves.buffer_bytes());
-  worker->chunk.Plan(slot.moves, extent, buffer);
-  for (const struct iovec& piece : worker->chunk.pieces()) {
+absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
+  ChunkRead& chunk = worker->chunks[number];
+  chunk.start = Clock::Real()->Steady();
+  ZC_ASSIGN_OR_RETURN(chunk.file, OpenFile(chunk.extent.file, worker));
+  PosixFile* const file = chunk.file->AsPosix();
+  const bool queued = file != nullptr && !file->is_hooked();
+  PlaceRequest(queued ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
+                      : IoWay::kCached,
+               &chunk);
+  if (chunk.way != IoWay::kCached) worker->queue->Start(number, chunk.request);
+  read_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - chunk.start);
+  return absl::OkStatus();
+}
+
+void RoundReader::State::PlaceRequest(IoWay way, ChunkRead* chunk) const {
+  const auto [file, begin, end] = chunk->extent;
+  const int64_t offset =
+      way == IoWay::kDirect ? begin / kDirectAlignment * kDirectAlignment : begin;
+  const int64_t shift = begin - offset;
+  char* const buffer =
+      chunk->buffer.Reserve(chunk->slot->moves.buffer_bytes() + 2 * kDirectAlignment);
+  chunk->work.Plan(chunk->slot->moves, chunk->extent, buffer + shift, way != IoWay::kDirect);
+  chunk->way = way;
+  chunk->request.file = chunk->file->AsPosix();
+  chunk->request.direct = way == IoWay::kDirect;
+  chunk->request.offset = offset;
+  chunk->request.needed = end - offset;
+  const absl::Span<const struct iovec> pieces = chunk->work.pieces();
+  if (way == IoWay::kDirect) {
+    const int64_t blocks = (end - offset + kDirectAlignment - 1) / kDirectAlignment;
+    chunk->request.pieces = {{buffer, static_cast<size_t>(blocks * kDirectAlignment)}};
+  } else {
+    chunk->request.pieces.assign(pieces.begin(), pieces.end());
+  }
+  for (const struct iovec& piece : pieces) {
     options.fresh->Make(static_cast<const char*>(piece.iov_base),
                         static_cast<int64_t>(piece.iov_len));
   }
-  ZC_RETURN_IF_ERROR(Read(extent, worker->chunk.pieces(), worker));
+}
+
+absl::Status RoundReader::State::WaitForChunk(int number, Worker* worker) {
+  ChunkRead& chunk = worker->chunks[number];
+  const int64_t num_bytes = chunk.extent.end - chunk.extent.begin;
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("read ", PathOfFile(chunk.extent.file),
+                                                            " at offset ", chunk.extent.begin)));
+  absl::Status status;
+  if (chunk.way != IoWay::kCached) status = worker->queue->Wait(number);
+  if (chunk.way == IoWay::kDirect && status.code() == absl::StatusCode::kUnimplemented) {
+    io.RefuseDirect(status);
+    PlaceRequest(IoWay::kCached, &chunk);
+  }
+  // What is cached comes with one call: there is nothing to wait for.
+  if (chunk.way == IoWay::kCached)
+    status = chunk.file->ReadAt(chunk.extent.begin, chunk.work.pieces());
+  ZC_RETURN_IF_ERROR(status);
+  io.Record(chunk.way, num_bytes, Clock::Real()->Steady() - chunk.start);
+  bytes_read += num_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status RoundReader::State::FinishChunk(int number, Worker* worker) {
+  ChunkRead& chunk = worker->chunks[number];
+  const absl::Duration start = Clock::Real()->Steady();
+  ZC_RETURN_IF_ERROR(WaitForChunk(number, worker));
   if (options.after_read != nullptr) {
-    for (const struct iovec& piece : worker->chunk.pieces()) {
-      options.after_read(round, absl::MakeSpan(static_cast<char*>(piece.iov_base), piece.iov_len));
+    for (const struct iovec& piece : chunk.work.pieces()) {
+      options.after_read(chunk.round,
+                         absl::MakeSpan(static_cast<char*>(piece.iov_base), piece.iov_len));
     }
   }
   const absl::Duration read = Clock::Real()->Steady();
-  worker->chunk.ForEachCopy(
+  chunk.work.ForEachCopy(
       [this](const char* begin, int64_t num_bytes) { options.fresh->Make(begin, num_bytes); });
-  worker->chunk.Copy(slot.scales.data());
+  chunk.work.Copy(chunk.slot->scales.data());
   read_ns += absl::ToInt64Nanoseconds(read - start);
   copy_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - read);
   return absl::OkStatus();
@@ -276,7 +381,7 @@ absl::Status RoundReader::State::ReadChunk(int64_t round, const Slot& slot, cons
 
 absl::Status RoundReader::State::Read(const Extent& extent, absl::Span<const struct iovec> pieces,
                                       Worker* worker) const {
-  ZC_ASSIGN_OR_RETURN(ReadableFile* const file, OpenFile(extent.file, worker));
+  ZC_ASSIGN_OR_RETURN(const std::shared_ptr<ReadableFile> file, OpenFile(extent.file, worker));
   ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("read ", PathOfFile(extent.file),
                                                             " at offset ", extent.begin)));
   ZC_RETURN_IF_ERROR(file->ReadAt(extent.begin, pieces));
@@ -284,17 +389,18 @@ absl::Status RoundReader::State::Read(const Extent& extent, absl::Span<const str
   return absl::OkStatus();
 }
 
-absl::StatusOr<ReadableFile*> RoundReader::State::OpenFile(int32_t file, Worker* worker) const {
+absl::StatusOr<std::shared_ptr<ReadableFile>> RoundReader::State::OpenFile(int32_t file,
+                                                                           Worker* worker) const {
   auto& files = worker->files;
   const auto found = files.find(file);
-  if (found != files.end()) return found->second.get();
+  if (found != files.end()) return found->second;
   const std::string path = PathOfFile(file);
   ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("open ", path)));
   if (files.size() >= kMaxOpenFiles) files.erase(files.begin());
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened, options.reader->Open(path));
   ZC_ASSIGN_OR_RETURN(const FileIdentity identity, opened->Identity());
   ZC_RETURN_IF_ERROR(CheckSameFile(path, options.identities[static_cast<size_t>(file)], identity));
-  return (files[file] = std::move(opened)).get();
+  return files[file] = std::move(opened);
 }
 
 absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptions options,
@@ -377,6 +483,11 @@ absl::Status RoundReader::CheckUnchanged(const std::atomic<bool>* cancelled) con
 }
 
 int64_t RoundReader::bytes_read() const { return state_->bytes_read; }
+
+IoReport RoundReader::io() const {
+  return {state_->uses_uring ? "io_uring" : "preadv", state_->io.direct_bytes(),
+          std::string(state_->io.refusal().message())};
+}
 
 RoundReaderTimes RoundReader::times() const {
   return {absl::Nanoseconds(state_->read_ns.load()), absl::Nanoseconds(state_->copy_ns.load())};

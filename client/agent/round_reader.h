@@ -43,6 +43,7 @@ struct RoundReaderOptions {
   bool sends = false;  // what other nodes need is packed into messages
   int num_threads = 1;
   int64_t chunk_bytes = 0;  // read at once; 0: what the caches like
+  IoMode io = IoMode::kAuto;
   // For tests: may change what was read, before anybody sees it.  Called on a reading thread for
   // each piece of memory that was filled.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;
@@ -59,6 +60,13 @@ struct OutgoingMessage {
 struct RoundReaderTimes {
   absl::Duration read;
   absl::Duration copy;
+};
+
+// How a reader reads.
+struct IoReport {
+  std::string calls;         // "io_uring" or "preadv"
+  int64_t direct_bytes = 0;  // that were read past the page cache
+  std::string refusal;       // why there were no direct reads where they were wanted
 };
 
 // Reads one node's extents, round by round, and brings what they hold to its place: into the arenas
@@ -90,6 +98,7 @@ class RoundReader {
   // So far; any thread.
   int64_t bytes_read() const;
   RoundReaderTimes times() const;
+  IoReport io() const;
 
  private:
   struct State;

@@ -1,5 +1,9 @@
 #include "client/agent/executor.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
 #include <sstream>
 #include <tuple>
 
@@ -64,6 +68,47 @@ TEST(Executor, WholeTargetsOfStageZeroComeToEveryRank) {
 }
 
 TEST(Executor, MoreRanksThanElementsLeavesTheRestZero) { ExpectEveryPartition(MakeLayout(2, 20)); }
+
+// The files' pages are not in the page cache, where the file system has a disk.
+void MakeCold(const std::string& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const int fd = ::open(entry.path().c_str(), O_RDONLY);
+    ::fdatasync(fd);
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(fd);
+  }
+}
+
+TEST(Executor, EveryWayOfReadingGivesTheSameBytes) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  for (const IoMode io : {IoMode::kAuto, IoMode::kCached, IoMode::kDirect}) {
+    for (const int64_t round_bytes : {200, 9000, 32 << 20}) {
+      Layout layout = MakeLayout(2, 2);
+      layout.round_bytes = round_bytes;
+      ClusterOptions options;
+      options.plan = MakePlan(dir.path(), layout);
+      options.folder = dir.path();
+      options.io = io;
+      const auto plan = options.plan;
+      MakeCold(dir.path());
+      const ClusterRun run = RunCluster(std::move(options));
+      EXPECT_THAT(run.statuses, Each(IsOk()));
+      EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+      for (const ExecutorProgress& progress : run.progress) {
+        EXPECT_EQ(progress.bytes_read, progress.bytes_to_read);
+        const IoReport& report = progress.io;
+        if (io == IoMode::kCached) {
+          EXPECT_EQ(report.direct_bytes, 0);
+        }
+        // All of them, or the reason why not.
+        if (io == IoMode::kDirect && report.refusal.empty()) {
+          EXPECT_EQ(report.direct_bytes, progress.bytes_read);
+        }
+      }
+    }
+  }
+}
 
 TEST(Executor, ParallelModeReadsEveryByteOnceInTheCluster) {
   const TempDir dir;

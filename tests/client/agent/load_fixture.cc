@@ -225,6 +225,7 @@ ClusterRun RunCluster(ClusterOptions options) {
       executor.arenas = arenas;
       executor.stage_timeout = options.stage_timeout;
       executor.num_threads = options.num_threads;
+      executor.io = options.io;
       if (!options.hooks.empty()) executor.hooks = options.hooks[node];
       run.statuses[node] = ExecuteLoad(executor, &run.progress[node]);
       if (run.statuses[node].ok()) {

@@ -54,6 +54,7 @@ struct ClusterOptions {
   std::vector<ExecutorHooks> hooks;                          // by node; may be empty
   absl::Duration stage_timeout = absl::Seconds(20);
   int num_threads = 0;  // of each node; as ExecutorOptions
+  IoMode io = IoMode::kAuto;
   // Of all nodes; null: each has its own.
   std::shared_ptr<FileWork> file_work;
 };

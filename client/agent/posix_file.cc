@@ -1,0 +1,114 @@
+#include "client/agent/posix_file.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// Pieces of memory that one system call fills.
+constexpr size_t kMaxPieces = 256;
+static_assert(kMaxPieces <= IOV_MAX);
+
+size_t TotalLength(absl::Span<const struct iovec> pieces) {
+  size_t total = 0;
+  for (const struct iovec& piece : pieces) total += piece.iov_len;
+  return total;
+}
+
+}  // namespace
+
+PosixFile::PosixFile(std::shared_ptr<PosixReaderState> reader, std::string path, int fd)
+    : reader_(std::move(reader)), path_(std::move(path)), fd_(fd) {}
+
+PosixFile::~PosixFile() {
+  ::close(fd_);
+  if (direct_fd_ >= 0) ::close(direct_fd_);
+}
+
+absl::StatusOr<FileIdentity> PosixFile::Identity() const {
+  struct stat info;
+  if (::fstat(fd_, &info) != 0) {
+    return WithReason(ErrnoStatus(errno, absl::StrCat("stat ", path_)), "IO_ERROR");
+  }
+  return IdentityOfStat(info);
+}
+
+absl::Status PosixFile::ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) {
+  struct iovec call[kMaxPieces];
+  size_t skip = 0;  // bytes of pieces.front() that are there already
+  while (true) {
+    while (!pieces.empty() && skip >= pieces.front().iov_len) {
+      skip -= pieces.front().iov_len;
+      pieces.remove_prefix(1);
+    }
+    if (pieces.empty()) return absl::OkStatus();
+    const size_t count = std::min(pieces.size(), kMaxPieces);
+    std::copy_n(pieces.begin(), count, call);
+    call[0].iov_base = static_cast<char*>(call[0].iov_base) + skip;
+    call[0].iov_len -= skip;
+    const ssize_t got = Read(call, static_cast<int>(count), offset);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return ReadError(errno, offset);
+    }
+    if (got == 0) return TooShort(offset, static_cast<int64_t>(TotalLength(pieces) - skip));
+    CountRead(got);
+    offset += got;
+    skip += static_cast<size_t>(got);
+  }
+}
+
+ssize_t PosixFile::Read(const struct iovec* pieces, int count, int64_t offset) const {
+  if (reader_->options.pread == nullptr) return ::preadv(fd_, pieces, count, offset);
+  return reader_->options.pread(fd_, pieces->iov_base, pieces->iov_len, offset);
+}
+
+absl::StatusOr<int> PosixFile::DirectFd() {
+  if (direct_fd_ < 0) {
+    // The same file, whatever is under its path now.
+    const int fd = ::open(absl::StrCat("/proc/self/fd/", fd_).c_str(),
+                          O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+      return absl::UnimplementedError(
+          ErrnoStatus(errno, absl::StrCat("open ", path_, " with O_DIRECT")).message());
+    }
+    int none = -1;
+    if (!direct_fd_.compare_exchange_strong(none, fd)) ::close(fd);
+  }
+  return direct_fd_.load();
+}
+
+bool PosixFile::SeemsCached(int64_t offset, int64_t num_bytes) const {
+  for (const int64_t place : {offset, offset + num_bytes / 2, offset + num_bytes - 1}) {
+    char byte;
+    const struct iovec piece = {&byte, 1};
+    if (::preadv2(fd_, &piece, 1, place, RWF_NOWAIT) != 1) return false;
+  }
+  return true;
+}
+
+absl::Status PosixFile::ReadError(int error_number, int64_t offset) const {
+  return WithReason(
+      absl::UnavailableError(
+          ErrnoStatus(error_number, absl::StrCat("read ", path_, " at offset ", offset)).message()),
+      "IO_ERROR");
+}
+
+absl::Status PosixFile::TooShort(int64_t offset, int64_t missing) const {
+  return WithReason(absl::DataLossError(absl::StrCat(
+                        "read ", path_, " at offset ", offset, ": the file ends there, ", missing,
+                        " bytes before the end of what its header promises")),
+                    "CHECKPOINT_CORRUPT");
+}
+
+}  // namespace zerocast
