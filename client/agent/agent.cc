@@ -42,6 +42,16 @@ absl::Status CheckOptions(const AgentOptions& options) {
     violations.push_back(
         {"threads", absl::StrCat("must be 0 to ", kMaxThreads, ", was ", options.num_threads)});
   }
+  if (options.max_buffer_bytes < kLeastBufferBytes) {
+    violations.push_back({"max_buffer_memory", absl::StrCat("must be at least ", kLeastBufferBytes,
+                                                            ", was ", options.max_buffer_bytes)});
+  }
+  for (const auto& [field, rate] : {std::pair<const char*, int64_t>{"read_rate", options.read_rate},
+                                    {"send_rate", options.send_rate}}) {
+    if (rate == 0 || rate >= kLeastRate) continue;
+    violations.push_back(
+        {field, absl::StrCat("must be 0 or at least ", kLeastRate, " bytes a second, was ", rate)});
+  }
   if (options.file_timeout <= absl::ZeroDuration()) {
     violations.push_back({"file_timeout", "must be more than nothing"});
   }
@@ -125,6 +135,10 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   environment.bulk_host = options.bulk_host;
   environment.file_timeout = options.file_timeout;
   environment.num_threads = options.num_threads;
+  environment.io = options.io;
+  environment.max_buffer_bytes = options.max_buffer_bytes;
+  environment.read_limit = std::make_shared<RateLimit>(options.read_rate);
+  environment.send_limit = std::make_shared<RateLimit>(options.send_rate);
   ZC_ASSIGN_OR_RETURN(environment.roots,
                       environment.file_work->Call<std::vector<std::string>>(
                           absl::StrJoin(options.roots, ", "), options.file_timeout, nullptr,

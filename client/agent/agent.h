@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/agent/communicators.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/reader.h"
 #include "server/base/clock.h"
 
@@ -47,6 +48,12 @@ struct AgentOptions {
   absl::Duration file_timeout = absl::Seconds(60);
   // That read and copy for one load; 0: one a processor, at most 16.
   int num_threads = 0;
+  IoMode io = IoMode::kAuto;
+  // The most that the buffers of one load may take beyond its arenas; a load may allow less.
+  int64_t max_buffer_bytes = kDefaultBufferBytes;
+  // Of all loads together, bytes a second; 0: as fast as it goes.
+  int64_t read_rate = 0;
+  int64_t send_rate = 0;
 
   // How the nodes of a load are connected; null: Gloo on bulk_host.
   CommunicatorFactory communicators;

@@ -25,6 +25,7 @@
 #include "client/agent/agent_metrics.h"
 #include "client/agent/log.h"
 #include "kernels/base/status_macros.h"
+#include "server/base/byte_size.h"
 #include "server/base/errors.h"
 #include "server/base/exit_code.h"
 #include "server/base/listen_address.h"
@@ -57,6 +58,10 @@ struct Flags {
   std::string health_listen;
   std::string metrics_listen;
   std::string log_level = "info";
+  std::string io = "auto";
+  std::string max_buffer_memory = "256M";
+  std::string read_rate;
+  std::string send_rate;
   std::string unclaimed_ttl = "1h";
   std::string file_timeout = "60s";
 };
@@ -96,6 +101,22 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Threads that read and copy for one load; 0: one a processor, at most 16")
       ->check(CLI::Range(0, 256))
       ->capture_default_str();
+  app->add_option("--io", flags->io,
+                  "How files are read: cached (through the page cache), direct (past it), or auto: "
+                  "what is cached from there, the rest by the way that proves faster")
+      ->check(CLI::IsMember({"auto", "cached", "direct"}))
+      ->type_name("HOW")
+      ->capture_default_str();
+  app->add_option("--max-buffer-memory", flags->max_buffer_memory,
+                  "The most memory that one load may use beyond its shards; a load may allow less")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  app->add_option("--read-rate", flags->read_rate,
+                  "Bytes a second that all loads together may read (2G, ...); unset: no limit")
+      ->type_name("SIZE");
+  app->add_option("--send-rate", flags->send_rate,
+                  "Bytes a second that all loads together may send; unset: no limit")
+      ->type_name("SIZE");
   app->add_option(
          "--unclaimed-ttl", flags->unclaimed_ttl,
          "Shards that no process has taken this long after their load was ready are freed; "
@@ -174,6 +195,19 @@ absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
   return absl::OkStatus();
 }
 
+absl::Status ReadDataPathFlags(Flags* flags) {
+  AgentOptions& agent = flags->agent;
+  agent.io = flags->io == "cached"   ? IoMode::kCached
+             : flags->io == "direct" ? IoMode::kDirect
+                                     : IoMode::kAuto;
+  std::vector<FieldViolation> violations;
+  agent.max_buffer_bytes = ByteSizeOfFlag("max-buffer-memory", flags->max_buffer_memory,
+                                          agent.max_buffer_bytes, &violations);
+  agent.read_rate = ByteSizeOfFlag("read-rate", flags->read_rate, 0, &violations);
+  agent.send_rate = ByteSizeOfFlag("send-rate", flags->send_rate, 0, &violations);
+  return InvalidFields(violations);
+}
+
 // Slurm and Kubernetes may give each job a /tmp and a /dev/shm of its own, and its processes do not
 // find a socket in the host's.  On a machine without them it works.
 void WarnOfPrivateFolder(const std::string& socket_path) {
@@ -188,6 +222,7 @@ void WarnOfPrivateFolder(const std::string& socket_path) {
 
 absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
+  ZC_RETURN_IF_ERROR(ReadDataPathFlags(&flags));
   flags.agent.unclaimed_ttl = ToDuration(flags.unclaimed_ttl);
   flags.agent.file_timeout = ToDuration(flags.file_timeout);
   WarnOfPrivateFolder(flags.agent.socket_path);

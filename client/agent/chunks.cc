@@ -11,8 +11,6 @@
 namespace zerocast {
 namespace {
 
-constexpr int64_t kTransposedChunks = 4;
-
 PlacedMove Place(const Plan& plan, const Move& move) {
   const ManifestTensor& tensor = plan.manifest->tensors[static_cast<size_t>(move.source)];
   PlacedMove placed;
@@ -37,14 +35,6 @@ bool IsContiguous(const Box& box) {
 // True when the bytes of the file are the bytes of the memory, in their order.
 bool KeepsBytes(const PlacedMove& placed, const Box& box) {
   return placed.move.decoder == nullptr && placed.move.dtype == placed.stored && IsContiguous(box);
-}
-
-// True where the last two loops, as both sides order them, are not the same one.
-bool IsTransposed(const Box& box) {
-  for (int k = 0; k + 1 < box.num_dims; ++k) {
-    if (box.dims[k].source_stride < box.dims[box.num_dims - 1].source_stride) return true;
-  }
-  return false;
 }
 
 // The bytes of the scales that `box` needs.
@@ -90,6 +80,13 @@ const char* FindBytes(const std::vector<Extent>& extents, const char* data, int3
 }
 
 }  // namespace
+
+bool IsTransposed(const Box& box) {
+  for (int k = 0; k + 1 < box.num_dims; ++k) {
+    if (box.dims[k].source_stride < box.dims[box.num_dims - 1].source_stride) return true;
+  }
+  return false;
+}
 
 absl::StatusOr<RoundMoves> RoundMoves::Create(const Plan& plan, absl::Span<const Extent> extents,
                                               absl::Span<const Move> moves, int64_t chunk_bytes,

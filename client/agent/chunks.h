@@ -19,6 +19,13 @@
 
 namespace zerocast {
 
+// In a round that transposes chunks are as many times larger: each visit of a page of the target
+// then brings more.
+inline constexpr int64_t kTransposedChunks = 4;
+
+// True where the last two loops, as both sides order them, are not the same one.
+bool IsTransposed(const Box& box);
+
 // A move with the place of its source in a file.
 struct PlacedMove {
   Move move;
@@ -36,7 +43,7 @@ class RoundMoves {
   RoundMoves() = default;
   // `extents` are the node's of the round, `moves` all that reads them; `plan` must outlive this.
   // Chunks have at most `chunk_bytes` bytes, or one stored element; in a round that transposes they
-  // have four times as many: each visit of a page of the target brings more.  INTERNAL where no
+  // have kTransposedChunks times as many.  INTERNAL where no
   // extent holds what a move reads, or its scales.  Runs of fewer than `min_direct_bytes` bytes are
   // not read straight to their place: they cost more as a piece of their own than as a copy.
   static absl::StatusOr<RoundMoves> Create(const Plan& plan, absl::Span<const Extent> extents,

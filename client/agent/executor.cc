@@ -1,17 +1,18 @@
 #include "client/agent/executor.h"
 
-#include <algorithm>
-#include <thread>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/agent/buffer.h"
 #include "client/agent/copy_pool.h"
 #include "client/agent/incoming.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/placement.h"
-#include "client/agent/round_exchange.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/round_exchange.h"
 
 namespace zerocast {
 namespace {
@@ -29,11 +30,6 @@ class StageTimer {
   const absl::Duration start_;
 };
 
-int DefaultThreads() {
-  constexpr unsigned kMost = 16;
-  return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
-}
-
 class Executor {
  public:
   Executor(const ExecutorOptions& options, ExecutorProgress* progress)
@@ -42,7 +38,7 @@ class Executor {
         schedule_(*options.schedule),
         progress_(*progress),
         num_nodes_(NeedsExchange(plan_.layout) ? plan_.layout.num_nodes : 1),
-        num_threads_(options.num_threads > 0 ? options.num_threads : DefaultThreads()) {
+        num_threads_(ReadingThreads(options.num_threads)) {
     arena_data_ = DataOf(*options.arenas);
     destination_.plan = &plan_;
     destination_.arenas.first_rank = RanksOfNode(plan_.layout, options_.node).first;
@@ -52,17 +48,28 @@ class Executor {
   absl::Status Run();
 
  private:
+  struct RoundMessages {
+    std::vector<Incoming> by_node;
+    Buffer buffer;  // of all of them
+  };
+  struct IncomingBroadcast {
+    Incoming message;
+    Buffer buffer;
+  };
+
   absl::Status Check() const;
   absl::Status StartUnpacking();
   absl::StatusOr<std::unique_ptr<RoundReader>> StartReading();
   absl::Status RunRound(int64_t round, RoundReader* reader);
-  // What a node sends and gets in a round.
+  std::vector<Message> PlaceReceives(absl::Span<const RoundExchange> exchanges,
+                                     RoundMessages* round);
   absl::Status ExchangeMessages(int64_t round, absl::Span<const RoundExchange> exchanges,
                                 absl::Span<const OutgoingMessage> outgoing);
   absl::Status ExchangeBroadcasts(int64_t round, absl::Span<const RoundExchange> exchanges,
                                   absl::Span<const OutgoingMessage> outgoing);
   void StartUnpack(int64_t round, int32_t reader, Incoming* message);
   void WaitForUnpacking();
+  void WaitToSend(int64_t num_bytes) const;
   absl::Status ExchangeError(const absl::Status& status) const;
   bool Cancelled() const { return options_.cancelled != nullptr && *options_.cancelled; }
   void UpdateProgress(const RoundReader& reader);
@@ -78,8 +85,8 @@ class Executor {
   Destination destination_;
 
   // Two of each: one is unpacked while the next comes.
-  std::vector<Incoming> messages_[2];  // by node
-  Incoming broadcasts_[2];
+  RoundMessages messages_[2];
+  IncomingBroadcast broadcasts_[2];
   int64_t num_broadcasts_ = 0;
   // Behind what it works on: it ends first.
   std::unique_ptr<CopyPool> pool_;
@@ -105,7 +112,7 @@ absl::Status Executor::StartUnpacking() {
   fresh_ = std::make_shared<FreshMemory>(arena_data_, plan_.arena_bytes);
   destination_.fresh = fresh_.get();
   if (num_nodes_ == 1) return absl::OkStatus();
-  for (auto& messages : messages_) messages.resize(static_cast<size_t>(num_nodes_));
+  for (RoundMessages& round : messages_) round.by_node.resize(static_cast<size_t>(num_nodes_));
   ZC_ASSIGN_OR_RETURN(pool_, CopyPool::Create(num_threads_));
   destination_.pool = pool_.get();
   return absl::OkStatus();
@@ -126,7 +133,10 @@ absl::StatusOr<std::unique_ptr<RoundReader>> Executor::StartReading() {
   reader.fresh = fresh_;
   reader.sends = num_nodes_ > 1;
   reader.num_threads = num_threads_;
-  reader.chunk_bytes = options_.chunk_bytes;
+  reader.chunk_bytes = options_.chunk_bytes > 0
+                           ? options_.chunk_bytes
+                           : ChunkBytes(plan_.layout, num_threads_, kDefaultBufferBytes);
+  reader.read_limit = options_.read_limit;
   reader.io = options_.io;
   return RoundReader::Start(std::move(reader), options_.stage_timeout);
 }
@@ -179,21 +189,40 @@ absl::Status Executor::RunRound(int64_t round, RoundReader* reader) {
   return ExchangeBroadcasts(round, exchanges, outgoing);
 }
 
+std::vector<Message> Executor::PlaceReceives(absl::Span<const RoundExchange> exchanges,
+                                             RoundMessages* round) {
+  int64_t total = 0;
+  for (int32_t node = 0; node < num_nodes_; ++node) {
+    if (node == options_.node) continue;
+    Incoming& message = round->by_node[static_cast<size_t>(node)];
+    exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node,
+                                                             message.Reset(destination_));
+    total += AlignedMessage(message.Expect(destination_));
+  }
+  char* place = round->buffer.Reserve(total);
+  std::vector<Message> receives;
+  for (int32_t node = 0; node < num_nodes_; ++node) {
+    Incoming& message = round->by_node[static_cast<size_t>(node)];
+    const auto num_bytes = static_cast<int64_t>(message.data().size());
+    if (num_bytes == 0) continue;
+    message.Place(place);
+    receives.push_back({node, place, num_bytes});
+    place += AlignedMessage(num_bytes);
+  }
+  return receives;
+}
+
 absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExchange> exchanges,
                                         absl::Span<const OutgoingMessage> outgoing) {
-  std::vector<Incoming>& messages = messages_[round % 2];
-  std::vector<Message> sends, receives;
+  RoundMessages& messages = messages_[round % 2];
+  std::vector<Message> sends;
   for (const OutgoingMessage& message : outgoing) {
     if (message.node >= 0) sends.push_back({message.node, message.data, message.num_bytes});
   }
-  for (int32_t node = 0; node < num_nodes_; ++node) {
-    if (node == options_.node) continue;
-    Incoming& message = messages[static_cast<size_t>(node)];
-    exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node,
-                                                             message.Reset(destination_));
-    if (message.Expect(destination_) == 0) continue;
-    receives.push_back({node, message.data().data(), static_cast<int64_t>(message.data().size())});
-  }
+  const std::vector<Message> receives = PlaceReceives(exchanges, &messages);
+  WaitToSend(
+      std::accumulate(sends.begin(), sends.end(), int64_t{0},
+                      [](int64_t sum, const Message& send) { return sum + send.num_bytes; }));
   {
     StageTimer timer(options_.clock, &progress_.exchange);
     const absl::Status status =
@@ -201,7 +230,7 @@ absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExc
     if (!status.ok()) return ExchangeError(status);
   }
   for (const Message& receive : receives) {
-    StartUnpack(round, receive.peer, &messages[static_cast<size_t>(receive.peer)]);
+    StartUnpack(round, receive.peer, &messages.by_node[static_cast<size_t>(receive.peer)]);
   }
   return absl::OkStatus();
 }
@@ -213,15 +242,17 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
     if (pieces.empty()) continue;  // on all nodes alike
     if (Cancelled()) return absl::CancelledError("load: it was cancelled");
     const bool mine = reader == options_.node;
-    Incoming& incoming = broadcasts_[num_broadcasts_++ % 2];
+    auto& [incoming, buffer] = broadcasts_[num_broadcasts_++ % 2];
     absl::Span<char> data;
     if (mine) {
       data = absl::MakeSpan(outgoing.back().data, static_cast<size_t>(outgoing.back().num_bytes));
     } else {
       *incoming.Reset(destination_) = pieces;
-      incoming.Expect(destination_);
+      incoming.Place(buffer.Reserve(incoming.Expect(destination_)));
       data = incoming.data();
     }
+    // About what each node passes on.
+    WaitToSend(static_cast<int64_t>(data.size()));
     {
       StageTimer timer(options_.clock, &progress_.exchange);
       const absl::Status status = options_.communicator->Broadcast(
@@ -240,12 +271,17 @@ void Executor::StartUnpack(int64_t round, int32_t reader, Incoming* message) {
   message->StartUnpack(destination_);
 }
 
+void Executor::WaitToSend(int64_t num_bytes) const {
+  if (options_.send_limit == nullptr) return;
+  options_.send_limit->Wait(num_bytes, [this] { return Cancelled(); });
+}
+
 void Executor::WaitForUnpacking() {
-  for (auto& messages : messages_) {
-    for (Incoming& message : messages) message.Wait(destination_);
-  }
   if (pool_ == nullptr) return;
-  for (Incoming& broadcast : broadcasts_) broadcast.Wait(destination_);
+  for (RoundMessages& round : messages_) {
+    for (Incoming& message : round.by_node) message.Wait(destination_);
+  }
+  for (IncomingBroadcast& broadcast : broadcasts_) broadcast.message.Wait(destination_);
 }
 
 absl::Status Executor::ExchangeError(const absl::Status& status) const {

@@ -14,6 +14,7 @@
 #include "absl/types/span.h"
 #include "client/agent/arena.h"
 #include "client/agent/file_work.h"
+#include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
 #include "client/agent/round_reader.h"
 #include "kernels/comm/communicator.h"
@@ -65,8 +66,10 @@ struct ExecutorOptions {
   std::shared_ptr<const std::vector<Arena>> arenas;
   // Threads that read and copy; 0: one for each processor, at most 16.
   int num_threads = 0;
-  int64_t chunk_bytes = 0;  // read at once by a thread; 0: what the caches like
+  int64_t chunk_bytes = 0;  // read at once by a thread; 0: ChunkBytes' of the default memory
   IoMode io = IoMode::kAuto;
+  // How fast it may read and send, together with others; null: as fast as it goes.
+  std::shared_ptr<RateLimit> read_limit, send_limit;
   std::vector<std::string> node_names;  // for messages; may be empty
   // The longest that any single wait may last: for a round's reads, for an exchange, for a call to
   // the file system at the end.

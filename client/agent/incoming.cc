@@ -23,14 +23,13 @@ int64_t Incoming::Expect(const Destination& destination) {
       num_bytes_ += WireBytes(*destination.plan, piece);
     }
   }
-  if (num_bytes_ > 0) buffer_.Reserve(num_bytes_);
   return num_bytes_;
 }
 
 void Incoming::StartUnpack(const Destination& destination) {
   parts_ = CutMessage(*destination.plan, pieces_, destination.arenas.first_rank, kPartBytes);
   destination.pool->Start(&unpacking_, parts_.size(), [this, &destination](size_t k) {
-    UnpackPart(*destination.plan, buffer_.data(), pieces_, parts_[k], destination.arenas,
+    UnpackPart(*destination.plan, memory_, pieces_, parts_[k], destination.arenas,
                [&destination](const char* begin, int64_t num_bytes) {
                  destination.fresh->Make(begin, num_bytes);
                });

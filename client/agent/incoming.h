@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "client/agent/buffer.h"
 #include "client/agent/copy_pool.h"
 #include "client/agent/fresh_memory.h"
 #include "client/agent/placement.h"
@@ -30,11 +29,11 @@ class Incoming {
   // that will come.
   std::vector<Piece>* Reset(const Destination& destination);
 
-  // Provides memory for the pieces, and returns their bytes: 0 when nothing comes.
+  // Bytes of the pieces: 0 when nothing comes.
   int64_t Expect(const Destination& destination);
-  absl::Span<char> data() {
-    return absl::MakeSpan(buffer_.data(), static_cast<size_t>(num_bytes_));
-  }
+  // Where they will come; not owned, kept until the next Reset.
+  void Place(char* memory) { memory_ = memory; }
+  absl::Span<char> data() const { return absl::MakeSpan(memory_, static_cast<size_t>(num_bytes_)); }
 
   // Starts to bring what has come to its places.  `destination` must outlive that.
   void StartUnpack(const Destination& destination);
@@ -45,7 +44,7 @@ class Incoming {
  private:
   std::vector<Piece> pieces_;
   int64_t num_bytes_ = 0;
-  Buffer buffer_;
+  char* memory_ = nullptr;
   std::vector<MessagePart> parts_;
   CopyPool::Batch unpacking_;
 };

@@ -2,18 +2,19 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/digest.h"
 #include "client/agent/path_policy.h"
 #include "client/agent/placement.h"
-#include "client/agent/round_exchange.h"
 #include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
+#include "server/plan/round_exchange.h"
 #include "server/wire/plan_input.h"
 
 namespace zerocast {
@@ -106,6 +107,7 @@ absl::StatusOr<std::string> Load::Prepare(const PrepareCommand& command) {
   // The schedule refers to the plan: whoever holds it holds both.
   schedule_ = std::shared_ptr<const Schedule>(new Schedule(std::move(schedule)),
                                               [plan](const Schedule* owned) { delete owned; });
+  ZC_RETURN_IF_ERROR(PlanBuffers());
   ZC_RETURN_IF_ERROR(CheckFiles());
   const auto [first, last] = RanksOfNode(plan_->layout, command.node);
   arenas_ = std::make_shared<std::vector<Arena>>();
@@ -119,6 +121,17 @@ absl::StatusOr<std::string> Load::Prepare(const PrepareCommand& command) {
   prepare_duration_ = environment_->clock->Steady() - start;
   may_run_ = true;
   return command.plan_digest;
+}
+
+absl::Status Load::PlanBuffers() {
+  int64_t limit = environment_->max_buffer_bytes;
+  if (command_.max_buffer_bytes > 0) limit = std::min(limit, command_.max_buffer_bytes);
+  num_threads_ = ReadingThreads(environment_->num_threads);
+  chunk_bytes_ = ChunkBytes(plan_->layout, num_threads_, limit);
+  const MemoryNeeds needs =
+      ComputeMemoryNeeds(*plan_, *schedule_, command_.node, num_threads_, chunk_bytes_);
+  buffer_bytes_ = needs.buffers();
+  return CheckBuffers(needs, plan_->layout, limit);
 }
 
 // Only of the files that this node reads: in mode rank0 other nodes have none.
@@ -179,6 +192,7 @@ NodeResult Load::Run() {
 
 absl::Status Load::RunStages(NodeResult* result) {
   result->progress.arena_bytes = plan_->arena_bytes * static_cast<int64_t>(arenas_->size());
+  result->progress.buffer_bytes = buffer_bytes_;
   result->progress.num_rounds = schedule_->num_rounds();
   result->progress.bytes_to_read = schedule_->ReadBytes(command_.node);
   ZC_RETURN_IF_ERROR(Connect(&result->progress));
@@ -232,7 +246,11 @@ absl::Status Load::Execute(NodeProgress* progress) {
     options.communicator = communicator_.get();
   }
   options.arenas = arenas_;
-  options.num_threads = environment_->num_threads;
+  options.num_threads = num_threads_;
+  options.chunk_bytes = chunk_bytes_;
+  options.io = environment_->io;
+  options.read_limit = environment_->read_limit;
+  options.send_limit = environment_->send_limit;
   options.node_names = command_.node_names;
   options.stage_timeout = command_.stage_timeout;
   options.cancelled = &cancelled_;
@@ -246,6 +264,9 @@ absl::Status Load::Execute(NodeProgress* progress) {
     progress->seconds.read = now.read;
     progress->seconds.copy = now.copy;
     progress->seconds.exchange = now.exchange;
+    progress->read_calls = now.io.calls;
+    progress->direct_bytes = now.io.direct_bytes;
+    progress->direct_refusal = now.io.refusal;
   };
   options.on_progress = [this, progress, &update](const ExecutorProgress& now) {
     update(now);

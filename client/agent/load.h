@@ -14,7 +14,9 @@
 #include "client/agent/communicators.h"
 #include "client/agent/executor.h"
 #include "client/agent/file_work.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/messages.h"
+#include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
 #include "client/agent/shards.h"
 #include "kernels/base/mutex.h"
@@ -35,6 +37,11 @@ struct LoadEnvironment {
   // which also have a time for all of their calls.
   absl::Duration file_timeout = absl::Seconds(60);
   int num_threads = 0;  // that read and copy for one load; 0: ExecutorOptions' default
+  IoMode io = IoMode::kAuto;
+  int64_t max_buffer_bytes = kDefaultBufferBytes;  // of one load, beyond its arenas
+  // Of all loads together.
+  std::shared_ptr<RateLimit> read_limit = std::make_shared<RateLimit>(0);
+  std::shared_ptr<RateLimit> send_limit = std::make_shared<RateLimit>(0);
   std::shared_ptr<AgentEvents> events;
   const Clock* clock = Clock::Real();
   // A node that lost its peer waits this long for the server's cancel before it reports that: the
@@ -67,7 +74,7 @@ class Load {
   //   ABORTED              a file is not what the manifest says; reason CHECKPOINT_CHANGED.
   //   INVALID_ARGUMENT     the plan input is damaged; DATA_LOSS when its proof fails.
   //   DEADLINE_EXCEEDED    a call to the file system took longer than the stage timeout; names it.
-  //   RESOURCE_EXHAUSTED   no memory for the arenas.
+  //   RESOURCE_EXHAUSTED   no memory for the arenas, or the buffers need more than allowed.
   absl::StatusOr<std::string> Prepare(const PrepareCommand& command);
 
   // True once, after Prepare has succeeded: then Run may be called.
@@ -97,6 +104,7 @@ class Load {
   void AddDigests(const char* arena, ShardReport* shard) const;
   absl::Status Finish(NodeResult* result);
   absl::Status CheckFiles();
+  absl::Status PlanBuffers();
   void Report(const NodeProgress& progress);
   void DropCommunicator();
 
@@ -113,6 +121,8 @@ class Load {
   std::vector<FileIdentity> identities_;
   std::shared_ptr<std::vector<Arena>> arenas_;  // shared with reads that are left behind
   absl::Duration prepare_duration_;
+  int num_threads_ = 0;
+  int64_t chunk_bytes_ = 0, buffer_bytes_ = 0;
   absl::Duration last_report_ = -absl::InfiniteDuration();
 
   mutable Mutex mutex_;

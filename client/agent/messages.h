@@ -29,6 +29,7 @@ struct PrepareCommand {
   absl::Duration stage_timeout = absl::Seconds(60);
   std::string attach_token;
   std::vector<std::string> node_names;
+  int64_t max_buffer_bytes = 0;  // beyond the arenas; 0: the agent's own limit
 };
 
 // The stage a node is in; numbers equal v1.NodeStage.
@@ -57,6 +58,10 @@ struct NodeProgress {
   StageDurations seconds;
   int64_t round = 0;
   int64_t num_rounds = 0;
+  int64_t buffer_bytes = 0;  // at most, beyond the arenas
+  std::string read_calls;    // "io_uring" or "preadv"
+  int64_t direct_bytes = 0;  // of bytes_read, past the page cache
+  std::string direct_refusal;
 };
 
 struct NamedDigest {

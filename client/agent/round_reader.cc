@@ -9,29 +9,22 @@
 #include "client/agent/buffer.h"
 #include "client/agent/chunks.h"
 #include "client/agent/io_choice.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/placement.h"
 #include "client/agent/posix_file.h"
 #include "client/agent/read_queue.h"
-#include "client/agent/round_exchange.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
 #include "server/base/clock.h"
 #include "server/base/errors.h"
+#include "server/plan/round_exchange.h"
 
 namespace zerocast {
 namespace {
 
-// What is read at once and, where it must be copied, copied while the caches hold most of it.  A
-// cancelled load stops after this much.
-constexpr int64_t kChunkBytes = int64_t{4} << 20;
-// For the chunks of all threads of a load, of which those that transpose take four times as much.
-constexpr int64_t kMostBufferBytes = int64_t{32} << 20;
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
-// Of one thread: while one is copied the next is read, where the system reads by itself.
-constexpr int kChunksUnderWay = 2;
-
 std::string PathOf(const std::string& folder, const ManifestFile& file) {
   return absl::StrCat(folder, "/", file.path);
 }
@@ -73,7 +66,7 @@ namespace {
 // One round on its way.
 struct Slot {
   RoundMoves moves;
-  std::vector<Buffer> buffers;  // of messages
+  Buffer buffer;  // of all messages
   std::vector<OutgoingMessage> messages;
   Buffer scales;
 
@@ -113,11 +106,6 @@ struct RoundReader::State {
   explicit State(RoundReaderOptions o) : options(std::move(o)), io(options.io) {
     num_rounds = options.schedule->num_rounds();
     waits.resize(static_cast<size_t>(options.num_threads));
-    chunk_bytes = options.chunk_bytes;
-    if (chunk_bytes == 0) {
-      chunk_bytes =
-          std::min(kChunkBytes, kMostBufferBytes / (kChunksUnderWay * options.num_threads));
-    }
     // Beyond the round that is taken and the next one, so many that no thread waits for the last
     // chunk of another; each more has messages of its own.
     slots.resize(options.sends ? 2 : 2 + static_cast<size_t>(options.num_threads));
@@ -158,7 +146,6 @@ struct RoundReader::State {
 
   const RoundReaderOptions options;
   int64_t num_rounds = 0;
-  int64_t chunk_bytes = 0;
   std::vector<char*> arena_data;
   NodeArenas arenas;
   std::vector<int32_t> first_ranks;  // by node
@@ -258,33 +245,34 @@ absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* sl
   if (options.sends) AddMessages(round, slot, &moves);
   ZC_ASSIGN_OR_RETURN(
       slot->moves, RoundMoves::Create(*options.plan, options.schedule->Reads(round, options.node),
-                                      moves, chunk_bytes));
+                                      moves, options.chunk_bytes));
   return ReadScales(round, worker, slot);
 }
 
 void RoundReader::State::AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const {
   const Plan& plan = *options.plan;
-  const int32_t num_nodes = plan.layout.num_nodes;
-  slot->buffers.resize(static_cast<size_t>(num_nodes));
   const RoundExchange exchange(plan, *options.schedule, round, options.node);
-  std::vector<Piece> pieces;
-  for (int32_t node = 0; node < num_nodes; ++node) {
+  std::vector<std::vector<Piece>> pieces(first_ranks.size());  // by node
+  int64_t total = 0;
+  for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
     if (node == options.node) continue;
-    const int32_t first_rank = first_ranks[static_cast<size_t>(node)];
-    pieces.clear();
-    exchange.AppendMessagePieces(node, &pieces);
-    const int64_t num_bytes = MessageBytes(plan, pieces, first_rank);
-    if (num_bytes == 0) continue;
-    char* const data = slot->buffers[static_cast<size_t>(node)].Reserve(num_bytes);
-    AppendMessageMoves(plan, pieces, first_rank, data, moves);
-    slot->messages.push_back({node, data, num_bytes});
+    auto& of_node = pieces[static_cast<size_t>(node)];
+    exchange.AppendMessagePieces(node, &of_node);
+    const int64_t num_bytes = MessageBytes(plan, of_node, first_ranks[static_cast<size_t>(node)]);
+    if (num_bytes > 0) slot->messages.push_back({node, nullptr, num_bytes});
+    total += AlignedMessage(num_bytes);
   }
-  const int64_t num_bytes = BroadcastBytes(plan, exchange.broadcast_pieces());
-  if (num_bytes == 0) return;
-  // Nothing else needs the buffer of its own number.
-  char* const data = slot->buffers[static_cast<size_t>(options.node)].Reserve(num_bytes);
-  AppendBroadcastMoves(plan, exchange.broadcast_pieces(), data, moves);
-  slot->messages.push_back({-1, data, num_bytes});
+  const int64_t broadcast_bytes = BroadcastBytes(plan, exchange.broadcast_pieces());
+  char* place = slot->buffer.Reserve(total + broadcast_bytes);
+  for (OutgoingMessage& message : slot->messages) {
+    message.data = place;
+    AppendMessageMoves(plan, pieces[static_cast<size_t>(message.node)],
+                       first_ranks[static_cast<size_t>(message.node)], place, moves);
+    place += AlignedMessage(message.num_bytes);
+  }
+  if (broadcast_bytes == 0) return;
+  AppendBroadcastMoves(plan, exchange.broadcast_pieces(), place, moves);
+  slot->messages.push_back({-1, place, broadcast_bytes});
 }
 
 absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot* slot) const {
@@ -302,6 +290,9 @@ absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot*
 
 absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
   ChunkRead& chunk = worker->chunks[number];
+  if (options.read_limit != nullptr) {
+    options.read_limit->Wait(chunk.extent.end - chunk.extent.begin, [this] { return stop.load(); });
+  }
   chunk.start = Clock::Real()->Steady();
   ZC_ASSIGN_OR_RETURN(chunk.file, OpenFile(chunk.extent.file, worker));
   PosixFile* const file = chunk.file->AsPosix();

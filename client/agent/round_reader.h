@@ -15,6 +15,7 @@
 #include "client/agent/arena.h"
 #include "client/agent/file_work.h"
 #include "client/agent/fresh_memory.h"
+#include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -42,8 +43,9 @@ struct RoundReaderOptions {
   std::shared_ptr<FreshMemory> fresh;                // of the arenas
   bool sends = false;  // what other nodes need is packed into messages
   int num_threads = 1;
-  int64_t chunk_bytes = 0;  // read at once; 0: what the caches like
+  int64_t chunk_bytes = 0;  // read at once (ChunkBytes)
   IoMode io = IoMode::kAuto;
+  std::shared_ptr<RateLimit> read_limit;  // may be null
   // For tests: may change what was read, before anybody sees it.  Called on a reading thread for
   // each piece of memory that was filled.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;

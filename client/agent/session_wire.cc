@@ -33,6 +33,10 @@ void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   out->set_transport(progress.transport);
   out->set_round(progress.round);
   out->set_num_rounds(progress.num_rounds);
+  out->set_buffer_bytes(progress.buffer_bytes);
+  out->set_read_calls(progress.read_calls);
+  out->set_direct_bytes(progress.direct_bytes);
+  out->set_direct_refusal(progress.direct_refusal);
   v1::StageSeconds* const seconds = out->mutable_seconds();
   seconds->set_prepare(absl::ToDoubleSeconds(progress.seconds.prepare));
   seconds->set_connect(absl::ToDoubleSeconds(progress.seconds.connect));
@@ -142,6 +146,7 @@ PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {
   command.attach_token = message.attach_token();
   command.stage_timeout = FromProto(message.stage_timeout());
   if (command.stage_timeout <= absl::ZeroDuration()) command.stage_timeout = kDefaultStageTimeout;
+  command.max_buffer_bytes = message.max_buffer_bytes();
   command.node_names.assign(message.node_names().begin(), message.node_names().end());
   return command;
 }

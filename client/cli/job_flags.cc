@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
+#include "server/base/byte_size.h"
 #include "server/base/errors.h"
 #include "server/base/utf8.h"
 #include "server/conversion/catalogue.h"
@@ -123,24 +124,6 @@ const CLI::Validator kNotEmpty(
     },
     "");
 
-absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
-  absl::string_view digits = text;
-  double factor = 1;
-  if (!digits.empty()) {
-    const size_t unit = absl::string_view("KMGT").find(digits.back());
-    if (unit != absl::string_view::npos) {
-      factor = std::pow(1024.0, static_cast<double>(unit + 1));
-      digits.remove_suffix(1);
-    }
-  }
-  double value;
-  if (!absl::SimpleAtod(digits, &value) || !(value * factor >= 1) || value * factor > 9e18) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", text, "\" is not a size; write for example 64M, 1.5G or 4096"));
-  }
-  return static_cast<int64_t>(value * factor);
-}
-
 void JobFlags::AddTo(CLI::App* command) {
   constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
   const auto text_file = [command](const char* flag, std::string* path, const char* what) {
@@ -198,6 +181,10 @@ void JobFlags::AddTo(CLI::App* command) {
   command->add_flag("--ignore-mismatched", ignore_mismatched, "Leave out weights of another shape");
   command->add_option("--round-bytes", round_bytes, "Bytes one node reads in a round (64M, ...)")
       ->type_name("SIZE");
+  command
+      ->add_option("--max-buffer-memory", max_buffer_memory,
+                   "Memory of a node beyond the shards, to read, send and receive (default 256M)")
+      ->type_name("SIZE");
   command->add_option("--stage-timeout", stage_timeout_seconds, "Longest single wait of the load")
       ->check(kSeconds)
       ->type_name("SECONDS");
@@ -208,14 +195,9 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   std::vector<FieldViolation> violations;
   v1::JobSpec spec;
   v1::LoadOptions* options = spec.mutable_options();
-  if (!round_bytes.empty()) {
-    const absl::StatusOr<int64_t> bytes = ParseByteSize(round_bytes);
-    if (bytes.ok()) {
-      options->set_round_bytes(*bytes);
-    } else {
-      violations.push_back({"--round-bytes", std::string(bytes.status().message())});
-    }
-  }
+  options->set_round_bytes(ByteSizeOfFlag("--round-bytes", round_bytes, 0, &violations));
+  options->set_max_buffer_bytes(
+      ByteSizeOfFlag("--max-buffer-memory", max_buffer_memory, 0, &violations));
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
 
   spec.set_display_name(display_name);

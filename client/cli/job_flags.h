@@ -25,6 +25,7 @@ struct JobFlags {
   std::vector<std::string> allow_missing;
   bool ignore_mismatched = false;
   std::string round_bytes;
+  std::string max_buffer_memory;
   double stage_timeout_seconds = 0;
   std::string display_name;
 
@@ -47,9 +48,6 @@ extern const CLI::Validator kSeconds;
 CLI::Validator WholeNumber(int64_t least, int64_t most);
 // A flag that is left out rather than empty, as one from an unset variable of a shell would be.
 extern const CLI::Validator kNotEmpty;
-
-// "64M", "1.5G", "4096" as bytes (powers of 1024).  Errors: INVALID_ARGUMENT.
-absl::StatusOr<int64_t> ParseByteSize(absl::string_view text);
 
 }  // namespace zerocast
 

@@ -36,6 +36,7 @@ struct Job {
   std::string dtype_reason;  // why layout.dtype
   bool compute_digests = false;
   absl::Duration stage_timeout = absl::Seconds(60);
+  int64_t max_buffer_bytes = 0;  // of one node, beyond the arenas
   std::string resolved_config_json, config_dtype;
   JobState state = JobState::kActive;
   absl::Time create_time;
@@ -71,6 +72,10 @@ struct NodeProgress {
   std::string transport;
   StageSeconds seconds;
   int64_t round = 0, num_rounds = 0;
+  int64_t buffer_bytes = 0;  // at most, beyond the arenas
+  std::string read_calls;    // "io_uring" or "preadv"
+  int64_t direct_bytes = 0;  // of bytes_read, past the page cache
+  std::string direct_refusal;
 };
 
 struct PartitionDigest {

@@ -55,6 +55,10 @@ v1::NodeProgress ProgressToProto(const jobs::NodeProgress& progress, int32_t nod
   seconds->set_total(progress.seconds.total);
   out.set_round(progress.round);
   out.set_num_rounds(progress.num_rounds);
+  out.set_buffer_bytes(progress.buffer_bytes);
+  out.set_read_calls(progress.read_calls);
+  out.set_direct_bytes(progress.direct_bytes);
+  out.set_direct_refusal(progress.direct_refusal);
   return out;
 }
 

@@ -37,6 +37,10 @@ jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
                  seconds.exchange(), seconds.finish(),  seconds.total()};
   out.round = progress.round();
   out.num_rounds = progress.num_rounds();
+  out.buffer_bytes = progress.buffer_bytes();
+  out.read_calls = progress.read_calls().substr(0, kMaxTextBytes);
+  out.direct_bytes = progress.direct_bytes();
+  out.direct_refusal = progress.direct_refusal().substr(0, kMaxTextBytes);
   return out;
 }
 
@@ -96,6 +100,7 @@ void Fill(const jobs::PreparePlan& m, absl::Duration, v1::SessionResponse* out) 
   to->set_compute_digests(m.job->compute_digests);
   *to->mutable_stage_timeout() = DurationToProto(m.job->stage_timeout);
   to->set_attach_token(m.job->attach_token);
+  to->set_max_buffer_bytes(m.job->max_buffer_bytes);
   for (const std::string& name : m.node_names) to->add_node_names(name);
 }
 

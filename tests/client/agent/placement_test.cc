@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "client/agent/chunks.h"
-#include "client/agent/round_exchange.h"
 #include "kernels/copy/algebra.h"
+#include "server/plan/round_exchange.h"
 #include "tests/server/plan/random_plan.h"
 #include "tests/status_matchers.h"
 

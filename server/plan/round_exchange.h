@@ -1,5 +1,5 @@
-#ifndef ZEROCAST_CLIENT_AGENT_ROUND_EXCHANGE_H_
-#define ZEROCAST_CLIENT_AGENT_ROUND_EXCHANGE_H_
+#ifndef ZEROCAST_SERVER_PLAN_ROUND_EXCHANGE_H_
+#define ZEROCAST_SERVER_PLAN_ROUND_EXCHANGE_H_
 
 #include <cstdint>
 #include <vector>
@@ -44,4 +44,4 @@ bool NeedsExchange(const Layout& layout);
 
 }  // namespace zerocast
 
-#endif  // ZEROCAST_CLIENT_AGENT_ROUND_EXCHANGE_H_
+#endif  // ZEROCAST_SERVER_PLAN_ROUND_EXCHANGE_H_

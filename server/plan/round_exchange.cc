@@ -1,4 +1,4 @@
-#include "client/agent/round_exchange.h"
+#include "server/plan/round_exchange.h"
 
 #include <algorithm>
 
