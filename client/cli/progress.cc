@@ -10,11 +10,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cli/output.h"
+#include "client/cli/stages.h"
 
 namespace zerocast {
 namespace {
 
-constexpr int kBarWidth = 18;
+constexpr int kBarWidth = 12;
 constexpr int kTerminalWidth = 79;
 constexpr absl::Duration kLineEvery = absl::Seconds(3);
 
@@ -39,6 +40,8 @@ std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width
       absl::StrAppendFormat(&line, "  %.0f s left",
                             std::ceil(static_cast<double>(all - done) / rate));
     }
+    const std::string bottleneck = Bottleneck(StageSpeeds(load));
+    if (!bottleneck.empty()) absl::StrAppend(&line, "  ", bottleneck);
   }
   if (static_cast<int>(line.size()) > width) line.resize(width);
   return line;

@@ -1,0 +1,75 @@
+"""How a load may read and how much memory and network it may use: flags of load and agent."""
+
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+import cluster  # noqa: E402
+
+CHECKPOINT = cluster.DATA / "checkpoints" / "mixtral"
+LOAD = ["--output", "json", "load", CHECKPOINT, "--world-size", 4, "--nodes", 2, "--verify"]
+
+
+class DataPathTest(unittest.TestCase):
+
+    def load(self, *flags):
+        result = cluster.zerocast(*LOAD, *flags)
+        self.assertEqual(result.code, 0, result)
+        return result.json()
+
+    def test_buffers_stay_below_what_is_allowed_and_are_stated(self):
+        for move in ("scatter", "broadcast"):
+            shown = self.load("--max-buffer-memory", "1M", "--move", move)
+            for node in shown["nodes"]:
+                self.assertGreater(node["buffer_bytes"], 0)
+                self.assertLessEqual(node["buffer_bytes"], 1 << 20)
+        text = cluster.zerocast(*LOAD[2:], "--max-buffer-memory", "1M").stdout
+        self.assertRegex(text, r"buffers of at most [0-9.]+ kB a node")
+
+    def test_the_report_names_the_speed_of_the_stages(self):
+        shown = self.load()
+        self.assertEqual(sorted(shown["bytes_per_second"]), ["copy", "exchange", "read"])
+        self.assertIn(shown["bottleneck"], ("read", "copy", "exchange"))
+        for node in shown["nodes"]:
+            self.assertIn(node["read_calls"], ("io_uring", "preadv"))
+
+    def test_sizes_that_are_none_are_refused_by_name(self):
+        for size, said in (("x", "--max-buffer-memory"), ("4K", "spec.options.max_buffer_bytes")):
+            result = cluster.zerocast(*LOAD, "--max-buffer-memory", size)
+            self.assertEqual(result.code, 2, result)
+            self.assertIn(said, result.stderr)
+
+    def test_an_agent_reads_as_its_flags_say(self):
+        flags = ["--io", "direct", "--read-rate", "64M", "--send-rate", "64M", "--threads", "3"]
+        with cluster.Cluster(num_agents=2, agent_args=flags) as running:
+            result = cluster.zerocast("--server", running.address, *LOAD)
+            self.assertEqual(result.code, 0, result)
+            for node in result.json()["nodes"]:
+                # All of it past the page cache, or a reason why not.
+                if not node["direct_refusal"]:
+                    self.assertEqual(node["direct_bytes"], node["bytes_read"])
+
+    def test_an_agents_own_limit_holds_and_its_error_names_the_figures(self):
+        with cluster.Cluster(num_agents=2, agent_args=["--max-buffer-memory", "1M"]) as running:
+            allowed = cluster.zerocast("--server", running.address, *LOAD)
+            self.assertEqual(allowed.code, 0, allowed)
+            # Threads that each need some.
+        flags = ["--max-buffer-memory", "1M", "--threads", "64"]
+        with cluster.Cluster(num_agents=2, agent_args=flags) as running:
+            refused = cluster.zerocast("--server", running.address, *LOAD)
+            self.assertEqual(refused.code, 5, refused)
+            self.assertRegex(refused.stderr, r"plan the buffers: \d+ bytes \(\d+ to read")
+
+    def test_an_agents_flags_that_are_wrong_are_told_together(self):
+        result = subprocess.run(
+            [cluster.BIN / "zerocast-agent", "--server", "127.0.0.1:1", "--node", "n", "--root", "/",
+             "--read-rate", "fast", "--send-rate", "x"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(result.returncode, 2, result)
+        self.assertIn("read-rate", result.stderr)
+        self.assertIn("send-rate", result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
