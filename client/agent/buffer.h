@@ -11,12 +11,6 @@
 
 namespace zerocast {
 
-// Messages that share one buffer begin at multiples of this.
-inline constexpr int64_t kMessageAlignment = 64;
-inline int64_t AlignedMessage(int64_t num_bytes) {
-  return (num_bytes + kMessageAlignment - 1) / kMessageAlignment * kMessageAlignment;
-}
-
 // Memory that grows to the largest size asked for and is used again; its content is undefined.  On
 // huge pages where the system has them to give.
 class Buffer {

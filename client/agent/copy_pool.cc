@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "client/agent/numa.h"
 #include "client/agent/threads.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/clock.h"
@@ -11,7 +12,10 @@ namespace zerocast {
 absl::StatusOr<std::unique_ptr<CopyPool>> CopyPool::Create(int num_threads) {
   std::unique_ptr<CopyPool> pool(new CopyPool());
   for (int i = 0; i < num_threads; ++i) {
-    ZC_ASSIGN_OR_RETURN(std::thread thread, StartThread([self = pool.get()] { self->Run(); }));
+    ZC_ASSIGN_OR_RETURN(std::thread thread, StartThread([self = pool.get(), i] {
+                          StayOnNumaNode(static_cast<size_t>(i));
+                          self->Run();
+                        }));
     pool->threads_.push_back(std::move(thread));
   }
   return pool;

@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <thread>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/agent/buffer.h"
 #include "client/agent/chunks.h"
 #include "client/agent/placement.h"
 #include "server/base/errors.h"
+#include "server/plan/messages.h"
 #include "server/plan/round_exchange.h"
 
 namespace zerocast {
@@ -24,60 +23,6 @@ bool Transposes(const Plan& plan) {
   }
   return false;
 }
-
-// The bytes of one node's messages, round by round.
-class Messages {
- public:
-  Messages(const Plan& plan, const Schedule& schedule, int32_t node)
-      : plan_(plan), schedule_(schedule), node_(node) {
-    for (int32_t other = 0; other < plan.layout.num_nodes; ++other) {
-      first_ranks_.push_back(RanksOfNode(plan.layout, other).first);
-    }
-  }
-
-  void Add(int64_t round) {
-    int64_t sends = 0, receives = 0;
-    for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
-      const RoundExchange exchange(plan_, schedule_, round, reader);
-      const int64_t broadcast = BroadcastBytes(plan_, exchange.broadcast_pieces());
-      if (reader != node_) {
-        receives += AlignedMessage(BytesFor(exchange, node_));
-        if (broadcast > 0) Raise(&broadcasts_[num_broadcasts_ % 2], broadcast);
-      } else {
-        for (int32_t to = 0; to < plan_.layout.num_nodes; ++to) {
-          if (to != node_) sends += AlignedMessage(BytesFor(exchange, to));
-        }
-        sends += broadcast;
-      }
-      if (broadcast > 0) ++num_broadcasts_;
-    }
-    Raise(&sends_[round % 2], sends);
-    Raise(&receives_[round % 2], receives);
-  }
-
-  int64_t sending() const { return sends_[0] + sends_[1]; }
-  int64_t receiving() const {
-    return receives_[0] + receives_[1] + broadcasts_[0] + broadcasts_[1];
-  }
-
- private:
-  static void Raise(int64_t* most, int64_t value) { *most = std::max(*most, value); }
-
-  int64_t BytesFor(const RoundExchange& exchange, int32_t to) {
-    pieces_.clear();
-    exchange.AppendMessagePieces(to, &pieces_);
-    return MessageBytes(plan_, pieces_, first_ranks_[static_cast<size_t>(to)]);
-  }
-
-  const Plan& plan_;
-  const Schedule& schedule_;
-  const int32_t node_;
-  std::vector<int32_t> first_ranks_;  // by node
-  std::vector<Piece> pieces_;
-  // As the executor's buffers: two of each, by turns.
-  int64_t sends_[2] = {}, receives_[2] = {}, broadcasts_[2] = {};
-  int64_t num_broadcasts_ = 0;
-};
 
 }  // namespace
 
@@ -104,11 +49,9 @@ MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32
     needs.reading =
         num_threads * kChunksUnderWay * chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1);
   }
-  if (!NeedsExchange(plan.layout)) return needs;
-  Messages messages(plan, schedule, node);
-  for (int64_t round = 0; round < schedule.num_rounds(); ++round) messages.Add(round);
-  needs.sending = messages.sending();
-  needs.receiving = messages.receiving();
+  const ExchangeBuffers exchange = ComputeExchangeBuffers(plan, schedule, node);
+  needs.sending = exchange.sending;
+  needs.receiving = exchange.receiving;
   return needs;
 }
 

@@ -9,9 +9,7 @@
 
 namespace zerocast {
 
-// Buffers of a node's part of a load take at most this much unless the load or the agent says
-// otherwise; bytes.
-inline constexpr int64_t kDefaultBufferBytes = int64_t{256} << 20;
+// The least that buffers may be allowed; bytes.
 inline constexpr int64_t kLeastBufferBytes = int64_t{1} << 20;
 
 // Chunks that each reading thread has under way: while one is copied the next is read, where the

@@ -144,28 +144,6 @@ void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const No
   }
 }
 
-bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank) {
-  const Target& target = TargetOf(plan, piece);
-  if (!target.partitioned) return piece.rank == first_rank;
-  if (target.secondary_elements == 0) return true;
-  const int32_t group_size = SecondaryGroupSize(plan.layout);
-  if (piece.secondary) return piece.rank < first_rank + group_size;
-  // A block is made of whole primary partitions.
-  const int64_t block = int64_t{piece.rank} * target.partition_elements / target.secondary_elements;
-  const int64_t holder = FirstRankOfBlock(block, group_size, first_rank);
-  const std::vector<int32_t>& nodes = plan.layout.node_of_rank;
-  return holder >= plan.layout.world_size ||
-         nodes[static_cast<size_t>(holder)] != nodes[static_cast<size_t>(piece.rank)];
-}
-
-int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank) {
-  int64_t num_bytes = 0;
-  for (const Piece& piece : pieces) {
-    if (InMessage(plan, piece, first_rank)) num_bytes += WireBytes(plan, piece);
-  }
-  return num_bytes;
-}
-
 void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank,
                         char* message, std::vector<Move>* out) {
   for (const Piece& piece : pieces) {
@@ -173,12 +151,6 @@ void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_
     out->push_back(PackMove(plan, piece, message));
     message += WireBytes(plan, piece);
   }
-}
-
-int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces) {
-  int64_t num_bytes = 0;
-  for (const Piece& piece : pieces) num_bytes += WireBytes(plan, piece);
-  return num_bytes;
 }
 
 void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char* message,

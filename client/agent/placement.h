@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "server/plan/messages.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 
@@ -44,20 +45,11 @@ struct Move {
 void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const NodeArenas& arenas,
                       std::vector<Move>* out);
 
-// A message holds the pieces of a list one behind the other in their WireDType (schedule.h).  Of a
-// target that every rank holds whole it carries the piece of `first_rank` alone, of a block of
-// secondary partitions that of the node's first rank that holds it, and of a primary partition
-// nothing where the node holds the block around it.
-bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank);
-int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank);
-
 // Appends the moves that write the message for the node whose first rank is `first_rank`.
 void AppendMessageMoves(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank,
                         char* message, std::vector<Move>* out);
 
-// A broadcast holds whole pieces (Piece::rank -1), one behind the other.  Each node cuts them to
-// its ranks.
-int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces);
+// Appends the moves that write a broadcast.
 void AppendBroadcastMoves(const Plan& plan, absl::Span<const Piece> pieces, char* message,
                           std::vector<Move>* out);
 

@@ -10,6 +10,7 @@
 #include "client/agent/chunks.h"
 #include "client/agent/io_choice.h"
 #include "client/agent/memory_needs.h"
+#include "client/agent/numa.h"
 #include "client/agent/placement.h"
 #include "client/agent/posix_file.h"
 #include "client/agent/read_queue.h"
@@ -166,6 +167,7 @@ struct RoundReader::State {
 };
 
 void RoundReader::State::Run(size_t number, const FileObserver& observer) {
+  StayOnNumaNode(number);
   Worker worker;
   worker.number = number;
   worker.about_to = observer;

@@ -207,6 +207,24 @@ absl::StatusOr<v1::PlanLoadResponse> MakePlan(const GlobalOptions& global, const
   return ExplainReader(plan.status(), spec);
 }
 
+// What each node reads, and the memory that it needs, as far as that is known.
+std::string NodesText(const v1::PlanSummary& plan) {
+  std::vector<std::vector<std::string>> rows = {{"node", "reads"}};
+  if (plan.memory_by_node_size() > 0) {
+    for (const char* column : {"shards", "to read", "to send", "to get"}) rows[0].push_back(column);
+  }
+  for (int node = 0; node < plan.read_bytes_by_node_size(); ++node) {
+    rows.push_back({absl::StrCat(node), FormatBytes(plan.read_bytes_by_node(node))});
+    if (node >= plan.memory_by_node_size()) continue;
+    const v1::NodeMemory& memory = plan.memory_by_node(node);
+    for (const int64_t bytes : {memory.arena_bytes(), memory.reading_bytes(),
+                                memory.sending_bytes(), memory.receiving_bytes()}) {
+      rows.back().push_back(FormatBytes(bytes));
+    }
+  }
+  return FormatTable(rows);
+}
+
 void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response,
                int32_t world_size) {
   const v1::PlanSummary& plan = response.plan();
@@ -220,6 +238,13 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
     document["arena_bytes_all_ranks"] = plan.arena_bytes() * world_size;
     document["read_bytes_by_node"] =
         std::vector<int64_t>(plan.read_bytes_by_node().begin(), plan.read_bytes_by_node().end());
+    document["memory_by_node"] = nlohmann::ordered_json::array();
+    for (const v1::NodeMemory& memory : plan.memory_by_node()) {
+      document["memory_by_node"].push_back({{"arena_bytes", memory.arena_bytes()},
+                                            {"reading_bytes", memory.reading_bytes()},
+                                            {"sending_bytes", memory.sending_bytes()},
+                                            {"receiving_bytes", memory.receiving_bytes()}});
+    }
     PrintJson(document);
     return;
   }
@@ -230,11 +255,7 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
               response.report().dtype_reason().empty()
                   ? ""
                   : absl::StrCat(" (", response.report().dtype_reason(), ")").c_str());
-  std::vector<std::vector<std::string>> rows = {{"node", "reads"}};
-  for (int node = 0; node < plan.read_bytes_by_node_size(); ++node) {
-    rows.push_back({absl::StrCat(node), FormatBytes(plan.read_bytes_by_node(node))});
-  }
-  std::printf("%s\n%s a rank, %s for all %d ranks\n", FormatTable(rows).c_str(),
+  std::printf("%s\n%s a rank, %s for all %d ranks\n", NodesText(plan).c_str(),
               FormatBytes(plan.arena_bytes()).c_str(),
               FormatBytes(plan.arena_bytes() * world_size).c_str(), world_size);
   std::fputs(ReportText(response.report()).c_str(), stdout);

@@ -9,6 +9,7 @@
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/messages.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "server/wire/gzip.h"
@@ -55,7 +56,10 @@ absl::StatusOr<Layout> LayoutOf(const v1::JobSpec& job, std::string* dtype_reaso
     ZC_ASSIGN_OR_RETURN(layout.dtype, DTypePolicyFromProto(options.dtype()));
     *dtype_reason = "--dtype";
   }
-  if (options.round_bytes() > 0) layout.round_bytes = options.round_bytes();
+  layout.round_bytes = options.round_bytes() > 0 ? options.round_bytes()
+                       : options.max_buffer_bytes() > 0
+                           ? DefaultRoundBytes(options.max_buffer_bytes())
+                           : layout.round_bytes;
   layout.allow_missing.assign(options.allow_missing().begin(), options.allow_missing().end());
   layout.ignore_mismatched = options.ignore_mismatched();
   layout.dialect = options.dialect();
@@ -91,6 +95,10 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   *response.mutable_report() = ReportToProto(report);
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
+  const int64_t max_buffer_bytes = job.options().max_buffer_bytes();
+  AddMemory(
+      MemoryOfNodes(*plan, schedule, max_buffer_bytes > 0 ? max_buffer_bytes : kDefaultBufferBytes),
+      response.mutable_plan());
   return response;
 }
 

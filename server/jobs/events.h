@@ -173,6 +173,8 @@ struct CompilePlanCommand {
   int64_t epoch = 0;
   std::shared_ptr<const Job> job;
   std::string compressed_manifest;
+  // For a dry run: its answer also says what memory the nodes need.
+  bool plan_only = false;
 };
 
 // Write the record of a job or load as the machine has it now.

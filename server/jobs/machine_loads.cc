@@ -193,7 +193,7 @@ void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Com
   run->reported[0] = true;
   RestartWait(run, now);
   out->push_back(CompilePlanCommand{run->load.name, run->load.epoch, run->load.job,
-                                    event.compressed_manifest});
+                                    event.compressed_manifest, run->load.plan_only});
 }
 
 void Machine::On(const PlanCompiled& event, const Moment& now, std::vector<Command>* out) {

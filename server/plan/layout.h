@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_SERVER_PLAN_LAYOUT_H_
 #define ZEROCAST_SERVER_PLAN_LAYOUT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -25,6 +26,17 @@ enum class DTypePolicy {
   kFloat16,
   kFloat32,
 };
+
+// Buffers of a node's part of a load take at most this much unless the load or its agent says
+// otherwise; bytes.
+inline constexpr int64_t kDefaultBufferBytes = int64_t{256} << 20;
+
+// A round's bytes where a load does not say them.  A node has what it sends and what it gets in two
+// rounds, and, where whole targets are broadcast, two broadcasts: six rounds' bytes where every
+// node gets as much as it sends.  An eighth leaves room for those that get more, and to read.
+inline int64_t DefaultRoundBytes(int64_t max_buffer_bytes) {
+  return std::min(max_buffer_bytes / 8, int64_t{32} << 20);
+}
 
 // Where the ranks are and how they want the model.
 struct Layout {

@@ -145,6 +145,7 @@ v1::PlanSummary PlanSummaryToProto(const jobs::PlanSummary& plan) {
   out.set_num_targets(plan.num_targets);
   out.set_num_boxes(plan.num_boxes);
   out.set_arena_bytes(plan.arena_bytes);
+  AddMemory(plan.memory_by_node, &out);
   out.mutable_read_bytes_by_node()->Add(plan.read_bytes_by_node.begin(),
                                         plan.read_bytes_by_node.end());
   out.set_num_rounds(plan.num_rounds);

@@ -35,8 +35,6 @@ constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
 constexpr absl::Duration kMaxStageTimeout = absl::Hours(24);
 constexpr int64_t kMinRoundBytes = 8;  // the largest element
 constexpr int64_t kMinBufferBytes = int64_t{1} << 20;
-constexpr int64_t kDefaultBufferBytes = int64_t{256} << 20;
-constexpr int64_t kMostDefaultRoundBytes = int64_t{32} << 20;
 constexpr int32_t kMaxNodes = 1 << 16;
 
 using Violations = std::vector<FieldViolation>;
@@ -133,9 +131,6 @@ void CheckRuleChoice(const Layout& layout, Violations* violations) {
   }
 }
 
-// A node has what it sends and what it gets in two rounds, and, where whole targets are broadcast,
-// two broadcasts: six rounds' bytes where every node gets as much as it sends.  An eighth leaves
-// room for those that get more, and to read.
 void ReadBuffers(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
   job->max_buffer_bytes =
       options.max_buffer_bytes() != 0 ? options.max_buffer_bytes() : kDefaultBufferBytes;
@@ -143,9 +138,8 @@ void ReadBuffers(const v1::LoadOptions& options, jobs::Job* job, Violations* vio
     Add(violations, "spec.options.max_buffer_bytes",
         absl::StrCat("must be 0 or at least ", kMinBufferBytes, ", was ", job->max_buffer_bytes));
   }
-  job->layout.round_bytes = options.round_bytes() != 0
-                                ? options.round_bytes()
-                                : std::min(job->max_buffer_bytes / 8, kMostDefaultRoundBytes);
+  job->layout.round_bytes =
+      options.round_bytes() != 0 ? options.round_bytes() : DefaultRoundBytes(job->max_buffer_bytes);
 }
 
 void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {

@@ -1,6 +1,9 @@
 #ifndef ZEROCAST_SERVER_WIRE_REPORT_WIRE_H_
 #define ZEROCAST_SERVER_WIRE_REPORT_WIRE_H_
 
+#include <vector>
+
+#include "server/plan/messages.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "zerocast/v1/types.pb.h"
@@ -13,6 +16,8 @@ Report ReportFromProto(const v1::LoadReport& report);
 
 // What `plan` will do; `schedule` must be the plan's.
 v1::PlanSummary PlanSummaryToProto(const Plan& plan, const Schedule& schedule);
+
+void AddMemory(const std::vector<NodeMemory>& memory, v1::PlanSummary* out);
 
 }  // namespace zerocast
 

@@ -96,5 +96,24 @@ def elements(shape):
     return shape[0] * elements(shape[1:]) if shape else 1
 
 
+    def test_the_memory_of_each_node_is_told_before_anything_is_read(self):
+        self.model["params"] = [{"name": f"w{k}", "shape": [1024, 64], "dtype": "float32"}
+                                for k in range(4)]
+        for form in self.forms({f"w{k}": [1024, 64] for k in range(4)}):
+            args = ["plan", *form, "--world-size", 4, "--nodes", 2, "--max-buffer-memory", "1M"]
+            text = cluster.zerocast(*args)
+            self.assertEqual(text.code, 0, text)
+            self.assertRegex(text.stdout, r"node +reads +shards +to read +to send +to get\n")
+            shown = cluster.zerocast("--output", "json", *args).json()
+            self.assertEqual(len(shown["memory_by_node"]), 2)
+            for memory in shown["memory_by_node"]:
+                # 4 weights of 256 KiB: each rank a quarter of each, half of a node's is the other's.
+                self.assertEqual(memory["arena_bytes"], 512 << 10)
+                self.assertEqual(memory["reading_bytes"], 256 << 10)
+                for which in ("sending_bytes", "receiving_bytes"):
+                    self.assertGreater(memory[which], 0)
+                self.assertLessEqual(sum(memory.values()) - memory["arena_bytes"], 1 << 20)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -1,0 +1,121 @@
+#include "server/plan/messages.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "server/plan/reads.h"
+#include "server/plan/round_exchange.h"
+
+namespace zerocast {
+namespace {
+
+// The bytes of one node's messages, round by round.
+class Messages {
+ public:
+  Messages(const Plan& plan, const Schedule& schedule, int32_t node)
+      : plan_(plan), schedule_(schedule), node_(node), first_ranks_(FirstRanks(plan.layout)) {}
+
+  void Add(int64_t round) {
+    int64_t sends = 0, receives = 0;
+    for (int32_t reader = 0; reader < plan_.layout.num_nodes; ++reader) {
+      const RoundExchange exchange(plan_, schedule_, round, reader);
+      const int64_t broadcast = BroadcastBytes(plan_, exchange.broadcast_pieces());
+      if (reader != node_) {
+        receives += AlignedMessage(BytesFor(exchange, node_));
+        if (broadcast > 0) Raise(&broadcasts_[num_broadcasts_ % 2], broadcast);
+      } else {
+        for (int32_t to = 0; to < plan_.layout.num_nodes; ++to) {
+          if (to != node_) sends += AlignedMessage(BytesFor(exchange, to));
+        }
+        sends += broadcast;
+      }
+      if (broadcast > 0) ++num_broadcasts_;
+    }
+    Raise(&sends_[round % 2], sends);
+    Raise(&receives_[round % 2], receives);
+  }
+
+  int64_t sending() const { return sends_[0] + sends_[1]; }
+  int64_t receiving() const {
+    return receives_[0] + receives_[1] + broadcasts_[0] + broadcasts_[1];
+  }
+
+ private:
+  static void Raise(int64_t* most, int64_t value) { *most = std::max(*most, value); }
+
+  int64_t BytesFor(const RoundExchange& exchange, int32_t to) {
+    pieces_.clear();
+    exchange.AppendMessagePieces(to, &pieces_);
+    return MessageBytes(plan_, pieces_, first_ranks_[static_cast<size_t>(to)]);
+  }
+
+  const Plan& plan_;
+  const Schedule& schedule_;
+  const int32_t node_;
+  const std::vector<int32_t> first_ranks_;  // by node
+  std::vector<Piece> pieces_;
+  // As the executor's buffers: two of each, by turns.
+  int64_t sends_[2] = {}, receives_[2] = {}, broadcasts_[2] = {};
+  int64_t num_broadcasts_ = 0;
+};
+
+// Of so many nodes the messages are derived.
+constexpr int32_t kNodesWithMemory = 16;
+
+}  // namespace
+
+bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank) {
+  const Target& target = plan.targets[static_cast<size_t>(piece.target)];
+  if (!target.partitioned) return piece.rank == first_rank;
+  if (target.secondary_elements == 0) return true;
+  const int32_t group_size = SecondaryGroupSize(plan.layout);
+  if (piece.secondary) return piece.rank < first_rank + group_size;
+  // A block is made of whole primary partitions.
+  const int64_t block = int64_t{piece.rank} * target.partition_elements / target.secondary_elements;
+  const int64_t holder = FirstRankOfBlock(block, group_size, first_rank);
+  const std::vector<int32_t>& nodes = plan.layout.node_of_rank;
+  return holder >= plan.layout.world_size ||
+         nodes[static_cast<size_t>(holder)] != nodes[static_cast<size_t>(piece.rank)];
+}
+
+int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank) {
+  int64_t num_bytes = 0;
+  for (const Piece& piece : pieces) {
+    if (InMessage(plan, piece, first_rank)) num_bytes += WireBytes(plan, piece);
+  }
+  return num_bytes;
+}
+
+int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces) {
+  int64_t num_bytes = 0;
+  for (const Piece& piece : pieces) num_bytes += WireBytes(plan, piece);
+  return num_bytes;
+}
+
+ExchangeBuffers ComputeExchangeBuffers(const Plan& plan, const Schedule& schedule, int32_t node) {
+  if (!NeedsExchange(plan.layout)) return {};
+  Messages messages(plan, schedule, node);
+  for (int64_t round = 0; round < schedule.num_rounds(); ++round) messages.Add(round);
+  return {messages.sending(), messages.receiving()};
+}
+
+std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule,
+                                      int64_t max_buffer_bytes) {
+  std::vector<NodeMemory> memory;
+  const std::vector<int32_t> first_ranks = FirstRanks(plan.layout);
+  for (int32_t node = 0; node < std::min(plan.layout.num_nodes, kNodesWithMemory); ++node) {
+    const auto k = static_cast<size_t>(node);
+    const ExchangeBuffers exchange = ComputeExchangeBuffers(plan, schedule, node);
+    NodeMemory of_node;
+    of_node.arena_bytes = plan.arena_bytes * (first_ranks[k + 1] - first_ranks[k]);
+    if (schedule.ReadBytes(node) > 0) {
+      of_node.reading_bytes = max_buffer_bytes / (NeedsExchange(plan.layout) ? 4 : 2);
+    }
+    of_node.sending_bytes = exchange.sending;
+    of_node.receiving_bytes = exchange.receiving;
+    memory.push_back(of_node);
+  }
+  return memory;
+}
+
+}  // namespace zerocast

@@ -1,0 +1,57 @@
+#ifndef ZEROCAST_SERVER_PLAN_MESSAGES_H_
+#define ZEROCAST_SERVER_PLAN_MESSAGES_H_
+
+// What is in a message between nodes, and how many bytes a node's messages take.
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
+
+namespace zerocast {
+
+// A message holds the pieces of a list one behind the other in their WireDType (schedule.h).  Of a
+// target that every rank holds whole it carries the piece of `first_rank` alone, of a block of
+// secondary partitions that of the node's first rank that holds it, and of a primary partition
+// nothing where the node holds the block around it.
+bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank);
+int64_t MessageBytes(const Plan& plan, absl::Span<const Piece> pieces, int32_t first_rank);
+
+// A broadcast holds whole pieces (Piece::rank -1), one behind the other.  Each node cuts them to
+// its ranks.
+int64_t BroadcastBytes(const Plan& plan, absl::Span<const Piece> pieces);
+
+// Messages that share one buffer begin at multiples of this.
+inline constexpr int64_t kMessageAlignment = 64;
+inline int64_t AlignedMessage(int64_t num_bytes) {
+  return (num_bytes + kMessageAlignment - 1) / kMessageAlignment * kMessageAlignment;
+}
+
+// What a node's buffers must hold; bytes.
+struct ExchangeBuffers {
+  int64_t sending = 0;    // messages and broadcasts of two rounds
+  int64_t receiving = 0;  // messages of two rounds, and two broadcasts
+};
+
+// Derives every message that `node` sends or gets: as long as a load's own derivation takes.
+ExchangeBuffers ComputeExchangeBuffers(const Plan& plan, const Schedule& schedule, int32_t node);
+
+// What a node needs for its part of a load; bytes.
+struct NodeMemory {
+  int64_t arena_bytes = 0;    // of all its ranks
+  int64_t reading_bytes = 0;  // at most: buffers to read into
+  int64_t sending_bytes = 0;
+  int64_t receiving_bytes = 0;
+};
+
+// By node number, of the first 16 nodes.  What is read into has its share of `max_buffer_bytes`,
+// whatever the number of threads (client/agent keeps it): a quarter, or half where nothing is
+// exchanged.
+std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule,
+                                      int64_t max_buffer_bytes);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_SERVER_PLAN_MESSAGES_H_
