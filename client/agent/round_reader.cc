@@ -136,6 +136,10 @@ struct RoundReader::State {
   absl::Status Read(const Extent& extent, absl::Span<const struct iovec> pieces,
                     Worker* worker) const;
   absl::Status CheckUnchanged(const FileObserver& observer) const;
+  // What is said of a call that reads it.
+  std::string ReadCall(const Extent& extent) const {
+    return absl::StrCat("read ", PathOfFile(extent.file), " at offset ", extent.begin);
+  }
   std::string PathOfFile(int32_t file) const {
     return PathOf(options.checkpoint_path,
                   options.plan->manifest->files[static_cast<size_t>(file)]);
@@ -297,6 +301,8 @@ absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
   }
   chunk.start = Clock::Real()->Steady();
   ZC_ASSIGN_OR_RETURN(chunk.file, OpenFile(chunk.extent.file, worker));
+  // Even to ask whether it is cached is a call to the file system.
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, ReadCall(chunk.extent)));
   PosixFile* const file = chunk.file->AsPosix();
   const bool queued = file != nullptr && !file->is_hooked();
   PlaceRequest(queued ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
@@ -336,8 +342,7 @@ void RoundReader::State::PlaceRequest(IoWay way, ChunkRead* chunk) const {
 absl::Status RoundReader::State::WaitForChunk(int number, Worker* worker) {
   ChunkRead& chunk = worker->chunks[number];
   const int64_t num_bytes = chunk.extent.end - chunk.extent.begin;
-  ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("read ", PathOfFile(chunk.extent.file),
-                                                            " at offset ", chunk.extent.begin)));
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, ReadCall(chunk.extent)));
   absl::Status status;
   if (chunk.way != IoWay::kCached) status = worker->queue->Wait(number);
   if (chunk.way == IoWay::kDirect && status.code() == absl::StatusCode::kUnimplemented) {
@@ -375,8 +380,7 @@ absl::Status RoundReader::State::FinishChunk(int number, Worker* worker) {
 absl::Status RoundReader::State::Read(const Extent& extent, absl::Span<const struct iovec> pieces,
                                       Worker* worker) const {
   ZC_ASSIGN_OR_RETURN(const std::shared_ptr<ReadableFile> file, OpenFile(extent.file, worker));
-  ZC_RETURN_IF_ERROR(Observe(worker->about_to, absl::StrCat("read ", PathOfFile(extent.file),
-                                                            " at offset ", extent.begin)));
+  ZC_RETURN_IF_ERROR(Observe(worker->about_to, ReadCall(extent)));
   ZC_RETURN_IF_ERROR(file->ReadAt(extent.begin, pieces));
   bytes_read += extent.end - extent.begin;
   return absl::OkStatus();

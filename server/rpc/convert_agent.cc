@@ -133,7 +133,8 @@ jobs::Load LoadFromProto(const v1::Load& load) {
         load.plan().num_boxes(),
         load.plan().arena_bytes(),
         load.plan().num_rounds(),
-        {load.plan().read_bytes_by_node().begin(), load.plan().read_bytes_by_node().end()}};
+        {load.plan().read_bytes_by_node().begin(), load.plan().read_bytes_by_node().end()},
+        /*memory_by_node=*/{}};
   }
   if (load.has_report()) out.report = ReportFromProto(load.report());
   for (const v1::NodeProgress& node : load.nodes()) out.nodes.push_back(ProgressFromProto(node));

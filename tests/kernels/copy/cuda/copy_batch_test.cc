@@ -52,8 +52,8 @@ TEST(MakeCopyBatch, OfNothingIsEmpty) {
 
 TEST(MakeCopyBatch, RefusesACastThatDoesNotExist) {
   EXPECT_THAT(
-      MakeCopyBatch({Line(1)}, DType::kInt32, DType::kFloat32),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no cast from int32 to float32")));
+      MakeCopyBatch({Line(1)}, DType::kFloat32, DType::kInt32),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no cast from float32 to int32")));
 }
 
 TEST(MakeCopyBatch, RefusesAnAddressThatItsTypeCannotHave) {

@@ -30,8 +30,8 @@ TEST(LaunchCopyBoxes, RefusesSizesThatDoNotFit) {
 }
 
 TEST(LaunchCopyBoxes, RefusesACastThatDoesNotExist) {
-  EXPECT_THAT(LaunchCopyBoxes(kPieces, kFirsts, 4, DType::kInt8, DType::kFloat16, kStream),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("from int8 to float16")));
+  EXPECT_THAT(LaunchCopyBoxes(kPieces, kFirsts, 4, DType::kFloat16, DType::kInt8, kStream),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("from float16 to int8")));
 }
 
 TEST(LaunchCopyBoxes, RefusesTheDefaultStream) {
