@@ -2,19 +2,15 @@
 // the same kind.  Prints a table and, where asked, JSON; asserts no time.  README.md says how it is
 // read.
 //
-//   load_bench [--folder DIR] [--gb N] [--runs N] [--ranks N] [--threads N] [--kind NAME] [--json
-//   FILE]
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
+//   load_bench [--folder DIR] [--gb N] [--runs N] [--ranks N] [--threads N] [--kind NAME]
+//              [--json FILE]
+//   load_bench --write-only ...     writes the checkpoints and prints their folders
+//   load_bench --floor memfd|anonymous --checkpoint DIR [--threads N]
+//                                   reads the files once and prints the seconds
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -22,7 +18,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "client/agent/arena.h"
 #include "client/agent/executor.h"
 #include "client/agent/round_reader.h"
@@ -30,11 +25,14 @@
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "tests/bench/bench_checkpoints.h"
+#include "tests/bench/bench_models.h"
+#include "tests/bench/read_floor.h"
 
 namespace zerocast {
 namespace {
 
-constexpr int64_t kFloorReadBytes = int64_t{8} << 20;
+// Of the transposed kind's bytes; else it would measure something else.
+constexpr double kLeastTransposed = 0.9;
 
 [[noreturn]] void Die(const std::string& what) {
   std::fprintf(stderr, "load_bench: %s\n", what.c_str());
@@ -59,45 +57,30 @@ struct Options {
   int threads = static_cast<int>(std::thread::hardware_concurrency());
   std::string kind;
   std::string json;
+  bool write_only = false;
+  std::string floor;       // "memfd", "anonymous"
+  std::string checkpoint;  // of the floor
 };
 
-// Reads all files of `manifest` with `threads` threads into a fresh memfd; seconds.
-double ReadFloor(const Manifest& manifest, const std::string& folder, int threads) {
-  struct File {
-    int fd;
-    int64_t begin, num_bytes;  // in the memory
-  };
-  const double start = Now();
-  std::vector<File> files;
-  int64_t total = 0;
-  for (const ManifestFile& file : manifest.files) {
-    files.push_back({open((folder + "/" + file.path).c_str(), O_RDONLY), total, file.num_bytes});
-    total += file.num_bytes;
+// The share of the targets' bytes whose neighbours in the target are no neighbours in the file.
+double TransposedShare(const Plan& plan) {
+  double transposed = 0, all = 0;
+  for (const Target& target : plan.targets) {
+    for (const Box& box : target.boxes) {
+      const double bytes = static_cast<double>(NumElements(box) * SizeOf(target.dtype));
+      all += bytes;
+      if (box.num_dims > 0 && box.dims[box.num_dims - 1].source_stride != 1) transposed += bytes;
+    }
   }
-  Arena memory = Take(Arena::Create("floor", total));
-  std::atomic<int64_t> next{0};
-  std::vector<std::thread> readers;
-  for (int t = 0; t < threads; ++t) {
-    readers.emplace_back([&] {
-      for (int64_t at = next.fetch_add(kFloorReadBytes); at < total;
-           at = next.fetch_add(kFloorReadBytes)) {
-        for (const File& file : files) {
-          const int64_t begin = std::max(at, file.begin);
-          const int64_t end = std::min(at + kFloorReadBytes, file.begin + file.num_bytes);
-          for (int64_t place = begin; place < end;) {
-            const ssize_t got = pread(file.fd, memory.data() + place,
-                                      static_cast<size_t>(end - place), place - file.begin);
-            if (got <= 0) Die("read the floor");
-            place += got;
-          }
-        }
-      }
-    });
+  return transposed / all;
+}
+
+void CheckKind(const std::string& kind, const Plan& plan) {
+  const double share = TransposedShare(plan);
+  if (kind == "transposed" && share <= kLeastTransposed) {
+    Die("of the kind transposed only " + std::to_string(share * 100) +
+        " % of the bytes are transposed: it would not measure what its name says");
   }
-  for (std::thread& reader : readers) reader.join();
-  const double seconds = Now() - start;
-  for (const File& file : files) close(file.fd);
-  return seconds;
 }
 
 // What one load took, by its own stages.
@@ -118,6 +101,7 @@ LoadRun Load(const std::shared_ptr<const Manifest>& manifest, const BenchCheckpo
   const double start = Now();
   const auto plan = std::make_shared<const Plan>(
       Take(CompilePlan(manifest, &checkpoint.spec, {}, layout, nullptr)));
+  CheckKind(checkpoint.name, *plan);
   const auto schedule = std::make_shared<const Schedule>(Take(Schedule::Create(*plan)));
   ExecutorOptions executor;
   executor.plan = plan;
@@ -149,10 +133,13 @@ nlohmann::json Measure(const std::string& kind, const Options& options) {
       std::make_shared<const Manifest>(Take(ReadCheckpointManifest(checkpoint.folder)));
   int64_t num_bytes = 0;
   for (const ManifestFile& file : manifest->files) num_bytes += file.num_bytes;
-  ReadFloor(*manifest, checkpoint.folder, options.threads);  // warms the page cache
+  const auto floor = [&] {
+    return Take(ReadFloor(*manifest, checkpoint.folder, options.threads, FloorMemory::kMemfd));
+  };
+  floor();  // warms the page cache
   std::vector<double> floors, loads, ratios, read, copy;
   for (int i = 0; i < options.runs; ++i) {
-    floors.push_back(ReadFloor(*manifest, checkpoint.folder, options.threads));
+    floors.push_back(floor());
     const LoadRun run = Load(manifest, checkpoint, options);
     loads.push_back(run.seconds);
     ratios.push_back(run.seconds / floors.back());
@@ -176,6 +163,11 @@ Options ReadFlags(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
+    if (flag == "--write-only") {
+      options.write_only = true;
+      --i;
+      continue;
+    }
     if (i + 1 == argc) Die(flag + " wants a value");
     const char* value = argv[i + 1];
     if (flag == "--folder") {
@@ -192,6 +184,10 @@ Options ReadFlags(int argc, char** argv) {
       options.kind = value;
     } else if (flag == "--json") {
       options.json = value;
+    } else if (flag == "--floor") {
+      options.floor = value;
+    } else if (flag == "--checkpoint") {
+      options.checkpoint = value;
     } else {
       Die("no flag " + flag);
     }
@@ -202,8 +198,30 @@ Options ReadFlags(int argc, char** argv) {
   return options;
 }
 
+void WriteOnly(const std::vector<std::string>& kinds, const Options& options) {
+  for (const std::string& kind : kinds) {
+    const BenchCheckpoint made =
+        Take(MakeBenchCheckpoint(options.folder, kind, static_cast<int64_t>(options.gb * 1e9)));
+    std::printf("%s\n", made.folder.c_str());
+  }
+}
+
+void PrintFloor(const Options& options) {
+  if (options.floor != "memfd" && options.floor != "anonymous") {
+    Die("--floor is memfd or anonymous, not " + options.floor);
+  }
+  const Manifest manifest = Take(ReadCheckpointManifest(options.checkpoint));
+  const FloorMemory memory =
+      options.floor == "memfd" ? FloorMemory::kMemfd : FloorMemory::kAnonymous;
+  std::printf("%.6f\n", Take(ReadFloor(manifest, options.checkpoint, options.threads, memory)));
+}
+
 void Run(int argc, char** argv) {
   const Options options = ReadFlags(argc, argv);
+  const std::vector<std::string> kinds =
+      options.kind.empty() ? BenchKinds() : std::vector<std::string>{options.kind};
+  if (options.write_only) return WriteOnly(kinds, options);
+  if (!options.floor.empty()) return PrintFloor(options);
   for (int i = 0; i < argc; ++i) std::printf("%s%s", i == 0 ? "$ " : " ", argv[i]);
 #ifdef NDEBUG
   std::printf("\n");
@@ -213,9 +231,7 @@ void Run(int argc, char** argv) {
   std::printf("%-12s %6s %8s %8s %8s %8s %7s\n", "", "GB", "floor", "load", "read s", "copy s",
               "ratio");
   nlohmann::json all = nlohmann::json::array();
-  for (const std::string& kind : BenchKinds()) {
-    if (options.kind.empty() || options.kind == kind) all.push_back(Measure(kind, options));
-  }
+  for (const std::string& kind : kinds) all.push_back(Measure(kind, options));
   if (!options.json.empty()) std::ofstream(options.json) << all.dump(2) << "\n";
 }
 
