@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/jobs/source.h"
 #include "server/jobs/types.h"
 
 namespace zerocast::jobs {
@@ -31,6 +32,15 @@ struct AgentRegistered {
   uint64_t incarnation = 0;
   std::string version, socket_path, bulk_host;
   std::vector<HeldLoad> held_loads;
+  std::vector<HeldShards> held_shards;
+  int64_t cache_bytes = 0;
+};
+
+// What other loads can take from an agent, all of it.
+struct HeldShardsReport {
+  SessionId session = 0;
+  std::vector<HeldShards> shards;
+  int64_t cache_bytes = 0;
 };
 
 struct SessionClosed {
@@ -66,6 +76,16 @@ struct PlanReport {
   int64_t epoch = 0;
   absl::Status failure;
   std::string plan_digest;
+  NodeShards shards = {};  // that stay with the agent until StartLoad or CancelLoad
+};
+
+// From an agent that gives shards to a load of which it is no node.
+struct DonationReport {
+  SessionId session = 0;
+  std::string load;
+  int64_t epoch = 0;
+  absl::Status failure;
+  bool done = false;  // all was sent; false: it has the shards
 };
 
 struct RendezvousEntry {
@@ -113,7 +133,7 @@ struct Tick {};
 
 using Event = std::variant<AgentRegistered, SessionClosed, Heartbeat, ManifestReport, PlanCompiled,
                            PlanReport, RendezvousEntry, ProgressReport, NodeReport, HandOverReport,
-                           ShardsFreedReport, Tick>;
+                           ShardsFreedReport, HeldShardsReport, DonationReport, Tick>;
 
 // ---- Commands: what the driver must do, in order
 // --------------------------------------------------
@@ -135,9 +155,29 @@ struct PreparePlan {
   std::vector<std::string> node_names;
 };
 
+// Who gives which shard to whom, as one of the participants is told.
+struct PeerTransfers {
+  std::vector<std::string> participants;  // node names
+  int32_t participant = -1;               // who is told
+  std::vector<ShardTransfer> transfers;
+};
+
 struct StartLoad {
   std::string load;
   int64_t epoch = 0;
+  LoadSource source = LoadSource::kFiles;
+  std::string content_key = "";
+  PeerTransfers peers = {};  // kPeers only
+};
+
+// For an agent that is no node of the load.
+struct DonateShards {
+  std::string load;
+  int64_t epoch = 0;
+  std::shared_ptr<const Job> job;
+  std::string plan_digest, content_key;
+  int64_t arena_bytes = 0;
+  PeerTransfers peers;
 };
 
 struct RelayEntry {
@@ -153,7 +193,7 @@ struct CancelLoad {
 };
 
 using AgentMessage =
-    std::variant<InspectCheckpoint, PreparePlan, StartLoad, RelayEntry, CancelLoad>;
+    std::variant<InspectCheckpoint, PreparePlan, StartLoad, DonateShards, RelayEntry, CancelLoad>;
 
 // Put a message into a session's stream.
 struct Send {

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/jobs/events.h"
+#include "server/jobs/source.h"
 #include "server/jobs/types.h"
 
 namespace zerocast::jobs {
@@ -39,6 +40,8 @@ struct Agent {
   uint64_t incarnation = 0;
   std::string version, socket_path, bulk_host;
   absl::Duration last_heard;
+  std::vector<HeldShards> held_shards;  // that other loads can take
+  int64_t cache_bytes = 0;              // of those the ones that no load uses any more
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.
@@ -125,6 +128,15 @@ class Machine {
     bool compiling = false;           // INSPECTING: the manifest is here, the compiler is at work
     std::vector<SessionId> sessions;  // by node number
     std::vector<bool> reported;       // by node number: this state's report is here
+    std::vector<NodeShards> shards;   // by node number; from the reports of PREPARING
+    SourceChoice choice;
+    // Agents that give shards and are no nodes of the load.
+    struct Donor {
+      SessionId session = 0;
+      std::string node_name;
+      bool accepted = false;  // it has the shards
+    };
+    std::vector<Donor> donors;  // that have not sent all yet
   };
 
   void On(const AgentRegistered& event, const Moment& now, std::vector<Command>* out);
@@ -138,6 +150,8 @@ class Machine {
   void On(const NodeReport& event, const Moment& now, std::vector<Command>* out);
   void On(const HandOverReport& event, const Moment& now, std::vector<Command>* out);
   void On(const ShardsFreedReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const HeldShardsReport& event, const Moment& now, std::vector<Command>* out);
+  void On(const DonationReport& event, const Moment& now, std::vector<Command>* out);
   void On(const Tick& event, const Moment& now, std::vector<Command>* out);
 
   Agent* FindAgent(SessionId session);
@@ -147,6 +161,10 @@ class Machine {
   template <typename Report>
   Run* Accept(const Report& report, std::initializer_list<LoadState> states, const Moment& now,
               int32_t* node);
+  // The same without a look at whose session it is, and without counting.
+  template <typename Report>
+  Run* FindReported(const Report& report, std::initializer_list<LoadState> states,
+                    const Moment& now);
 
   void LoseAgent(const std::string& node_name, absl::string_view why, const Moment& now,
                  std::vector<Command>* out);
@@ -163,6 +181,17 @@ class Machine {
                   const absl::Status& why, std::vector<Command>* out);
   // After a change of its shards: whether the node still has something of the load.
   void UpdateHeld(const Load& load, const std::string& node_name);
+  // All nodes are prepared: decides where the shards come from, then asks the donors, or starts.
+  void ChooseAndStart(Run* run, const Moment& now, std::vector<Command>* out);
+  SourceRequest DescribeSources(const Run& run) const;
+  void AskDonors(Run* run, const Moment& now, std::vector<Command>* out);
+  void StartAll(Run* run, const Moment& now, std::vector<Command>* out);
+  // A donor is not there, or does not answer: the files are.
+  void StartFromFiles(Run* run, absl::string_view why, const Moment& now,
+                      std::vector<Command>* out);
+  void OnDonorFailed(Run* run, SessionId session, absl::Status why, const Moment& now,
+                     std::vector<Command>* out);
+  static Run::Donor* FindDonor(Run* run, SessionId session);
   // Starts the load if its agents are there.
   void TryPlace(Run* run, const Moment& now, std::vector<Command>* out);
   std::vector<const Agent*> PickAgents(const Job& job) const;

@@ -59,6 +59,8 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   agent.socket_path = event.socket_path;
   agent.bulk_host = event.bulk_host;
   agent.last_heard = now.steady;
+  agent.held_shards = event.held_shards;
+  agent.cache_bytes = event.cache_bytes;
   node_of_session_[event.session] = event.node_name;
   CompareHeld(agent, event.held_loads, out);
   // A copy: placing a load can end it.
@@ -122,6 +124,13 @@ void Machine::LoseAgent(const std::string& node_name, absl::string_view why, con
   for (const std::string& name : active) {
     Run& run = runs_.at(name);
     if (run.load.state == LoadState::kPending) Touch(run, out);
+    if (FindDonor(&run, session) != nullptr) {
+      OnDonorFailed(
+          &run, session,
+          WithReason(absl::UnavailableError(absl::StrCat("it was lost: ", why)), "AGENT_LOST"), now,
+          out);
+      continue;
+    }
     if (std::find(run.sessions.begin(), run.sessions.end(), session) == run.sessions.end()) {
       continue;
     }
@@ -164,7 +173,11 @@ std::vector<std::string> Machine::LoadsOf(const Agent& agent) const {
   std::set<std::string> loads = held == held_.end() ? std::set<std::string>() : held->second;
   for (const std::string& name : active_) {
     const Run& run = runs_.at(name);
-    if (std::find(run.sessions.begin(), run.sessions.end(), agent.session) != run.sessions.end()) {
+    const bool gives = std::any_of(run.donors.begin(), run.donors.end(), [&](const auto& donor) {
+      return donor.session == agent.session;
+    });
+    if (gives ||
+        std::find(run.sessions.begin(), run.sessions.end(), agent.session) != run.sessions.end()) {
       loads.insert(name);
     }
   }

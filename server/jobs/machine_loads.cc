@@ -29,18 +29,26 @@ bool Advanced(const NodeProgress& before, const NodeProgress& after) {
 }  // namespace
 
 template <typename Report>
+Machine::Run* Machine::FindReported(const Report& report, std::initializer_list<LoadState> states,
+                                    const Moment& now) {
+  Agent* agent = FindAgent(report.session);
+  if (agent == nullptr) return nullptr;
+  agent->last_heard = now.steady;
+  const auto it = runs_.find(report.load);
+  const bool counts = it != runs_.end() && it->second.load.epoch == report.epoch &&
+                      Contains(states, it->second.load.state);
+  return counts ? &it->second : nullptr;
+}
+
+template <typename Report>
 Machine::Run* Machine::Accept(const Report& report, std::initializer_list<LoadState> states,
                               const Moment& now, int32_t* node) {
-  Agent* agent = FindAgent(report.session);
-  if (agent != nullptr) agent->last_heard = now.steady;
-  const auto it = runs_.find(report.load);
-  if (agent != nullptr && it != runs_.end() && it->second.load.epoch == report.epoch &&
-      Contains(states, it->second.load.state)) {
-    Run& run = it->second;
-    const auto session = std::find(run.sessions.begin(), run.sessions.end(), report.session);
-    if (session != run.sessions.end()) {
-      *node = static_cast<int32_t>(session - run.sessions.begin());
-      return &run;
+  Run* const run = FindReported(report, states, now);
+  if (run != nullptr) {
+    const auto session = std::find(run->sessions.begin(), run->sessions.end(), report.session);
+    if (session != run->sessions.end()) {
+      *node = static_cast<int32_t>(session - run->sessions.begin());
+      return run;
     }
   }
   ++num_dropped_;
@@ -81,6 +89,11 @@ void Machine::SendCancel(const Run& run, absl::string_view why, SessionId except
     if (session == except || node_of_session_.count(session) == 0) continue;
     out->push_back(Send{session, CancelLoad{run.load.name, run.load.epoch, std::string(why)}});
   }
+  for (const Run::Donor& donor : run.donors) {
+    if (donor.session == except || node_of_session_.count(donor.session) == 0) continue;
+    out->push_back(
+        Send{donor.session, CancelLoad{run.load.name, run.load.epoch, std::string(why)}});
+  }
 }
 
 void Machine::Fail(Run* run, absl::Status failure, SessionId except, const Moment& now,
@@ -94,6 +107,10 @@ std::vector<std::string> Machine::Missing(const Run& run) {
   std::vector<std::string> names;
   for (size_t node = 0; node < run.reported.size(); ++node) {
     if (!run.reported[node]) names.push_back(run.load.nodes[node].node_name);
+  }
+  if (run.load.state != LoadState::kPreparing) return names;
+  for (const Run::Donor& donor : run.donors) {
+    if (!donor.accepted) names.push_back(donor.node_name);
   }
   return names;
 }
@@ -119,6 +136,10 @@ void Machine::Expire(Run* run, const Moment& now, std::vector<Command>* out) {
   const std::string waited =
       absl::StrCat("load ", load.name, " (", LoadStateName(load.state), ") waited ",
                    absl::FormatDuration(load.job->stage_timeout));
+  if (load.state == LoadState::kPreparing && !run->donors.empty()) {
+    StartFromFiles(run, "the agents that hold its shards did not answer in time", now, out);
+    return;
+  }
   if (load.state == LoadState::kPending) {
     std::vector<std::string> connected;
     for (const auto& [name, agent] : agents_) connected.push_back(name);
@@ -246,22 +267,30 @@ void Machine::On(const PlanReport& event, const Moment& now, std::vector<Command
          0, now, out);
     return;
   }
+  if (run->reported[node]) {  // said twice: what was decided by the first stays
+    ++num_dropped_;
+    return;
+  }
   run->reported[node] = true;
+  run->shards.resize(run->sessions.size());
+  run->shards[node] = event.shards;
   if (!AllReported(*run)) {
     Touch(*run, out);
     return;
   }
-  Enter(run, LoadState::kLoading, now, out);
-  for (const SessionId session : run->sessions) {
-    out->push_back(Send{session, StartLoad{run->load.name, run->load.epoch}});
-  }
+  ChooseAndStart(run, now, out);
 }
 
 void Machine::On(const RendezvousEntry& event, const Moment& now, std::vector<Command>* out) {
-  int32_t node;
-  Run* run = Accept(event, {LoadState::kPreparing, LoadState::kLoading}, now, &node);
-  if (run == nullptr) return;
-  for (const SessionId session : run->sessions) {
+  Run* run = FindReported(event, {LoadState::kPreparing, LoadState::kLoading}, now);
+  if (run == nullptr ||
+      (!Contains(run->sessions, event.session) && FindDonor(run, event.session) == nullptr)) {
+    ++num_dropped_;
+    return;
+  }
+  std::vector<SessionId> others = run->sessions;
+  for (const Run::Donor& donor : run->donors) others.push_back(donor.session);
+  for (const SessionId session : others) {
     if (session == event.session) continue;
     out->push_back(
         Send{session, RelayEntry{run->load.name, run->load.epoch, event.key, event.value}});

@@ -60,6 +60,20 @@ const char* LoadStateName(LoadState state);  // "PENDING", ...
 
 enum class NodeStage { kNone, kPreparing, kConnecting, kLoading, kFinishing, kDone };
 
+// Where the shards of a node come from.
+enum class LoadSource { kNone, kFiles, kCache, kPeers };
+
+// Finished shards of one plan and content that an agent holds.
+struct HeldShards {
+  std::string plan_digest, content_key;
+  std::vector<int32_t> ranks;
+};
+
+// A finished shard on its way between participants of a load's epoch.
+struct ShardTransfer {
+  int32_t rank = 0, donor = 0, taker = 0;
+};
+
 struct StageSeconds {
   double prepare = 0, connect = 0, read = 0, copy = 0, exchange = 0, finish = 0, total = 0;
 };
@@ -77,6 +91,7 @@ struct NodeProgress {
   std::string read_calls;    // "io_uring" or "preadv"
   int64_t direct_bytes = 0;  // of bytes_read, past the page cache
   std::string direct_refusal;
+  LoadSource source = LoadSource::kNone;
 };
 
 struct PartitionDigest {

@@ -59,6 +59,7 @@ v1::NodeProgress ProgressToProto(const jobs::NodeProgress& progress, int32_t nod
   out.set_read_calls(progress.read_calls);
   out.set_direct_bytes(progress.direct_bytes);
   out.set_direct_refusal(progress.direct_refusal);
+  out.set_source(static_cast<v1::LoadSource>(progress.source));
   return out;
 }
 

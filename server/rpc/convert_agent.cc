@@ -8,6 +8,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/rpc/convert.h"
+#include "server/wire/bulk_nonce.h"
 #include "server/wire/report_wire.h"
 #include "server/wire/status.h"
 
@@ -18,6 +19,12 @@ namespace {
 constexpr size_t kMaxKeyBytes = 1024, kMaxValueBytes = size_t{1} << 20;
 constexpr size_t kMaxNodeNameBytes = 253;  // of a DNS name
 constexpr size_t kMaxTextBytes = 4096;     // of a path, host or version
+// Of an agent: one a plan and content, and it holds at most some hundred loads.
+constexpr int kMaxHeldShards = 65536;
+
+static_assert(static_cast<int>(jobs::LoadSource::kFiles) == v1::LOAD_SOURCE_FILES);
+static_assert(static_cast<int>(jobs::LoadSource::kCache) == v1::LOAD_SOURCE_CACHE);
+static_assert(static_cast<int>(jobs::LoadSource::kPeers) == v1::LOAD_SOURCE_PEERS);
 
 jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
   jobs::NodeProgress out;
@@ -41,6 +48,9 @@ jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
   out.read_calls = progress.read_calls().substr(0, kMaxTextBytes);
   out.direct_bytes = progress.direct_bytes();
   out.direct_refusal = progress.direct_refusal().substr(0, kMaxTextBytes);
+  if (v1::LoadSource_IsValid(progress.source())) {
+    out.source = static_cast<jobs::LoadSource>(progress.source());
+  }
   return out;
 }
 
@@ -57,6 +67,35 @@ jobs::Shard ShardFromProto(const v1::Shard& shard) {
   out.handed_over = shard.handed_over();
   out.freed = StatusFromFailure(shard.freed());
   return out;
+}
+
+template <typename Shards>
+absl::StatusOr<std::vector<jobs::HeldShards>> HeldFromProto(const Shards& shards) {
+  if (shards.size() > kMaxHeldShards) {
+    return InvalidFields(
+        {{"held_shards", absl::StrCat("must be at most ", kMaxHeldShards, " of them")}});
+  }
+  std::vector<jobs::HeldShards> out;
+  for (const v1::HeldShards& each : shards) {
+    out.push_back(
+        {each.plan_digest(), each.content_key(), {each.ranks().begin(), each.ranks().end()}});
+  }
+  return out;
+}
+
+absl::StatusOr<jobs::Event> PlanReportFromProto(const v1::PlanReport& m, jobs::SessionId session) {
+  jobs::PlanReport event{session,         m.load(),
+                         m.epoch(),       StatusFromFailure(m.failure()),
+                         m.plan_digest(), {m.content_key(), {}}};
+  ZC_ASSIGN_OR_RETURN(event.shards.held, HeldFromProto(m.held_shards()));
+  return event;
+}
+
+absl::StatusOr<jobs::Event> HeldReportFromProto(const v1::HeldShardsReport& m,
+                                                jobs::SessionId session) {
+  jobs::HeldShardsReport event{session, {}, m.cache_bytes()};
+  ZC_ASSIGN_OR_RETURN(event.shards, HeldFromProto(m.shards()));
+  return event;
 }
 
 absl::StatusOr<jobs::Event> EntryFromProto(const v1::RendezvousEntry& entry,
@@ -104,8 +143,33 @@ void Fill(const jobs::PreparePlan& m, absl::Duration, v1::SessionResponse* out) 
   for (const std::string& name : m.node_names) to->add_node_names(name);
 }
 
+void Fill(const jobs::PeerTransfers& peers, v1::PeerTransfers* out) {
+  for (const std::string& name : peers.participants) out->add_participants(name);
+  out->set_participant(peers.participant);
+  for (const jobs::ShardTransfer& transfer : peers.transfers) {
+    v1::ShardTransfer* const to = out->add_transfers();
+    to->set_rank(transfer.rank);
+    to->set_donor(transfer.donor);
+    to->set_taker(transfer.taker);
+  }
+}
+
 void Fill(const jobs::StartLoad& m, absl::Duration, v1::SessionResponse* out) {
-  About(m, out->mutable_start_load());
+  v1::StartLoad* const to = About(m, out->mutable_start_load());
+  to->set_source(static_cast<v1::LoadSource>(m.source));
+  to->set_content_key(m.content_key);
+  if (m.source == jobs::LoadSource::kPeers) Fill(m.peers, to->mutable_peers());
+}
+
+void Fill(const jobs::DonateShards& m, absl::Duration, v1::SessionResponse* out) {
+  v1::DonateShards* const to = About(m, out->mutable_donate_shards());
+  to->set_plan_digest(m.plan_digest);
+  to->set_content_key(m.content_key);
+  Fill(m.peers, to->mutable_peers());
+  to->set_arena_bytes(m.arena_bytes);
+  to->set_round_bytes(m.job->layout.round_bytes);
+  *to->mutable_stage_timeout() = DurationToProto(m.job->stage_timeout);
+  to->set_nonce(BulkNonce(m.load, m.epoch, m.plan_digest, m.job->attach_token));
 }
 
 void Fill(const jobs::RelayEntry& m, absl::Duration, v1::SessionResponse* out) {
@@ -175,6 +239,8 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   for (const v1::HeldLoad& held : message.held_loads()) {
     event.held_loads.push_back({held.load(), held.epoch()});
   }
+  ZC_ASSIGN_OR_RETURN(event.held_shards, HeldFromProto(message.held_shards().shards()));
+  event.cache_bytes = message.held_shards().cache_bytes();
   return event;
 }
 
@@ -188,10 +254,14 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
       return jobs::ManifestReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
                                   m.compressed_manifest()};
     }
-    case v1::SessionRequest::kPlanReport: {
-      const v1::PlanReport& m = request.plan_report();
-      return jobs::PlanReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
-                              m.plan_digest()};
+    case v1::SessionRequest::kPlanReport:
+      return PlanReportFromProto(request.plan_report(), session);
+    case v1::SessionRequest::kHeldShardsReport:
+      return HeldReportFromProto(request.held_shards_report(), session);
+    case v1::SessionRequest::kDonationReport: {
+      const v1::DonationReport& m = request.donation_report();
+      return jobs::DonationReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
+                                  m.done()};
     }
     case v1::SessionRequest::kRendezvousEntry:
       return EntryFromProto(request.rendezvous_entry(), session);

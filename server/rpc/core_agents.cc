@@ -68,6 +68,7 @@ std::vector<v1::AgentInfo> Core::ListAgents() {
     info.set_socket_path(agent.socket_path);
     for (std::string& load : machine_.LoadsOf(agent)) info.add_loads(std::move(load));
     *info.mutable_silent_for() = DurationToProto(clock_->Steady() - agent.last_heard);
+    info.set_cache_bytes(agent.cache_bytes);
     agents.push_back(std::move(info));
   }
   return agents;

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,6 +40,7 @@ class Simulation {
   }
   int num_ready() const { return num_ready_; }
   int num_freed() const { return num_freed_; }
+  int num_shared() const { return num_shared_; }
   int num_failed() const { return num_failed_; }
 
  private:
@@ -49,6 +51,8 @@ class Simulation {
     std::deque<AgentMessage> inbox;
     std::map<std::string, int64_t> epochs;  // highest seen by load
     std::map<std::string, int64_t> held;
+    std::map<std::string, std::set<int32_t>> told;  // by load: ranks that its plan's report named
+    std::map<std::string, int64_t> giving;          // donations, with their epochs
   };
 
   bool Chance(int percent) { return static_cast<int>(random_() % 100) < percent; }
@@ -128,6 +132,7 @@ class Simulation {
       agent.incarnation = incarnation;
       return;
     }
+    if (!agent.hung && !agent.giving.empty() && Chance(40)) EndDonation(&agent);
     // Nobody comes for what it holds.
     if (!quiet_ && Chance(3) && !agent.held.empty()) Expire(name, &agent);
     if (!quiet_ && Chance(1)) agent.hung = !agent.hung;
@@ -141,10 +146,46 @@ class Simulation {
     }
   }
 
+  // The ranks of the shards that an agent holds, all of one content.
+  std::set<int32_t> RanksOf(const std::string& name, const FakeAgent& agent) const {
+    std::set<int32_t> ranks;
+    for (const auto& [load, epoch] : agent.held) {
+      for (const int32_t rank : OwnRanks(prepared_.at(load), name)) ranks.insert(rank);
+    }
+    return ranks;
+  }
+  static std::vector<int32_t> OwnRanks(const PreparePlan& plan, const std::string& name) {
+    std::vector<int32_t> ranks;
+    for (size_t rank = 0; rank < plan.job->layout.node_of_rank.size(); ++rank) {
+      if (plan.node_names[plan.job->layout.node_of_rank[rank]] != name) continue;
+      ranks.push_back(static_cast<int32_t>(rank));
+    }
+    return ranks;
+  }
+  std::vector<HeldShards> Inventory(const std::string& name, const FakeAgent& agent) const {
+    const std::set<int32_t> ranks = RanksOf(name, agent);
+    if (ranks.empty()) return {};
+    return {{kDigest, "key", {ranks.begin(), ranks.end()}}};
+  }
+  void SayInventory(const std::string& name, const FakeAgent& agent) {
+    // Sometimes too late, for whoever decides meanwhile.
+    if (agent.session != 0 && Chance(80)) {
+      Apply(HeldShardsReport{agent.session, Inventory(name, agent), 0});
+    }
+  }
+  void EndDonation(FakeAgent* agent) {
+    const auto [load, epoch] = *agent->giving.begin();
+    agent->giving.erase(agent->giving.begin());
+    DonationReport report{agent->session, load, epoch, absl::OkStatus(), true};
+    if (!quiet_ && Chance(10)) report.failure = absl::UnavailableError("a link broke");
+    Apply(report);
+  }
+
   // Frees what it holds of one load; says so, or the stream dies before.
   void Expire(const std::string& name, FakeAgent* agent) {
     const auto [load, epoch] = *agent->held.begin();
     agent->held.erase(agent->held.begin());
+    SayInventory(name, *agent);
     if (Chance(30)) {
       Apply(SessionClosed{agent->session, "its stream closed"});
       agent->session = 0;
@@ -164,11 +205,13 @@ class Simulation {
   void Connect(const std::string& name, FakeAgent* agent) {
     agent->session = ++last_session_;
     agent->inbox.clear();
+    agent->giving.clear();
     AgentRegistered event;
     event.session = agent->session;
     event.node_name = name;
     event.incarnation = agent->incarnation;
     for (const auto& [load, epoch] : agent->held) event.held_loads.push_back({load, epoch});
+    event.held_shards = Inventory(name, *agent);
     Apply(event);
   }
 
@@ -183,7 +226,7 @@ class Simulation {
     if (!quiet_ && Chance(5)) report.failure = absl::NotFoundError("no such checkpoint");
     Apply(report);
   }
-  void Handle(const std::string&, FakeAgent* agent, const PreparePlan& m) {
+  void Handle(const std::string& name, FakeAgent* agent, const PreparePlan& m) {
     See(agent, m.load, m.epoch);
     prepared_[m.load] = m;
     const char* digest = !quiet_ && Chance(3) ? "another" : kDigest;
@@ -191,10 +234,50 @@ class Simulation {
     if (Chance(5)) {
       Apply(PlanReport{agent->session, m.load, m.epoch - 1, absl::OkStatus(), "stale"});
     }
-    Apply(PlanReport{agent->session, m.load, m.epoch, absl::OkStatus(), digest});
+    PlanReport report{agent->session, m.load, m.epoch, absl::OkStatus(), digest};
+    // Now and then the files are others.
+    if (m.node == 0) report.shards.content_key = Chance(80) ? "key" : "another";
+    report.shards.held = Inventory(name, *agent);
+    agent->told[m.load] = RanksOf(name, *agent);
+    Apply(report);
+  }
+  void Handle(const std::string& name, FakeAgent* agent, const DonateShards& m) {
+    See(agent, m.load, m.epoch);
+    EXPECT_EQ(m.peers.participants.at(m.peers.participant), name);
+    const std::set<int32_t> ranks = RanksOf(name, *agent);
+    bool has_all = !Chance(10);
+    for (const ShardTransfer& transfer : m.peers.transfers) {
+      if (transfer.donor == m.peers.participant) has_all &= ranks.count(transfer.rank) > 0;
+    }
+    if (quiet_ || Chance(90)) {  // else it never answers
+      agent->giving.erase(m.load);
+      if (has_all) agent->giving[m.load] = m.epoch;
+      Apply(DonationReport{
+          agent->session, m.load, m.epoch,
+          has_all ? absl::OkStatus() : absl::FailedPreconditionError("not here any more"), false});
+    }
+  }
+  // Nobody is told to take what is not there.
+  void CheckSource(const std::string& name, const FakeAgent& agent, const StartLoad& m) {
+    if (m.source == LoadSource::kFiles) return;
+    ++num_shared_;
+    EXPECT_EQ(m.content_key, "key");
+    std::set<int32_t> there = agent.told.at(m.load);
+    for (const ShardTransfer& transfer : m.peers.transfers) {
+      if (transfer.donor == m.peers.participant) {
+        EXPECT_EQ(there.count(transfer.rank), 1) << name << " gives what it has not";
+      }
+    }
+    for (const ShardTransfer& transfer : m.peers.transfers) {
+      if (transfer.taker == m.peers.participant) there.insert(transfer.rank);
+    }
+    for (const int32_t rank : OwnRanks(prepared_.at(m.load), name)) {
+      EXPECT_EQ(there.count(rank), 1) << name << " does not get rank " << rank;
+    }
   }
   void Handle(const std::string& name, FakeAgent* agent, const StartLoad& m) {
     See(agent, m.load, m.epoch);
+    CheckSource(name, *agent, m);
     Apply(RendezvousEntry{agent->session, m.load, m.epoch, "k", "v"});
     NodeReport report;
     report.session = agent->session;
@@ -212,10 +295,13 @@ class Simulation {
       agent->held[m.load] = m.epoch;
     }
     Apply(report);
+    SayInventory(name, *agent);
   }
   void Handle(const std::string&, FakeAgent*, const RelayEntry&) {}
-  void Handle(const std::string&, FakeAgent* agent, const CancelLoad& m) {
+  void Handle(const std::string& name, FakeAgent* agent, const CancelLoad& m) {
     agent->held.erase(m.load);
+    agent->giving.erase(m.load);
+    SayInventory(name, *agent);
   }
 
   void Apply(const Event& event) {
@@ -307,24 +393,26 @@ class Simulation {
   std::deque<PlanCompiled> compilations_;
   std::map<std::string, std::pair<LoadState, absl::Status>> final_;
   bool quiet_ = false;
-  int num_ready_ = 0, num_failed_ = 0, num_freed_ = 0;
+  int num_ready_ = 0, num_failed_ = 0, num_freed_ = 0, num_shared_ = 0;
 };
 
 TEST(Simulation, EveryLoadEndsAndStaysAsItEnded) {
   const char* fixed = std::getenv("ZC_SEED");
   const uint32_t first = fixed != nullptr ? static_cast<uint32_t>(std::atoll(fixed)) : 1;
   const uint32_t count = fixed != nullptr ? 1 : 60;
-  int ready = 0, failed = 0, freed = 0;
+  int ready = 0, failed = 0, freed = 0, shared = 0;
   for (uint32_t seed = first; seed < first + count; ++seed) {
     Simulation simulation(seed);
     simulation.Run(600);
     ready += simulation.num_ready();
     failed += simulation.num_failed();
     freed += simulation.num_freed();
+    shared += simulation.num_shared();
     ASSERT_FALSE(HasFailure()) << "repeat with ZC_SEED=" << seed;
   }
-  std::printf("%u seeds from %u: %d loads ready, %d failed; %d shards freed\n", count, first, ready,
-              failed, freed);
+  EXPECT_GT(shared, 0);
+  std::printf("%u seeds from %u: %d loads ready, %d failed; %d shards freed; %d parts not read\n",
+              count, first, ready, failed, freed, shared);
 }
 
 }  // namespace

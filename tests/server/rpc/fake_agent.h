@@ -87,6 +87,7 @@ class FakeAgent {
     report->set_epoch(command.epoch());
     report->mutable_progress()->set_stage(v1::NODE_STAGE_DONE);
     report->mutable_progress()->set_bytes_read(12);
+    report->mutable_progress()->set_source(command.source());
     for (const int rank : ranks) {
       v1::Shard* shard = report->add_shards();
       shard->set_rank(rank);

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/wire/bulk_nonce.h"
 #include "tests/server/rpc/server_fixture.h"
 #include "tests/temp_dir.h"
 
@@ -26,6 +27,18 @@ class LoadRpcTest : public ServerTest {
     }
     EXPECT_TRUE(b->Read().has_start_load());
     return a->Read().start_load();
+  }
+  // Until the server has heard of it.
+  void AwaitCacheBytes(const std::string& node, int64_t bytes) {
+    for (int k = 0; k < 5000; ++k) {
+      const auto list = Call(agents_, &v1::AgentService::Stub::ListAgents, v1::ListAgentsRequest());
+      ASSERT_TRUE(list.ok());
+      for (const v1::AgentInfo& agent : list->agents()) {
+        if (agent.node_name() == node && agent.cache_bytes() == bytes) return;
+      }
+      ::usleep(1000);
+    }
+    FAIL() << "node " << node << " never had " << bytes << " bytes cached";
   }
   v1::Load GetLoad(const std::string& name) {
     v1::GetLoadRequest request;
@@ -150,6 +163,60 @@ TEST_F(LoadRpcTest, RelaysRendezvousEntries) {
   const v1::SessionResponse relayed = b.Read();
   EXPECT_EQ(relayed.rendezvous_entry().key(), "rank0");
   EXPECT_EQ(relayed.rendezvous_entry().value(), "10.0.0.1:1234");
+}
+
+// An agent that is no node of the load gives what both nodes need.
+TEST_F(LoadRpcTest, ShardsComeFromAnAgentThatHoldsThem) {
+  FakeAgent a(channel_, "a"), b(channel_, "b"), x(channel_, "x");
+  const v1::CreateJobResponse created = CreateJob(TwoNodeSpec());
+  const v1::Load load = CreateLoad(created.job().name());
+  a.ReportManifest(a.Read().inspect_checkpoint());
+  const v1::PreparePlan prepare_a = a.Read().prepare_plan(), prepare_b = b.Read().prepare_plan();
+  v1::SessionRequest request;
+  v1::HeldShards* const held = request.mutable_held_shards_report()->add_shards();
+  held->set_plan_digest(prepare_a.plan_digest());
+  held->set_content_key("key");
+  for (int rank = 0; rank < 4; ++rank) held->add_ranks(rank);
+  request.mutable_held_shards_report()->set_cache_bytes(256);
+  x.Write(request);
+  AwaitCacheBytes("x", 256);
+  b.ReportPlan(prepare_b, prepare_b.plan_digest(), load.epoch());
+  request.Clear();
+  request.mutable_plan_report()->set_load(load.name());
+  request.mutable_plan_report()->set_epoch(load.epoch());
+  request.mutable_plan_report()->set_plan_digest(prepare_a.plan_digest());
+  request.mutable_plan_report()->set_content_key("key");
+  a.Write(request);
+
+  const v1::DonateShards donate = x.Read().donate_shards();
+  EXPECT_EQ(donate.load(), load.name());
+  EXPECT_EQ(donate.epoch(), load.epoch());
+  EXPECT_EQ(donate.plan_digest(), prepare_a.plan_digest());
+  EXPECT_EQ(donate.content_key(), "key");
+  EXPECT_THAT(donate.peers().participants(), ElementsAre("a", "b", "x"));
+  EXPECT_EQ(donate.peers().participant(), 2);
+  EXPECT_EQ(donate.peers().transfers_size(), 4);
+  EXPECT_GT(donate.arena_bytes(), 0);
+  EXPECT_GT(donate.round_bytes(), 0);
+  EXPECT_EQ(donate.stage_timeout().seconds(), 10);
+  EXPECT_EQ(donate.nonce(),
+            BulkNonce(load.name(), load.epoch(), prepare_a.plan_digest(), created.attach_token()));
+  request.Clear();
+  request.mutable_donation_report()->set_load(load.name());
+  request.mutable_donation_report()->set_epoch(load.epoch());
+  x.Write(request);
+  const v1::StartLoad start = b.Read().start_load();
+  EXPECT_EQ(start.source(), v1::LOAD_SOURCE_PEERS);
+  EXPECT_EQ(start.content_key(), "key");
+  EXPECT_EQ(start.peers().participant(), 1);
+  EXPECT_EQ(start.peers().transfers(3).rank(), 3);
+  EXPECT_EQ(start.peers().transfers(3).donor(), 2);
+  EXPECT_EQ(start.peers().transfers(3).taker(), 1);
+  a.ReportDone(a.Read().start_load(), {0, 1});
+  b.ReportDone(start, {2, 3});
+  const v1::Load ready = WatchToEnd(load.name());
+  EXPECT_EQ(ready.state(), v1::LOAD_STATE_READY);
+  EXPECT_EQ(ready.nodes(0).source(), v1::LOAD_SOURCE_PEERS);
 }
 
 TEST_F(LoadRpcTest, AnotherDigestFailsTheLoad) {
