@@ -38,6 +38,7 @@ absl::Status CheckOptions(const AgentOptions& options) {
   if (options.unclaimed_ttl <= absl::ZeroDuration()) {
     violations.push_back({"unclaimed_ttl", "must be more than nothing"});
   }
+  if (options.cache_bytes < 0) violations.push_back({"cache_bytes", "must not be negative"});
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
     violations.push_back(
         {"threads", absl::StrCat("must be 0 to ", kMaxThreads, ", was ", options.num_threads)});
@@ -154,6 +155,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
     environment.reader = MakePosixReader(std::move(reader_options));
   }
   environment.clock = options.clock;
+  environment.cache = std::make_shared<ShardCache>(options.cache_bytes);
   environment.events = MakeSessionEvents(options.socket_path);
   rep->table = std::make_unique<LoadTable>(rep->environment, options.max_loads);
 
@@ -222,6 +224,11 @@ AgentStats Agent::stats() const {
   stats.loads_expired = counts.expired;
   stats.loads_held = counts.held;
   stats.arena_bytes = Arena::TotalBytes();
+  const ShardCacheStats cache = rep_->table->cache_stats();
+  stats.cache_bytes = cache.bytes;
+  stats.cache_hits = cache.hits;
+  stats.cache_misses = cache.misses;
+  stats.cache_evictions = cache.evictions;
   stats.stuck_file_calls = rep_->environment->file_work->num_stuck();
   stats.handed_over_shared = rep_->handed_over_shared;
   stats.handed_over_private = rep_->handed_over_private;

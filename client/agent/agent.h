@@ -43,6 +43,9 @@ struct AgentOptions {
   // Shards that no process has taken this long after their load was ready are freed.  Infinite:
   // they stay until their load is cancelled.
   absl::Duration unclaimed_ttl = absl::Hours(1);
+  // Shards of ended loads that were not handed over shared are kept for other loads of the same
+  // checkpoint, up to this many bytes, the least recently used ones freed first.
+  int64_t cache_bytes = 0;
   // The longest that one call to a file system may last at the start and for inspections; for the
   // files of a load its own timeout holds.
   absl::Duration file_timeout = absl::Seconds(60);
@@ -75,6 +78,10 @@ struct AgentStats {
   int64_t loads_held = 0;        // gauge: loads in work, or with shards not handed over
   int64_t arena_bytes = 0;       // gauge
   int64_t stuck_file_calls = 0;  // gauge: threads left behind in file systems that do not answer
+  int64_t cache_bytes = 0;       // gauge: of shards that no load uses any more
+  int64_t cache_hits = 0;        // shards that a load took from those that were here
+  int64_t cache_misses = 0;      // shards that a load had to read, or fetch from other agents
+  int64_t cache_evictions = 0;   // kept shards that were freed to make room
   int64_t handed_over_shared = 0;
   int64_t handed_over_private = 0;
 };

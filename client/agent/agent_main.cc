@@ -123,6 +123,14 @@ void AddFlags(CLI::App* app, Flags* flags) {
          "inf: they stay until their load is cancelled")
       ->check(kDuration)
       ->capture_default_str();
+  app->add_option(
+         "--cache-bytes", flags->agent.cache_bytes,
+         "Shards of ended loads are kept for others of the same checkpoint, up to this many "
+         "bytes (suffixes K, M, G, T: of 1024)")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("SIZE")
+      ->capture_default_str();
   app->add_option("--file-timeout", flags->file_timeout,
                   "The longest that one call to a file system may last when a checkpoint is "
                   "inspected; a load brings its own timeout")

@@ -69,6 +69,17 @@ class AgentCollectable : public prometheus::Collectable {
               stats.loads_held),
         Gauge("zerocast_agent_arena_bytes", "Bytes of all arenas that the agent owns.",
               stats.arena_bytes),
+        Gauge("zerocast_agent_cache_bytes",
+              "Bytes of shards of ended loads that are kept for other loads (--cache-bytes).",
+              stats.cache_bytes),
+        Counter(
+            "zerocast_agent_cache_shards_total",
+            "Shards of loads on this node: hit, taken from those that were here; miss, read or "
+            "fetched from other agents.",
+            {{{{"result", "hit"}}, stats.cache_hits}, {{{"result", "miss"}}, stats.cache_misses}}),
+        Counter("zerocast_agent_cache_evictions_total",
+                "Kept shards that were freed to make room for others.",
+                {{{}, stats.cache_evictions}}),
         Gauge("zerocast_agent_stuck_file_calls",
               "Threads left behind in calls to file systems that do not answer.",
               stats.stuck_file_calls),

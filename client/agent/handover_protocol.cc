@@ -115,8 +115,10 @@ absl::StatusOr<AttachRequest> ParseAttachRequest(absl::string_view text) {
   const std::string mode = text_of("mode");
   if (mode == "shared") {
     request.mode = AttachMode::kShared;
+  } else if (mode == "auto") {
+    request.mode = AttachMode::kAuto;
   } else if (mode != "private" && !mode.empty()) {
-    violations.push_back({"mode", "must be \"shared\" or \"private\""});
+    violations.push_back({"mode", "must be \"shared\", \"private\" or \"auto\""});
   }
   const auto rank = json.find("rank");
   if (rank == json.end() || !rank->is_number_integer() || *rank < 0 ||

@@ -1,61 +1,28 @@
 #include "client/agent/load.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/digest.h"
+#include "client/agent/executor.h"
+#include "client/agent/file_check.h"
 #include "client/agent/path_policy.h"
+#include "client/agent/peer_transfer.h"
 #include "client/agent/placement.h"
-#include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
 #include "server/plan/round_exchange.h"
+#include "server/wire/bulk_nonce.h"
 #include "server/wire/plan_input.h"
 
 namespace zerocast {
 namespace {
 
 constexpr absl::Duration kReportInterval = absl::Milliseconds(250);
-
-// A rendezvous between this agent and the others of one epoch, through the server.
-class RelayedRendezvous : public Rendezvous {
- public:
-  RelayedRendezvous(AgentEvents* events, const LoadKey& key, MapRendezvous* entries)
-      : events_(events), key_(key), entries_(entries) {}
-
-  absl::Status Put(absl::string_view name, absl::string_view value) override {
-    ZC_RETURN_IF_ERROR(entries_->Put(name, value));
-    events_->RendezvousPut(key_, std::string(name), std::string(value));
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::string> Get(absl::string_view name, absl::Duration timeout) override {
-    return entries_->Get(name, timeout);
-  }
-
- private:
-  AgentEvents* const events_;
-  const LoadKey& key_;
-  MapRendezvous* const entries_;
-};
-
-// What the look at the files of a load brings.
-struct CheckedFiles {
-  std::string folder;  // resolved
-  std::vector<FileIdentity> identities;
-};
-
-// Equal on all nodes of an epoch, another one in every other; not to be guessed by who does not
-// know the job's token.
-uint64_t Nonce(const LoadKey& key, const PrepareCommand& command) {
-  const std::string seed =
-      absl::StrCat(key.load, "/", key.epoch, "/", command.plan_digest, "/", command.attach_token);
-  return XXH3_64bits(seed.data(), seed.size());
-}
 
 }  // namespace
 
@@ -78,17 +45,14 @@ absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment
 Load::Load(std::shared_ptr<LoadEnvironment> environment, LoadKey key)
     : environment_(std::move(environment)), key_(std::move(key)) {}
 
-absl::StatusOr<std::string> Load::Prepare(const PrepareCommand& command) {
-  const absl::Duration start = environment_->clock->Steady();
-  command_ = command;
-  NodeProgress progress;
-  progress.node = command.node;
-  progress.node_name = environment_->node_name;
-  Report(progress);
+absl::Status Load::Cancelled(absl::string_view doing) const {
+  return absl::CancelledError(absl::StrCat(doing, ": the load was cancelled"));
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> Load::Compile(const PrepareCommand& command) {
   ZC_ASSIGN_OR_RETURN(const PlanInput input, DecompressPlanInput(command.compressed_plan_input));
-  command_.compressed_plan_input.clear();
   ZC_ASSIGN_OR_RETURN(Plan compiled, CompilePlanInput(input, nullptr));
-  const auto plan = std::make_shared<const Plan>(std::move(compiled));
+  auto plan = std::make_shared<const Plan>(std::move(compiled));
   if (plan->digest != command.plan_digest) {
     return WithReason(
         absl::FailedPreconditionError(absl::StrCat(
@@ -102,25 +66,65 @@ absl::StatusOr<std::string> Load::Prepare(const PrepareCommand& command) {
                                                 " of ", plan->layout.num_nodes)),
         "PLAN_REFUSED");
   }
+  return plan;
+}
+
+absl::StatusOr<PreparedPlan> Load::Prepare(const PrepareCommand& command) {
+  const absl::Duration start = environment_->clock->Steady();
+  command_ = command;
+  command_.compressed_plan_input.clear();
+  NodeProgress progress;
+  progress.node = command.node;
+  progress.node_name = environment_->node_name;
+  Report(progress);
+  ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, Compile(command));
   ZC_ASSIGN_OR_RETURN(Schedule schedule, Schedule::Create(*plan));
   plan_ = plan;
   // The schedule refers to the plan: whoever holds it holds both.
   schedule_ = std::shared_ptr<const Schedule>(new Schedule(std::move(schedule)),
                                               [plan](const Schedule* owned) { delete owned; });
   ZC_RETURN_IF_ERROR(PlanBuffers());
-  ZC_RETURN_IF_ERROR(CheckFiles());
-  const auto [first, last] = RanksOfNode(plan_->layout, command.node);
+  ZC_ASSIGN_OR_RETURN(CheckedFiles files,
+                      CheckFiles(*environment_, plan_, schedule_, command_, &cancelled_));
+  if (!files.folder.empty()) command_.checkpoint_path = std::move(files.folder);
+  identities_ = std::move(files.identities);
+  held_ = environment_->cache->Find(plan_->digest);
+  PreparedPlan prepared;
+  prepared.digest = plan_->digest;
+  prepared.content_key = std::move(files.content_key);
+  prepared.held = ListHeld(held_);
+  // Where all is here already, none may ever be needed.
+  if (!HoldsAllOwn(prepared.held)) ZC_RETURN_IF_ERROR(MakeArenas(OwnRanks()));
+  prepare_duration_ = environment_->clock->Steady() - start;
+  may_run_ = true;
+  return prepared;
+}
+
+std::vector<int32_t> Load::OwnRanks() const {
+  const auto [first, last] = RanksOfNode(plan_->layout, command_.node);
+  std::vector<int32_t> ranks;
+  for (int32_t rank = first; rank < last; ++rank) ranks.push_back(rank);
+  return ranks;
+}
+
+bool Load::HoldsAllOwn(const std::vector<HeldShards>& held) const {
+  const std::vector<int32_t> own = OwnRanks();
+  return std::any_of(held.begin(), held.end(), [&own](const HeldShards& shards) {
+    return std::includes(shards.ranks.begin(), shards.ranks.end(), own.begin(), own.end());
+  });
+}
+
+absl::Status Load::MakeArenas(const std::vector<int32_t>& ranks) {
   arenas_ = std::make_shared<std::vector<Arena>>();
-  for (int32_t rank = first; rank < last; ++rank) {
-    if (cancelled_) return absl::CancelledError("prepare: the load was cancelled");
+  arena_ranks_ = ranks;
+  for (const int32_t rank : ranks) {
+    if (cancelled_) return Cancelled("prepare");
     ZC_ASSIGN_OR_RETURN(
         Arena arena,
         Arena::Create(absl::StrCat("zerocast-", key_.load, "-rank-", rank), plan_->arena_bytes));
     arenas_->push_back(std::move(arena));
   }
-  prepare_duration_ = environment_->clock->Steady() - start;
-  may_run_ = true;
-  return command.plan_digest;
+  return absl::OkStatus();
 }
 
 absl::Status Load::PlanBuffers() {
@@ -134,100 +138,163 @@ absl::Status Load::PlanBuffers() {
   return CheckBuffers(needs, plan_->layout, limit);
 }
 
-// Only of the files that this node reads: in mode rank0 other nodes have none.
-absl::Status Load::CheckFiles() {
-  if (schedule_->ReadBytes(command_.node) == 0) {
-    ZC_ASSIGN_OR_RETURN(identities_, IdentifyFiles(*plan_, *schedule_, command_.node, "",
-                                                   environment_->reader.get()));
-    return absl::OkStatus();
-  }
-  // The thread may be left behind: it gets what it needs, and nothing of this load.
-  const auto check = [environment = environment_, plan = plan_, schedule = schedule_,
-                      node = command_.node, path = command_.checkpoint_path](
-                         const FileObserver& about_to) -> absl::StatusOr<CheckedFiles> {
-    CheckedFiles checked;
-    ZC_ASSIGN_OR_RETURN(checked.folder, ResolveCheckpoint(environment->roots, path, about_to));
-    ZC_ASSIGN_OR_RETURN(checked.identities, IdentifyFiles(*plan, *schedule, node, checked.folder,
-                                                          environment->reader.get(), about_to));
-    Manifest read_here;
-    for (size_t k = 0; k < checked.identities.size(); ++k) {
-      if (checked.identities[k].num_bytes < 0) continue;
-      read_here.files.push_back(plan->manifest->files[k]);
-    }
-    // The node of rank 0 made the manifest.
-    ZC_RETURN_IF_ERROR(CheckManifestFiles(read_here, checked.folder, node == 0, about_to));
-    return checked;
-  };
-  ZC_ASSIGN_OR_RETURN(CheckedFiles checked,
-                      environment_->file_work->Call<CheckedFiles>(
-                          command_.checkpoint_path, command_.stage_timeout, &cancelled_, check));
-  command_.checkpoint_path = std::move(checked.folder);
-  identities_ = std::move(checked.identities);
-  return absl::OkStatus();
-}
-
 bool Load::BeginRun() { return may_run_.exchange(false); }
 
-NodeResult Load::Run() {
-  const absl::Duration start = environment_->clock->Steady();
+NodeResult Load::Run(const StartCommand& start) {
+  const absl::Duration began = environment_->clock->Steady();
   NodeResult result;
   result.progress.node = command_.node;
   result.progress.node_name = environment_->node_name;
+  result.progress.source = start.source;
   result.progress.seconds.prepare = prepare_duration_;
-  result.status = RunStages(&result);
-  result.progress.seconds.total = environment_->clock->Steady() - start;
+  result.status = RunStages(start, &result);
+  result.progress.seconds.total = environment_->clock->Steady() - began;
   DropCommunicator();
   if (result.status.ok()) {
     result.progress.stage = NodeStage::kDone;
   } else {
     result.shards.clear();
-    arenas_.reset();
   }
   // What is left is the shards and their index: the plan can be large.
+  arenas_.reset();
+  taken_.clear();
+  held_.clear();
   plan_.reset();
   schedule_.reset();
   identities_.clear();
   return result;
 }
 
-absl::Status Load::RunStages(NodeResult* result) {
-  result->progress.arena_bytes = plan_->arena_bytes * static_cast<int64_t>(arenas_->size());
-  result->progress.buffer_bytes = buffer_bytes_;
-  result->progress.num_rounds = schedule_->num_rounds();
-  result->progress.bytes_to_read = schedule_->ReadBytes(command_.node);
-  ZC_RETURN_IF_ERROR(Connect(&result->progress));
-  ZC_RETURN_IF_ERROR(Execute(&result->progress));
-  return Finish(result);
+absl::Status Load::RunStages(const StartCommand& start, NodeResult* result) {
+  NodeProgress* const progress = &result->progress;
+  const std::vector<int32_t> own = OwnRanks();
+  progress->arena_bytes = plan_->arena_bytes * static_cast<int64_t>(own.size());
+  progress->transport = "loopback";
+  if (start.source == LoadSource::kFiles) {
+    held_.clear();
+    if (arenas_ == nullptr) ZC_RETURN_IF_ERROR(MakeArenas(own));
+    progress->buffer_bytes = buffer_bytes_;
+    ZC_RETURN_IF_ERROR(Read(progress));
+  } else {
+    ZC_RETURN_IF_ERROR(TakeHeld(start));
+    if (start.source == LoadSource::kPeers) ZC_RETURN_IF_ERROR(Transfer(start, progress));
+  }
+  return Finish(start, result);
 }
 
-absl::Status Load::Connect(NodeProgress* progress) {
+// Of what is held here, what this load's ranks need; arenas for the ranks that peers have.
+absl::Status Load::TakeHeld(const StartCommand& start) {
+  std::set<int32_t> fetched;
+  for (const ShardTransfer& transfer : start.peers.transfers) {
+    if (transfer.taker == start.peers.participant) fetched.insert(transfer.rank);
+  }
+  std::vector<int32_t> missing;
+  for (const int32_t rank : OwnRanks()) {
+    ShardLease* const held = FindHeld(start.content_key, rank);
+    if (held != nullptr) {
+      // From now on nobody can be given it to write to.
+      ZC_RETURN_IF_ERROR(held->SealForSharing());
+      taken_[rank] = std::move(*held);
+    } else if (fetched.count(rank) > 0) {
+      missing.push_back(rank);
+    } else {
+      return WithReason(absl::FailedPreconditionError(
+                            absl::StrCat("start ", key_.load, ": the shard of rank ", rank,
+                                         " is neither here nor on its way from another agent")),
+                        "WRONG_STATE");
+    }
+  }
+  return MakeArenas(missing);
+}
+
+ShardLease* Load::FindHeld(const std::string& content_key, int32_t rank) {
+  const auto found =
+      std::find_if(held_.begin(), held_.end(), [&content_key, rank](const ShardLease& shard) {
+        return shard.valid() && shard.rank() == rank && shard.content().content_key == content_key;
+      });
+  return found == held_.end() || content_key.empty() ? nullptr : &*found;
+}
+
+absl::Status Load::Read(NodeProgress* progress) {
+  progress->num_rounds = schedule_->num_rounds();
+  progress->bytes_to_read = schedule_->ReadBytes(command_.node);
   progress->stage = NodeStage::kConnecting;
-  progress->transport = "loopback";
-  if (!NeedsExchange(plan_->layout)) return absl::OkStatus();
+  if (NeedsExchange(plan_->layout)) {
+    ConnectRequest request;
+    request.participant = command_.node;
+    request.num_participants = plan_->layout.num_nodes;
+    ZC_RETURN_IF_ERROR(Connect(std::move(request), progress));
+  }
+  return Execute(progress);
+}
+
+absl::Status Load::Connect(ConnectRequest request, NodeProgress* progress) {
+  progress->stage = NodeStage::kConnecting;
   Report(*progress);
   const absl::Duration start = environment_->clock->Steady();
-  RelayedRendezvous rendezvous(environment_->events.get(), key_, &rendezvous_);
-  CommunicatorRequest request;
-  request.load = key_.load;
-  request.epoch = key_.epoch;
-  request.node = command_.node;
-  request.num_nodes = plan_->layout.num_nodes;
-  request.bulk_host = environment_->bulk_host;
-  request.nonce = Nonce(key_, command_);
-  request.rendezvous = &rendezvous;
+  request.key = key_;
+  request.nonce = BulkNonce(key_.load, key_.epoch, command_.plan_digest, command_.attach_token);
+  request.entries = &rendezvous_;
   request.timeout = command_.stage_timeout;
-  request.cancelled = [this] { return cancelled_.load(); };
-  absl::StatusOr<std::unique_ptr<Communicator>> communicator = environment_->communicators(request);
+  request.cancelled = &cancelled_;
+  absl::StatusOr<std::unique_ptr<Communicator>> communicator =
+      ConnectThroughServer(*environment_, request);
   progress->seconds.connect = environment_->clock->Steady() - start;
-  if (!communicator.ok()) {
-    return WithReason(Annotate(communicator.status(), "connect to the other nodes"),
-                      "EXCHANGE_FAILED");
-  }
+  ZC_RETURN_IF_ERROR(communicator.status());
   progress->transport = std::string((*communicator)->transport());
   MutexLock lock(&mutex_);
-  if (cancelled_) return absl::CancelledError("connect: the load was cancelled");
+  if (cancelled_) return Cancelled("connect");
   communicator_ = *std::move(communicator);
   return absl::OkStatus();
+}
+
+Communicator* Load::communicator() {
+  MutexLock lock(&mutex_);
+  return communicator_.get();
+}
+
+absl::Status Load::Transfer(const StartCommand& start, NodeProgress* progress) {
+  ConnectRequest request;
+  request.kind = LinkKind::kPeers;
+  request.participant = start.peers.participant;
+  request.num_participants = static_cast<int>(start.peers.participants.size());
+  ZC_RETURN_IF_ERROR(Connect(std::move(request), progress));
+  progress->stage = NodeStage::kLoading;
+  Report(*progress);
+  TransferOptions options;
+  options.peers = start.peers;
+  options.arena_bytes = plan_->arena_bytes;
+  options.round_bytes = plan_->layout.round_bytes;
+  for (const ShardLease& shard : held_) {
+    if (shard.valid() && shard.content().content_key == start.content_key) {
+      options.arenas[shard.rank()] = shard.arena().data();
+    }
+  }
+  for (size_t k = 0; k < arena_ranks_.size(); ++k) {
+    options.arenas[arena_ranks_[k]] = (*arenas_)[k].data();
+  }
+  options.communicator = communicator();
+  options.round_timeout = command_.stage_timeout;
+  options.send_limit = environment_->send_limit;
+  options.cancelled = &cancelled_;
+  const auto update = [progress](const TransferProgress& now) {
+    progress->round = now.round;
+    progress->num_rounds = now.num_rounds;
+    progress->bytes_sent = now.bytes_sent;
+    progress->bytes_received = now.bytes_received;
+  };
+  options.on_round = [this, progress, &update](const TransferProgress& now) {
+    update(now);
+    if (environment_->clock->Steady() - last_report_ >= kReportInterval) Report(*progress);
+  };
+  const absl::Duration began = environment_->clock->Steady();
+  TransferProgress end;
+  absl::Status status = TransferShards(options, &end);
+  update(end);
+  progress->seconds.exchange = environment_->clock->Steady() - began;
+  environment_->bytes_sent += end.bytes_sent;
+  environment_->bytes_received += end.bytes_received;
+  return status;
 }
 
 absl::Status Load::Execute(NodeProgress* progress) {
@@ -241,10 +308,7 @@ absl::Status Load::Execute(NodeProgress* progress) {
   options.reader = environment_->reader;
   options.file_work = environment_->file_work;
   options.identities = identities_;
-  {
-    MutexLock lock(&mutex_);
-    options.communicator = communicator_.get();
-  }
+  options.communicator = communicator();
   options.arenas = arenas_;
   options.num_threads = num_threads_;
   options.chunk_bytes = chunk_bytes_;
@@ -293,26 +357,45 @@ void Load::AddDigests(const char* arena, ShardReport* shard) const {
   }
 }
 
-absl::Status Load::Finish(NodeResult* result) {
+absl::StatusOr<ShardReport> Load::FinishShard(int32_t rank, const Arena& arena) const {
+  if (cancelled_) return Cancelled("finish");
+  ShardReport shard;
+  shard.rank = rank;
+  shard.arena_bytes = plan_->arena_bytes;
+  if (command_.compute_digests) AddDigests(arena.data(), &shard);
+  return shard;
+}
+
+absl::Status Load::Finish(const StartCommand& start, NodeResult* result) {
   result->progress.stage = NodeStage::kFinishing;
   Report(result->progress);
-  const absl::Duration start = environment_->clock->Steady();
-  const int32_t first_rank = RanksOfNode(plan_->layout, command_.node).first;
+  const absl::Duration began = environment_->clock->Steady();
+  for (Arena& arena : *arenas_) ZC_RETURN_IF_ERROR(arena.Seal());
+  const ShardContent content = {plan_->digest, start.content_key};
+  environment_->cache->CountHits(static_cast<int64_t>(taken_.size()));
+  environment_->cache->CountMisses(static_cast<int64_t>(arenas_->size()));
   for (size_t k = 0; k < arenas_->size(); ++k) {
-    if (cancelled_) return absl::CancelledError("finish: the load was cancelled");
-    ShardReport shard;
-    shard.rank = first_rank + static_cast<int32_t>(k);
-    shard.arena_bytes = plan_->arena_bytes;
-    if (command_.compute_digests) AddDigests((*arenas_)[k].data(), &shard);
-    ZC_RETURN_IF_ERROR((*arenas_)[k].Seal());
+    ZC_ASSIGN_OR_RETURN(ShardReport shard, FinishShard(arena_ranks_[k], (*arenas_)[k]));
     result->shards.push_back(std::move(shard));
   }
-  result->progress.seconds.finish = environment_->clock->Steady() - start;
+  for (const auto& [rank, lease] : taken_) {
+    ZC_ASSIGN_OR_RETURN(ShardReport shard, FinishShard(rank, lease.arena()));
+    result->shards.push_back(std::move(shard));
+  }
+  std::sort(result->shards.begin(), result->shards.end(),
+            [](const ShardReport& a, const ShardReport& b) { return a.rank < b.rank; });
+  for (size_t k = 0; k < arenas_->size(); ++k) {
+    taken_[arena_ranks_[k]] =
+        environment_->cache->AddOne(content, arena_ranks_[k], std::move((*arenas_)[k]));
+  }
+  std::vector<ShardLease> leases;
+  for (auto& [rank, lease] : taken_) leases.push_back(std::move(lease));
+  result->progress.seconds.finish = environment_->clock->Steady() - began;
   auto book = std::make_shared<ShardBook>(MakeShardIndex(key_.load, *plan_), command_.attach_token,
-                                          first_rank, std::move(*arenas_));
-  arenas_.reset();
+                                          RanksOfNode(plan_->layout, command_.node).first,
+                                          std::move(leases));
   MutexLock lock(&mutex_);
-  if (cancelled_) return absl::CancelledError("finish: the load was cancelled");
+  if (cancelled_) return Cancelled("finish");
   shards_ = std::move(book);
   ready_at_ = environment_->clock->Steady();
   return absl::OkStatus();

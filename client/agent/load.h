@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,47 +12,20 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/agent/arena.h"
-#include "client/agent/communicators.h"
-#include "client/agent/executor.h"
-#include "client/agent/file_work.h"
-#include "client/agent/memory_needs.h"
+#include "client/agent/connect.h"
+#include "client/agent/load_environment.h"
 #include "client/agent/messages.h"
 #include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
+#include "client/agent/shard_cache.h"
 #include "client/agent/shards.h"
 #include "kernels/base/mutex.h"
+#include "kernels/comm/communicator.h"
 #include "kernels/comm/map_rendezvous.h"
-#include "server/base/clock.h"
+#include "server/plan/plan.h"
+#include "server/plan/schedule.h"
 
 namespace zerocast {
-
-// What every load of an agent uses.  Shared with worker threads.
-struct LoadEnvironment {
-  std::string node_name;
-  std::string bulk_host;
-  std::vector<std::string> roots;  // resolved
-  CommunicatorFactory communicators;
-  std::shared_ptr<FileReader> reader;
-  std::shared_ptr<FileWork> file_work = std::make_shared<FileWork>();
-  // The longest that one call to the file system may last where no load says it: for inspections,
-  // which also have a time for all of their calls.
-  absl::Duration file_timeout = absl::Seconds(60);
-  int num_threads = 0;  // that read and copy for one load; 0: ExecutorOptions' default
-  IoMode io = IoMode::kAuto;
-  int64_t max_buffer_bytes = kDefaultBufferBytes;  // of one load, beyond its arenas
-  // Of all loads together.
-  std::shared_ptr<RateLimit> read_limit = std::make_shared<RateLimit>(0);
-  std::shared_ptr<RateLimit> send_limit = std::make_shared<RateLimit>(0);
-  std::shared_ptr<AgentEvents> events;
-  const Clock* clock = Clock::Real();
-  // A node that lost its peer waits this long for the server's cancel before it reports that: the
-  // peer's own error, which explains it, should come first.
-  absl::Duration root_cause_grace = absl::Seconds(1);
-  ExecutorHooks hooks;  // for tests
-  // Sums over all loads.
-  std::atomic<int64_t> bytes_sent{0};
-  std::atomic<int64_t> bytes_received{0};
-};
 
 // Reads the headers of a checkpoint within `timeout`, until `cancelled` becomes true; the
 // compressed manifest.  Errors: as FileWork::Call, ResolveCheckpoint and ReadCheckpointManifest.
@@ -68,21 +42,23 @@ class Load {
 
   const LoadKey& key() const { return key_; }
 
-  // Compiles the plan, compares digests, checks the files that this node reads, allocates arenas.
-  // Returns the plan's digest.  Errors:
+  // Compiles the plan, compares digests, checks the files that this node reads or names the content
+  // by, takes leases of the shards of this plan that the agent holds, and makes the arenas of
+  // ranks for which it holds none.  Errors:
   //   FAILED_PRECONDITION  the digest is another; reason PLAN_REFUSED.
   //   ABORTED              a file is not what the manifest says; reason CHECKPOINT_CHANGED.
   //   INVALID_ARGUMENT     the plan input is damaged; DATA_LOSS when its proof fails.
   //   DEADLINE_EXCEEDED    a call to the file system took longer than the stage timeout; names it.
   //   RESOURCE_EXHAUSTED   no memory for the arenas, or the buffers need more than allowed.
-  absl::StatusOr<std::string> Prepare(const PrepareCommand& command);
+  absl::StatusOr<PreparedPlan> Prepare(const PrepareCommand& command);
 
   // True once, after Prepare has succeeded: then Run may be called.
   bool BeginRun();
 
-  // Connects, reads, exchanges, computes digests, seals.  Errors (in the result's status): those of
-  // CommunicatorFactory and ExecuteLoad.
-  NodeResult Run();
+  // Brings the shards from where the command says, computes digests, seals.  Errors (in the
+  // result's status): those of ConnectThroughServer, ExecuteLoad and TransferShards;
+  // FAILED_PRECONDITION, reason WRONG_STATE, when a shard is to come from here and is not.
+  NodeResult Run(const StartCommand& start);
 
   // Ends what is in progress with CANCELLED and frees the shards.  Idempotent.
   void Cancel(const std::string& why);
@@ -98,15 +74,26 @@ class Load {
   absl::Duration ready_at() const;
 
  private:
-  absl::Status RunStages(NodeResult* result);
-  absl::Status Connect(NodeProgress* progress);
+  absl::StatusOr<std::shared_ptr<const Plan>> Compile(const PrepareCommand& command);
+  std::vector<int32_t> OwnRanks() const;
+  bool HoldsAllOwn(const std::vector<HeldShards>& held) const;
+  absl::Status MakeArenas(const std::vector<int32_t>& ranks);
+  absl::Status RunStages(const StartCommand& start, NodeResult* result);
+  absl::Status TakeHeld(const StartCommand& start);
+  ShardLease* FindHeld(const std::string& content_key, int32_t rank);
+  absl::Status Read(NodeProgress* progress);
+  absl::Status Connect(ConnectRequest request, NodeProgress* progress);
   absl::Status Execute(NodeProgress* progress);
+  // Gives and takes shards; the arenas of the ranks that are taken must be there.
+  absl::Status Transfer(const StartCommand& start, NodeProgress* progress);
+  absl::Status Finish(const StartCommand& start, NodeResult* result);
+  absl::StatusOr<ShardReport> FinishShard(int32_t rank, const Arena& arena) const;
   void AddDigests(const char* arena, ShardReport* shard) const;
-  absl::Status Finish(NodeResult* result);
-  absl::Status CheckFiles();
   absl::Status PlanBuffers();
   void Report(const NodeProgress& progress);
+  Communicator* communicator();
   void DropCommunicator();
+  absl::Status Cancelled(absl::string_view doing) const;
 
   const std::shared_ptr<LoadEnvironment> environment_;
   const LoadKey key_;
@@ -119,6 +106,9 @@ class Load {
   std::shared_ptr<const Plan> plan_;
   std::shared_ptr<const Schedule> schedule_;
   std::vector<FileIdentity> identities_;
+  std::vector<ShardLease> held_;                // of this plan, any content and rank
+  std::map<int32_t, ShardLease> taken_;         // of those the ones that this load uses, by rank
+  std::vector<int32_t> arena_ranks_;            // of arenas_, in their order
   std::shared_ptr<std::vector<Arena>> arenas_;  // shared with reads that are left behind
   absl::Duration prepare_duration_;
   int num_threads_ = 0;

@@ -58,6 +58,7 @@ struct LoadTable::State {
   std::map<std::string, std::string> gone ABSL_GUARDED_BY(mutex);  // why, by load
   std::deque<std::string> gone_order ABSL_GUARDED_BY(mutex);
   LoadCounts counts ABSL_GUARDED_BY(mutex);
+  Donations donations;
 
   // Takes the load off the books when no shard of it is left.
   void ForgetEmptyLocked(const std::shared_ptr<Load>& load, const ShardBook& shards,
@@ -102,6 +103,8 @@ LoadTable::LoadTable(std::shared_ptr<LoadEnvironment> environment, int max_loads
     : state_(std::make_shared<State>()) {
   state_->environment = std::move(environment);
   state_->max_loads = static_cast<size_t>(max_loads);
+  state_->environment->cache->SetListener(
+      [events = state_->environment->events] { events->InventoryChanged(); });
 }
 
 LoadTable::~LoadTable() { Shutdown(absl::Seconds(10)); }
@@ -209,15 +212,15 @@ void LoadTable::Prepare(const LoadKey& key, PrepareCommand command) {
   if (!refused.ok()) return environment->events->PlanDone(key, refused);
   Spawn(
       [state = state_, load, command = std::move(command)] {
-        const absl::StatusOr<std::string> digest = load->Prepare(command);
-        if (!digest.ok()) {
+        const absl::StatusOr<PreparedPlan> prepared = load->Prepare(command);
+        if (!prepared.ok()) {
           Remove(state.get(), load);
           spdlog::warn("{} epoch {}: {}", load->key().load, load->key().epoch,
-                       ForLog(digest.status()));
+                       ForLog(prepared.status()));
           MutexLock lock(&state->mutex);
           ++(load->cancelled() ? state->counts.cancelled : state->counts.failed);
         }
-        if (!load->cancelled()) state->environment->events->PlanDone(load->key(), digest);
+        if (!load->cancelled()) state->environment->events->PlanDone(load->key(), prepared);
       },
       [&](const absl::Status& status) {
         Remove(state_.get(), load);
@@ -225,7 +228,7 @@ void LoadTable::Prepare(const LoadKey& key, PrepareCommand command) {
       });
 }
 
-void LoadTable::Start(const LoadKey& key) {
+void LoadTable::Start(const LoadKey& key, StartCommand command) {
   const std::shared_ptr<LoadEnvironment> environment = state_->environment;
   std::shared_ptr<Load> load;
   NodeResult result;
@@ -240,7 +243,7 @@ void LoadTable::Start(const LoadKey& key) {
   }
   if (result.status.ok() && (load == nullptr || !load->BeginRun())) result.status = NotHere(key);
   if (!result.status.ok()) return environment->events->LoadDone(key, result);
-  Spawn([state = state_, load] { RunLoad(state, load); },
+  Spawn([state = state_, load, command = std::move(command)] { RunLoad(state, load, command); },
         [&](const absl::Status& status) {
           Remove(state_.get(), load);
           result.status = status;
@@ -248,8 +251,9 @@ void LoadTable::Start(const LoadKey& key) {
         });
 }
 
-void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load) {
-  const NodeResult result = load->Run();
+void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load,
+                        const StartCommand& command) {
+  const NodeResult result = load->Run(command);
   const LoadKey& key = load->key();
   // On the books until then: a cancel must find it.
   const bool cancelled =
@@ -272,8 +276,44 @@ void LoadTable::RunLoad(const std::shared_ptr<State>& state, const std::shared_p
   state->environment->events->LoadDone(key, result);
 }
 
+void LoadTable::Donate(const LoadKey& key, DonateCommand command) {
+  const std::shared_ptr<LoadEnvironment> environment = state_->environment;
+  const absl::Status fenced = Fence(key);
+  if (!fenced.ok()) return environment->events->Donated(key, fenced);
+  const auto donation = std::make_shared<Donation>(environment, key);
+  state_->donations.Add(donation);
+  Spawn([state = state_, donation,
+         command = std::move(command)] { RunDonation(state, donation, command); },
+        [&](const absl::Status& status) {
+          state_->donations.Remove(donation);
+          environment->events->Donated(key, status);
+        });
+}
+
+void LoadTable::RunDonation(const std::shared_ptr<State>& state,
+                            const std::shared_ptr<Donation>& donation,
+                            const DonateCommand& command) {
+  AgentEvents& events = *state->environment->events;
+  const LoadKey& key = donation->key();
+  absl::Status status = donation->Accept(command);
+  if (status.ok()) {
+    events.Donated(key, DonationStep::kAccepted);
+    status = donation->Run();
+  }
+  // On the books until then: a cancel must find it.
+  const bool cancelled =
+      donation->cancelled() ||
+      (PeerFailed(status) && donation->WaitForCancel(state->environment->root_cause_grace));
+  state->donations.Remove(donation);
+  if (cancelled) return;
+  if (status.ok()) return events.Donated(key, DonationStep::kDone);
+  spdlog::warn("donation to {} epoch {}: {}", key.load, key.epoch, ForLog(status));
+  events.Donated(key, status);
+}
+
 void LoadTable::AddRendezvous(const LoadKey& key, const std::string& name,
                               const std::string& value) {
+  state_->donations.AddRendezvous(key, name, value);
   std::shared_ptr<Load> load;
   {
     MutexLock lock(&state_->mutex);
@@ -285,6 +325,7 @@ void LoadTable::AddRendezvous(const LoadKey& key, const std::string& name,
 }
 
 void LoadTable::Cancel(const LoadKey& key, const std::string& why) {
+  state_->donations.Cancel(key, why);
   std::shared_ptr<Load> load;
   {
     MutexLock lock(&state_->mutex);
@@ -302,6 +343,7 @@ void LoadTable::Cancel(const LoadKey& key, const std::string& why) {
 }
 
 void LoadTable::CancelAll(const std::string& why) {
+  state_->donations.CancelAll(why);
   std::map<std::string, std::shared_ptr<Load>> loads;
   {
     MutexLock lock(&state_->mutex);
@@ -317,6 +359,12 @@ std::vector<LoadKey> LoadTable::Held() const {
   for (const auto& [name, load] : state_->loads) held.push_back(load->key());
   return held;
 }
+
+std::vector<HeldShards> LoadTable::Inventory() const {
+  return state_->environment->cache->Inventory();
+}
+
+ShardCacheStats LoadTable::cache_stats() const { return state_->environment->cache->stats(); }
 
 absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t rank,
                                             const std::string& token, AttachMode mode) {

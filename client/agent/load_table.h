@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/agent/donation.h"
 #include "client/agent/load.h"
 #include "client/agent/messages.h"
 #include "client/agent/shards.h"
@@ -44,14 +45,21 @@ class LoadTable {
   // Answered by PlanDone; on failure nothing of the load stays.
   void Prepare(const LoadKey& key, PrepareCommand command);
   // Answered by Progress and, in the end, LoadDone; on failure nothing of the load stays.
-  void Start(const LoadKey& key);
+  void Start(const LoadKey& key, StartCommand command = {});
+  // Gives shards to the agents of a load of which this one is no node.  Answered by Donated, with
+  // kAccepted at once and in the end kDone, or with an error; not when it is cancelled.
+  void Donate(const LoadKey& key, DonateCommand command);
   void AddRendezvous(const LoadKey& key, const std::string& name, const std::string& value);
-  // Frees everything of attempts up to key.epoch; not answered.
+  // Frees everything of attempts up to key.epoch, donations to them included; not answered.
   void Cancel(const LoadKey& key, const std::string& why);
   void CancelAll(const std::string& why);
 
   // Loads in work, or with shards here.
   std::vector<LoadKey> Held() const;
+
+  // What other loads can take from here; changes are told by AgentEvents::InventoryChanged.
+  std::vector<HeldShards> Inventory() const;
+  ShardCacheStats cache_stats() const;
 
   // Frees the shards that no process has taken within `ttl` of their load's being ready.  A load
   // that has none left is not held any more; who asks for it is told why, as the server is
@@ -77,7 +85,10 @@ class LoadTable {
   // Cancels on a thread: to unmap an arena of many GB takes its time.
   void Free(std::shared_ptr<Load> load, const std::string& why);
   static void Remove(State* state, const std::shared_ptr<Load>& load);
-  static void RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load);
+  static void RunLoad(const std::shared_ptr<State>& state, const std::shared_ptr<Load>& load,
+                      const StartCommand& command);
+  static void RunDonation(const std::shared_ptr<State>& state,
+                          const std::shared_ptr<Donation>& donation, const DonateCommand& command);
   // Runs `work` on a thread; `failed` is called instead when there is none.
   template <typename Work, typename Failed>
   void Spawn(Work work, Failed failed);

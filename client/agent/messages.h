@@ -32,6 +32,60 @@ struct PrepareCommand {
   int64_t max_buffer_bytes = 0;  // beyond the arenas; 0: the agent's own limit
 };
 
+// Where the shards of a node come from; numbers equal v1.LoadSource.
+enum class LoadSource {
+  kNone = 0,   // not decided yet
+  kFiles = 1,  // the checkpoint's files, directly or through the nodes that read them
+  kCache = 2,  // this agent held all of them
+  kPeers = 3,  // other agents held what this one did not
+};
+
+// Finished shards of one plan and content that an agent holds; see content_key.h.
+struct HeldShards {
+  std::string plan_digest;
+  std::string content_key;
+  std::vector<int32_t> ranks;  // ascending
+};
+
+// What an agent says once a plan is prepared.
+struct PreparedPlan {
+  std::string digest;  // as it was compiled here
+  std::string
+      content_key;  // of the files as this node sees them; "" where it has not looked at all
+  std::vector<HeldShards> held;  // of this plan; they stay until the load starts or ends
+};
+
+// A shard on its way from one agent to another; both are participant numbers.
+struct ShardTransfer {
+  int32_t rank = 0;
+  int32_t donor = 0;
+  int32_t taker = 0;
+};
+
+// Who gives which shard to whom; the same on all participants but for `participant`.
+struct PeerTransfers {
+  std::vector<std::string> participants;  // node names
+  int32_t participant = 0;                // the agent's own number
+  std::vector<ShardTransfer> transfers;   // each rank at most once
+};
+
+struct StartCommand {
+  LoadSource source = LoadSource::kFiles;
+  std::string content_key;  // of what the shards will hold; "" where that is not known
+  PeerTransfers peers;      // kPeers only
+};
+
+// Gives finished shards to the agents of a load that this one is not part of.
+struct DonateCommand {
+  std::string plan_digest;
+  std::string content_key;
+  PeerTransfers peers;
+  int64_t arena_bytes = 0;  // of one rank
+  int64_t round_bytes = 0;
+  uint64_t nonce = 0;
+  absl::Duration stage_timeout = absl::Seconds(60);
+};
+
 // The stage a node is in; numbers equal v1.NodeStage.
 enum class NodeStage {
   kPreparing = 1,
@@ -62,6 +116,7 @@ struct NodeProgress {
   std::string read_calls;    // "io_uring" or "preadv"
   int64_t direct_bytes = 0;  // of bytes_read, past the page cache
   std::string direct_refusal;
+  LoadSource source = LoadSource::kNone;
 };
 
 struct NamedDigest {
@@ -83,10 +138,24 @@ struct NodeResult {
   std::vector<ShardReport> shards;  // empty on failure
 };
 
-enum class AttachMode { kShared, kPrivate };
+// kAuto is only asked for: shared where that is possible, else private.
+enum class AttachMode { kShared, kPrivate, kAuto };
 inline absl::string_view AttachModeName(AttachMode mode) {
-  return mode == AttachMode::kShared ? "shared" : "private";
+  switch (mode) {
+    case AttachMode::kShared:
+      return "shared";
+    case AttachMode::kPrivate:
+      return "private";
+    case AttachMode::kAuto:
+      break;
+  }
+  return "auto";
 }
+
+enum class DonationStep {
+  kAccepted,  // the shards are here and stay until it ends
+  kDone,      // all of them were sent
+};
 
 // What the agent tells the server.  Implementations are thread-safe and never block.
 class AgentEvents {
@@ -94,8 +163,8 @@ class AgentEvents {
   virtual ~AgentEvents() = default;
   // The answer to an inspection: the compressed manifest.
   virtual void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) = 0;
-  // The answer to PrepareCommand: the digest of the plan as it was compiled here.
-  virtual void PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) = 0;
+  // The answer to PrepareCommand.
+  virtual void PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) = 0;
   virtual void RendezvousPut(const LoadKey& key, const std::string& name,
                              const std::string& value) = 0;
   virtual void Progress(const LoadKey& key, const NodeProgress& progress) = 0;
@@ -104,6 +173,10 @@ class AgentEvents {
   // Shards that were freed here without a command, and why.
   virtual void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
                            const absl::Status& why) = 0;
+  // How far a donation is, or why it ended; a donation that was cancelled says nothing.
+  virtual void Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) = 0;
+  // ShardCache::Inventory changed.
+  virtual void InventoryChanged() = 0;
 };
 
 }  // namespace zerocast

@@ -150,6 +150,8 @@ v1::SessionRequest Session::Rep::Register() const {
     held->set_load(key.load);
     held->set_epoch(key.epoch);
   }
+  *message->mutable_held_shards() =
+      InventoryToProto(table->Inventory(), table->cache_stats().bytes);
   return request;
 }
 
@@ -192,6 +194,11 @@ void Session::Rep::Write(Stream* stream, grpc::ClientContext* stream_context) {
       case SessionOutbox::Taken::kMessage:
         if (!stream->Write(message)) return;
         break;
+      case SessionOutbox::Taken::kInventory:
+        *message.mutable_held_shards_report() =
+            InventoryToProto(table->Inventory(), table->cache_stats().bytes);
+        if (!stream->Write(message)) return;
+        break;
       case SessionOutbox::Taken::kIdle:
         break;
     }
@@ -230,7 +237,10 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
       return table->Prepare(KeyOf(response.prepare_plan()),
                             PrepareFromProto(response.prepare_plan()));
     case v1::SessionResponse::kStartLoad:
-      return table->Start(KeyOf(response.start_load()));
+      return table->Start(KeyOf(response.start_load()), StartFromProto(response.start_load()));
+    case v1::SessionResponse::kDonateShards:
+      return table->Donate(KeyOf(response.donate_shards()),
+                           DonateFromProto(response.donate_shards()));
     case v1::SessionResponse::kRendezvousEntry:
       return table->AddRendezvous(KeyOf(response.rendezvous_entry()),
                                   response.rendezvous_entry().key(),

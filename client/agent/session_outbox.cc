@@ -34,8 +34,8 @@ void SessionOutbox::ManifestDone(const LoadKey& key, absl::StatusOr<std::string>
   Push(ManifestMessage(key, manifest));
 }
 
-void SessionOutbox::PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) {
-  Push(PlanMessage(key, digest));
+void SessionOutbox::PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) {
+  Push(PlanMessage(key, plan));
 }
 
 void SessionOutbox::RendezvousPut(const LoadKey& key, const std::string& name,
@@ -69,9 +69,21 @@ void SessionOutbox::ShardsFreed(const LoadKey& key, const std::vector<int32_t>& 
   Push(ShardsFreedMessage(key, ranks, why));
 }
 
+void SessionOutbox::Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) {
+  Push(DonationMessage(key, step));
+}
+
+void SessionOutbox::InventoryChanged() {
+  MutexLock lock(&mutex_);
+  inventory_changed_ = true;
+  changed_.Signal();
+}
+
 void SessionOutbox::Open() {
   MutexLock lock(&mutex_);
   open_ = true;
+  // A registration holds the inventory.
+  inventory_changed_ = false;
 }
 
 void SessionOutbox::Close() {
@@ -94,7 +106,8 @@ void SessionOutbox::Close() {
 SessionOutbox::Taken SessionOutbox::Next(absl::Duration timeout, v1::SessionRequest* message) {
   const Deadline deadline(timeout);
   MutexLock lock(&mutex_);
-  while (open_ && queue_.empty() && progress_.empty() && !deadline.Passed()) {
+  while (open_ && queue_.empty() && progress_.empty() && !inventory_changed_ &&
+         !deadline.Passed()) {
     changed_.WaitWithTimeout(&mutex_, deadline.Remaining());
   }
   if (!open_) return Taken::kClosed;
@@ -108,6 +121,7 @@ SessionOutbox::Taken SessionOutbox::Next(absl::Duration timeout, v1::SessionRequ
     if (Survives(*message)) taken_.emplace_back(clock_->Steady(), *message);
     return Taken::kMessage;
   }
+  if (std::exchange(inventory_changed_, false)) return Taken::kInventory;
   if (progress_.empty()) return Taken::kIdle;
   *message = std::move(progress_.begin()->second);
   progress_.erase(progress_.begin());

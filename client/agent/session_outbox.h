@@ -29,7 +29,7 @@ class SessionOutbox : public AgentEvents {
       : socket_path_(std::move(socket_path)), clock_(clock) {}
 
   void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) override;
-  void PlanDone(const LoadKey& key, absl::StatusOr<std::string> digest) override;
+  void PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) override;
   void RendezvousPut(const LoadKey& key, const std::string& name,
                      const std::string& value) override;
   void Progress(const LoadKey& key, const NodeProgress& progress) override;
@@ -37,14 +37,18 @@ class SessionOutbox : public AgentEvents {
   void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) override;
   void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
                    const absl::Status& why) override;
+  void Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) override;
+  void InventoryChanged() override;
 
   // A stream begins, or ends; ending it wakes Next.
   void Open();
   void Close();
 
-  // The next message into `message`.  kIdle when none came within `timeout`, kClosed when there is
-  // no stream.  Whether it is written or not: what must not get lost is said again after Close.
-  enum class Taken { kMessage, kIdle, kClosed };
+  // The next message into `message`.  kInventory when it is time to say what other loads can take,
+  // which the caller looks up only then; kIdle when nothing came within `timeout`, kClosed when
+  // there is no stream.  Whether it is written or not: what must not get lost is said again after
+  // Close.
+  enum class Taken { kMessage, kInventory, kIdle, kClosed };
   Taken Next(absl::Duration timeout, v1::SessionRequest* message);
 
  private:
@@ -58,6 +62,7 @@ class SessionOutbox : public AgentEvents {
   std::deque<v1::SessionRequest> queue_ ABSL_GUARDED_BY(mutex_);
   // What must not get lost and this stream may not have delivered, and when it was taken.
   std::deque<std::pair<absl::Duration, v1::SessionRequest>> taken_ ABSL_GUARDED_BY(mutex_);
+  bool inventory_changed_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<std::string, v1::SessionRequest> progress_ ABSL_GUARDED_BY(mutex_);  // by load
 };
 

@@ -37,6 +37,7 @@ void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   out->set_read_calls(progress.read_calls);
   out->set_direct_bytes(progress.direct_bytes);
   out->set_direct_refusal(progress.direct_refusal);
+  out->set_source(static_cast<v1::LoadSource>(progress.source));
   v1::StageSeconds* const seconds = out->mutable_seconds();
   seconds->set_prepare(absl::ToDoubleSeconds(progress.seconds.prepare));
   seconds->set_connect(absl::ToDoubleSeconds(progress.seconds.connect));
@@ -47,6 +48,25 @@ void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   seconds->set_total(absl::ToDoubleSeconds(progress.seconds.total));
 }
 
+void ToProto(const HeldShards& shards, v1::HeldShards* out) {
+  out->set_plan_digest(shards.plan_digest);
+  out->set_content_key(shards.content_key);
+  out->mutable_ranks()->Add(shards.ranks.begin(), shards.ranks.end());
+}
+
+PeerTransfers FromProto(const v1::PeerTransfers& message) {
+  PeerTransfers peers;
+  peers.participants.assign(message.participants().begin(), message.participants().end());
+  peers.participant = message.participant();
+  for (const v1::ShardTransfer& transfer : message.transfers()) {
+    peers.transfers.push_back({transfer.rank(), transfer.donor(), transfer.taker()});
+  }
+  return peers;
+}
+
+static_assert(static_cast<int>(LoadSource::kFiles) == v1::LOAD_SOURCE_FILES);
+static_assert(static_cast<int>(LoadSource::kCache) == v1::LOAD_SOURCE_CACHE);
+static_assert(static_cast<int>(LoadSource::kPeers) == v1::LOAD_SOURCE_PEERS);
 static_assert(static_cast<int>(NodeStage::kPreparing) == v1::NODE_STAGE_PREPARING);
 static_assert(static_cast<int>(NodeStage::kConnecting) == v1::NODE_STAGE_CONNECTING);
 static_assert(static_cast<int>(NodeStage::kLoading) == v1::NODE_STAGE_LOADING);
@@ -67,14 +87,16 @@ v1::SessionRequest ManifestMessage(const LoadKey& key,
   return request;
 }
 
-v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<std::string>& digest) {
+v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<PreparedPlan>& plan) {
   v1::SessionRequest request;
   v1::PlanReport* const report = WithKey(key, request.mutable_plan_report());
-  if (digest.ok()) {
-    report->set_plan_digest(*digest);
-  } else {
-    *report->mutable_failure() = FailureFromStatus(digest.status());
+  if (!plan.ok()) {
+    *report->mutable_failure() = FailureFromStatus(plan.status());
+    return request;
   }
+  report->set_plan_digest(plan->digest);
+  report->set_content_key(plan->content_key);
+  for (const HeldShards& shards : plan->held) ToProto(shards, report->add_held_shards());
   return request;
 }
 
@@ -132,6 +154,25 @@ v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int3
   return request;
 }
 
+v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<DonationStep>& step) {
+  v1::SessionRequest request;
+  v1::DonationReport* const report = WithKey(key, request.mutable_donation_report());
+  if (step.ok()) {
+    report->set_done(*step == DonationStep::kDone);
+  } else {
+    *report->mutable_failure() = FailureFromStatus(step.status());
+  }
+  return request;
+}
+
+v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
+                                      int64_t cache_bytes) {
+  v1::HeldShardsReport report;
+  for (const HeldShards& shards : inventory) ToProto(shards, report.add_shards());
+  report.set_cache_bytes(cache_bytes);
+  return report;
+}
+
 absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message) {
   return message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration();
 }
@@ -148,6 +189,30 @@ PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {
   if (command.stage_timeout <= absl::ZeroDuration()) command.stage_timeout = kDefaultStageTimeout;
   command.max_buffer_bytes = message.max_buffer_bytes();
   command.node_names.assign(message.node_names().begin(), message.node_names().end());
+  return command;
+}
+
+StartCommand StartFromProto(const v1::StartLoad& message) {
+  StartCommand command;
+  // Of a server of another version: what is not known here comes from the files.
+  if (message.source() == v1::LOAD_SOURCE_CACHE || message.source() == v1::LOAD_SOURCE_PEERS) {
+    command.source = static_cast<LoadSource>(message.source());
+  }
+  command.content_key = message.content_key();
+  command.peers = FromProto(message.peers());
+  return command;
+}
+
+DonateCommand DonateFromProto(const v1::DonateShards& message) {
+  DonateCommand command;
+  command.plan_digest = message.plan_digest();
+  command.content_key = message.content_key();
+  command.peers = FromProto(message.peers());
+  command.arena_bytes = message.arena_bytes();
+  command.round_bytes = message.round_bytes();
+  command.nonce = message.nonce();
+  command.stage_timeout = FromProto(message.stage_timeout());
+  if (command.stage_timeout <= absl::ZeroDuration()) command.stage_timeout = kDefaultStageTimeout;
   return command;
 }
 

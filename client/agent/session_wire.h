@@ -15,7 +15,7 @@
 namespace zerocast {
 
 v1::SessionRequest ManifestMessage(const LoadKey& key, const absl::StatusOr<std::string>& manifest);
-v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<std::string>& digest);
+v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<PreparedPlan>& plan);
 v1::SessionRequest RendezvousMessage(const LoadKey& key, const std::string& name,
                                      const std::string& value);
 v1::SessionRequest ProgressMessage(const LoadKey& key, const NodeProgress& progress);
@@ -24,10 +24,15 @@ v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
 v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode);
 v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int32_t>& ranks,
                                       const absl::Status& why);
+v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<DonationStep>& step);
+v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
+                                      int64_t cache_bytes);
 
 // Infinite where the server does not say.
 absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message);
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message);
+StartCommand StartFromProto(const v1::StartLoad& message);
+DonateCommand DonateFromProto(const v1::DonateShards& message);
 
 }  // namespace zerocast
 

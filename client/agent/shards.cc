@@ -21,12 +21,6 @@ bool SameToken(absl::string_view a, absl::string_view b) {
   return difference == 0;
 }
 
-absl::Status WrongState(const std::string& load, int32_t rank, absl::string_view what) {
-  return WithReason(absl::FailedPreconditionError(
-                        absl::StrCat("attach to rank ", rank, " of ", load, ": ", what)),
-                    "WRONG_STATE");
-}
-
 }  // namespace
 
 ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
@@ -55,16 +49,45 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
 }
 
 ShardBook::ShardBook(ShardIndex index, std::string token, int32_t first_rank,
-                     std::vector<Arena> arenas)
+                     std::vector<ShardLease> shards)
     : index_(std::make_shared<const ShardIndex>(std::move(index))),
       token_(std::move(token)),
       first_rank_(first_rank) {
-  for (Arena& arena : arenas) {
+  for (ShardLease& shard : shards) {
     Slot slot;
-    slot.num_bytes = arena.num_bytes();
-    slot.arena = std::move(arena);
+    slot.num_bytes = shard.arena().num_bytes();
+    slot.shard = std::move(shard);
     slots_.push_back(std::move(slot));
   }
+}
+
+absl::Status ShardBook::WrongState(int32_t rank, absl::string_view what) const {
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("attach to rank ", rank, " of ", index_->load, ": ", what)),
+                    "WRONG_STATE");
+}
+
+absl::Status ShardBook::Reserve(Slot* slot, int32_t rank, AttachMode wanted, AttachMode* mode) {
+  *mode = AttachMode::kPrivate;
+  if (slot->state == State::kOffered) {
+    return WrongState(rank, "it is being handed over to another process");
+  }
+  if (wanted == AttachMode::kPrivate) return absl::OkStatus();
+  absl::Status status;
+  if (slot->state == State::kPrivate) {
+    status = WrongState(rank, "other processes hold it privately; attach with mode private");
+  } else if (slot->private_offers > 0) {
+    status = WrongState(rank, "it is being handed over to another process");
+  } else {
+    status = slot->shard.TakeOut();
+    if (!status.ok()) status = WrongState(rank, status.message());
+  }
+  if (status.ok()) {
+    *mode = AttachMode::kShared;
+  } else if (wanted == AttachMode::kAuto) {
+    return absl::OkStatus();
+  }
+  return status;
 }
 
 absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view token,
@@ -85,61 +108,54 @@ absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view toke
   }
   Slot& slot = slots_[static_cast<size_t>(k)];
   if (slot.state == State::kGone) {
-    return WrongState(index_->load, rank, "it was handed over to another process");
+    return WrongState(rank, "it was handed over to another process");
   }
-  if (slot.state == State::kExpired) return WrongState(index_->load, rank, why_expired_);
-  if (slot.state == State::kOffered ||
-      (mode == AttachMode::kShared && slot.state == State::kHeld && slot.private_offers > 0)) {
-    return WrongState(index_->load, rank, "it is being handed over to another process");
-  }
-  if (mode == AttachMode::kShared && slot.state == State::kPrivate) {
-    return WrongState(index_->load, rank,
-                      "other processes hold it privately; attach with mode private");
-  }
+  if (slot.state == State::kExpired) return WrongState(rank, why_expired_);
   ShardOffer offer;
-  offer.fd = UniqueFd(::fcntl(slot.arena.fd(), F_DUPFD_CLOEXEC, 0));
+  offer.fd = UniqueFd(::fcntl(slot.shard.arena().fd(), F_DUPFD_CLOEXEC, 0));
   if (!offer.fd.valid()) {
     return ErrnoStatus(errno, absl::StrCat("attach to rank ", rank, " of ", index_->load));
   }
-  if (mode == AttachMode::kShared) {
+  ZC_RETURN_IF_ERROR(Reserve(&slot, rank, mode, &offer.mode));
+  if (offer.mode == AttachMode::kShared) {
     slot.state = State::kOffered;
   } else {
     ++slot.private_offers;
   }
   offer.index = index_;
   offer.rank = rank;
-  offer.mode = mode;
   offer.arena_bytes = slot.num_bytes;
   return offer;
 }
 
 absl::Status ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged) {
-  Arena freed;  // unmapped after the lock is released
+  ShardLease freed;  // its memory is unmapped after the lock is released
   MutexLock lock(&mutex_);
   Slot& slot = slots_[static_cast<size_t>(rank - first_rank_)];
   if (mode == AttachMode::kPrivate) {
     --slot.private_offers;
     if (!acknowledged) return absl::OkStatus();
-    ZC_RETURN_IF_ERROR(slot.arena.SealForSharing());
+    ZC_RETURN_IF_ERROR(slot.shard.SealForSharing());
     slot.state = State::kPrivate;
   } else if (acknowledged) {
     slot.state = State::kGone;
-    freed = std::move(slot.arena);
+    freed = std::move(slot.shard);
   } else {
     slot.state = State::kHeld;
+    slot.shard.PutBack();
   }
   return absl::OkStatus();
 }
 
 std::vector<int32_t> ShardBook::Expire(const std::string& why) {
   std::vector<int32_t> ranks;
-  std::vector<Arena> freed;  // unmapped after the lock is released
+  std::vector<ShardLease> freed;  // unmapped after the lock is released
   MutexLock lock(&mutex_);
   for (size_t k = 0; k < slots_.size(); ++k) {
     Slot& slot = slots_[k];
     if (slot.state != State::kHeld || slot.private_offers > 0) continue;
     slot.state = State::kExpired;
-    freed.push_back(std::move(slot.arena));
+    freed.push_back(std::move(slot.shard));
     ranks.push_back(first_rank_ + static_cast<int32_t>(k));
   }
   if (!freed.empty()) why_expired_ = why;
@@ -157,7 +173,9 @@ bool ShardBook::empty() const {
 int64_t ShardBook::arena_bytes() const {
   MutexLock lock(&mutex_);
   int64_t num_bytes = 0;
-  for (const Slot& slot : slots_) num_bytes += slot.arena.num_bytes();
+  for (const Slot& slot : slots_) {
+    if (slot.state != State::kGone && slot.state != State::kExpired) num_bytes += slot.num_bytes;
+  }
   return num_bytes;
 }
 

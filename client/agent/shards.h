@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "client/agent/arena.h"
 #include "client/agent/messages.h"
+#include "client/agent/shard_cache.h"
 #include "client/agent/unique_fd.h"
 #include "kernels/base/mutex.h"
 #include "kernels/copy/dtype.h"
@@ -58,15 +58,17 @@ struct ShardOffer {
 // The finished shards of one load, and who owns each.  Thread-safe.
 class ShardBook {
  public:
-  // Element k of `arenas` belongs to rank first_rank + k.  An empty token lets nobody attach.
-  ShardBook(ShardIndex index, std::string token, int32_t first_rank, std::vector<Arena> arenas);
+  // Element k of `shards` is of rank first_rank + k.  An empty token lets nobody attach.
+  ShardBook(ShardIndex index, std::string token, int32_t first_rank,
+            std::vector<ShardLease> shards);
 
-  // Errors:
+  // The offer's mode is what the process gets: never kAuto, which is shared where that is possible
+  // and else private.  Errors:
   //   PERMISSION_DENIED    another token.
   //   NOT_FOUND            no such rank on this node; reason NOT_FOUND.
   //   FAILED_PRECONDITION  it was handed over (shared), is being handed over, was freed by Expire,
-  //                        or a shared one is wanted of what others hold privately; reason
-  //                        WRONG_STATE.
+  //                        or a shared one is wanted of what others hold privately or another load
+  //                        uses, too; reason WRONG_STATE.
   absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode);
 
   // The end of an offer: the process has acknowledged it, or not.  An acknowledged shared shard
@@ -89,11 +91,16 @@ class ShardBook {
  private:
   enum class State { kHeld, kOffered, kPrivate, kGone, kExpired };
   struct Slot {
-    Arena arena;
+    ShardLease shard;
     int64_t num_bytes = 0;
     State state = State::kHeld;
     int private_offers = 0;  // not settled yet
   };
+
+  absl::Status WrongState(int32_t rank, absl::string_view what) const;
+  // Makes the offer of a shard that is here; decides the mode.
+  absl::Status Reserve(Slot* slot, int32_t rank, AttachMode wanted, AttachMode* mode)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::shared_ptr<const ShardIndex> index_;
   const std::string token_;

@@ -66,7 +66,8 @@ class HandOverTest : public ::testing::Test {
       EXPECT_THAT(arenas.back().Seal(), IsOk());
       data_.push_back(arenas.back().data());
     }
-    book_ = std::make_unique<ShardBook>(index, kToken, 0, std::move(arenas));
+    book_ =
+        std::make_unique<ShardBook>(index, kToken, 0, ShardCache().Add({}, 0, std::move(arenas)));
   }
 
   HandOverOptions Options() {

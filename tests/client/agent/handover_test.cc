@@ -236,6 +236,18 @@ TEST_F(HandOverTest, AGarbledAcknowledgementIsNone) {
   EXPECT_EQ(AttachClient(path_).Attach(kLoad, 0, kToken, "shared")["ok"], true);
 }
 
+TEST_F(HandOverTest, AutoIsSharedWhereThatIsPossibleAndElsePrivate) {
+  Start(Options());
+  AttachClient first(path_);
+  EXPECT_EQ(first.Attach(kLoad, 0, kToken, "auto")["mode"], "shared");
+  AttachClient second(path_);
+  EXPECT_EQ(second.Attach(kLoad, 1, kToken, "private")["mode"], "private");
+  AttachClient third(path_);
+  EXPECT_EQ(third.Attach(kLoad, 1, kToken, "auto")["mode"], "private");
+  AttachClient fourth(path_);
+  EXPECT_EQ(CodeOf(fourth.Attach(kLoad, 0, kToken, "auto")), "FAILED_PRECONDITION");
+}
+
 TEST_F(HandOverTest, AnUnacknowledgedPrivateOfferLeavesTheShardAsItWas) {
   Start(Options());
   {

@@ -78,6 +78,31 @@ class LoadTableTest : public ::testing::Test {
     return results;
   }
 
+  // Prepares a load on both nodes, as the server would; what they say.
+  std::vector<PreparedPlan> PrepareBoth(const LoadKey& key) {
+    for (int k = 0; k < 2; ++k) nodes_[k]->table->Prepare(key, Command(k));
+    std::vector<PreparedPlan> plans;
+    for (const auto& node : nodes_) {
+      auto plan = node->events->NextPlan();
+      EXPECT_THAT(plan, IsOk());
+      plans.push_back(plan.value_or(PreparedPlan()));
+    }
+    return plans;
+  }
+  std::vector<NodeResult> StartBoth(const LoadKey& key, const StartCommand& command) {
+    for (const auto& node : nodes_) node->table->Start(key, command);
+    std::vector<NodeResult> results;
+    for (const auto& node : nodes_) results.push_back(node->events->NextResult());
+    return results;
+  }
+  // A load from the files whose shards others can find.
+  std::vector<NodeResult> RunFindable(const std::string& load) {
+    const std::vector<PreparedPlan> plans = PrepareBoth({load, 1});
+    StartCommand command;
+    command.content_key = plans[0].content_key;
+    return StartBoth({load, 1}, command);
+  }
+
   // Names of the partitions whose reported digest is not the one computed from the files.
   std::vector<std::string> WrongDigests(const std::vector<NodeResult>& results) {
     const auto plan = MakePlan(dir_.path(), layout_);

@@ -329,12 +329,14 @@ TEST_F(LoadTableTest, LoadsInWorkDoNotExpire) {
 class LatestResult : public AgentEvents {
  public:
   void ManifestDone(const LoadKey&, absl::StatusOr<std::string>) override {}
-  void PlanDone(const LoadKey&, absl::StatusOr<std::string>) override {}
+  void PlanDone(const LoadKey&, absl::StatusOr<PreparedPlan>) override {}
   void RendezvousPut(const LoadKey&, const std::string&, const std::string&) override {}
   void Progress(const LoadKey&, const NodeProgress&) override {}
   void LoadDone(const LoadKey&, const NodeResult& result) override { status = result.status; }
   void HandedOver(const LoadKey&, int32_t, AttachMode) override {}
   void ShardsFreed(const LoadKey&, const std::vector<int32_t>&, const absl::Status&) override {}
+  void Donated(const LoadKey&, absl::StatusOr<DonationStep>) override {}
+  void InventoryChanged() override {}
 
   absl::Status status;
 };

@@ -21,8 +21,8 @@ class RecordingEvents : public AgentEvents {
   void ManifestDone(const LoadKey&, absl::StatusOr<std::string> manifest) override {
     Record([&] { manifests_.push_back(std::move(manifest)); });
   }
-  void PlanDone(const LoadKey&, absl::StatusOr<std::string> digest) override {
-    Record([&] { plans_.push_back(std::move(digest)); });
+  void PlanDone(const LoadKey&, absl::StatusOr<PreparedPlan> plan) override {
+    Record([&] { plans_.push_back(std::move(plan)); });
   }
   void RendezvousPut(const LoadKey& key, const std::string& name,
                      const std::string& value) override {
@@ -43,11 +43,18 @@ class RecordingEvents : public AgentEvents {
     Record([&] { freed_.push_back({ranks, why}); });
   }
 
+  void Donated(const LoadKey&, absl::StatusOr<DonationStep> step) override {
+    Record([&] { donations_.push_back(step); });
+  }
+  void InventoryChanged() override {
+    Record([&] { ++num_inventories_; });
+  }
+
   // The next of each kind; a failure of the test, and a status, when none comes.
   absl::StatusOr<std::string> NextManifest() {
     return Next(&manifests_).value_or(absl::UnknownError("no manifest"));
   }
-  absl::StatusOr<std::string> NextPlan() {
+  absl::StatusOr<PreparedPlan> NextPlan() {
     return Next(&plans_).value_or(absl::UnknownError("no plan"));
   }
   NodeResult NextResult() {
@@ -57,6 +64,13 @@ class RecordingEvents : public AgentEvents {
   }
   std::optional<std::pair<int32_t, AttachMode>> NextHandOver() { return Next(&hand_overs_); }
   std::optional<std::pair<std::vector<int32_t>, absl::Status>> NextFreed() { return Next(&freed_); }
+  absl::StatusOr<DonationStep> NextDonation() {
+    return Next(&donations_).value_or(absl::UnknownError("no donation"));
+  }
+  int NumInventories() {
+    MutexLock lock(&mutex_);
+    return num_inventories_;
+  }
   size_t NumFreed() {
     MutexLock lock(&mutex_);
     return freed_.size();
@@ -91,7 +105,10 @@ class RecordingEvents : public AgentEvents {
 
   Mutex mutex_;
   CondVar changed_;
-  std::vector<absl::StatusOr<std::string>> manifests_, plans_;
+  std::vector<absl::StatusOr<std::string>> manifests_;
+  std::vector<absl::StatusOr<PreparedPlan>> plans_;
+  std::vector<absl::StatusOr<DonationStep>> donations_;
+  int num_inventories_ = 0;
   std::vector<NodeResult> results_;
   std::vector<std::pair<int32_t, AttachMode>> hand_overs_;
   std::vector<std::pair<std::vector<int32_t>, absl::Status>> freed_;

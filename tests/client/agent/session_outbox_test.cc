@@ -79,13 +79,13 @@ TEST_F(SessionOutboxTest, WhatWasDeliveredLongAgoIsNotSaidAgain) {
 
 TEST_F(SessionOutboxTest, WhatBelongsToAStreamEndsWithIt) {
   outbox_.Open();
-  outbox_.PlanDone({"loads/a", 3}, "digest");
+  outbox_.PlanDone({"loads/a", 3}, PreparedPlan{"digest", "", {}});
   outbox_.Progress({"loads/a", 3}, {});
   HandOver(0);
   outbox_.Close();
   v1::SessionRequest message;
   EXPECT_EQ(outbox_.Next(absl::Hours(1), &message), Taken::kClosed);
-  outbox_.PlanDone({"loads/b", 3}, "digest");
+  outbox_.PlanDone({"loads/b", 3}, PreparedPlan{"digest", "", {}});
   outbox_.Open();
   EXPECT_THAT(TakeAll(), ElementsAre(0));
   EXPECT_EQ(outbox_.Next(absl::ZeroDuration(), &message), Taken::kIdle);

@@ -157,7 +157,8 @@ class SessionTest : public ::testing::Test {
     ZC_ASSERT_OK_AND_ASSIGN(agent_, Agent::Start(std::move(options)));
   }
   // Loads the checkpoint on this one node, until it is ready.
-  v1::NodeReport Load(FakeServer* server, const std::string& name) {
+  v1::NodeReport Load(FakeServer* server, const std::string& name,
+                      v1::LoadSource source = v1::LOAD_SOURCE_UNSPECIFIED) {
     PlanInput input;
     input.manifest = std::make_shared<const Manifest>(*ReadCheckpointManifest(checkpoint_.path()));
     input.model_spec_json = CheckpointSpecJson();
@@ -172,12 +173,14 @@ class SessionTest : public ::testing::Test {
     command->set_compute_digests(true);
     command->set_attach_token("secret");
     server->Say(prepare);
-    const v1::SessionRequest answer = server->Next(v1::SessionRequest::kPlanReport);
-    EXPECT_EQ(answer.plan_report().plan_digest(), command->plan_digest());
-    EXPECT_THAT(StatusFromFailure(answer.plan_report().failure()), IsOk());
+    plan_report_ = server->Next(v1::SessionRequest::kPlanReport).plan_report();
+    EXPECT_EQ(plan_report_.plan_digest(), command->plan_digest());
+    EXPECT_THAT(StatusFromFailure(plan_report_.failure()), IsOk());
     v1::SessionResponse start;
     start.mutable_start_load()->set_load(name);
     start.mutable_start_load()->set_epoch(3);
+    start.mutable_start_load()->set_source(source);
+    start.mutable_start_load()->set_content_key(plan_report_.content_key());
     server->Say(start);
     return server->Next(v1::SessionRequest::kNodeReport).node_report();
   }
@@ -186,6 +189,7 @@ class SessionTest : public ::testing::Test {
   absl::Duration unclaimed_ttl_ = absl::Hours(1);
   const std::string address_ = "unix:" + dir_.File("server.sock");
   std::unique_ptr<Agent> agent_;
+  v1::PlanReport plan_report_;  // of the last load
 };
 
 TEST_F(SessionTest, RegistersAndSendsHeartbeats) {
@@ -251,6 +255,57 @@ TEST_F(SessionTest, RunsALoadAndReportsIt) {
   }
   EXPECT_EQ(agent_->stats().loads_ready, 1);
   EXPECT_EQ(agent_->stats().bytes_read, report.progress().bytes_read());
+}
+
+TEST_F(SessionTest, NamesTheShardsThatItHoldsAndTakesThemForAnotherLoad) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  StartAgent();
+  EXPECT_EQ(Load(&server, "loads/a").progress().source(), v1::LOAD_SOURCE_FILES);
+  EXPECT_EQ(plan_report_.content_key().size(), 32);
+  EXPECT_EQ(plan_report_.held_shards_size(), 0);
+  // The last of the reports on its way: each rank may have its own.
+  v1::HeldShardsReport held;
+  while (held.shards_size() == 0 || held.shards(0).ranks_size() < 2) {
+    ASSERT_FALSE(HasFailure());
+    held = server.Next(v1::SessionRequest::kHeldShardsReport).held_shards_report();
+  }
+  EXPECT_EQ(held.shards(0).content_key(), plan_report_.content_key());
+  EXPECT_EQ(held.shards(0).plan_digest(), plan_report_.plan_digest());
+
+  const v1::NodeReport second = Load(&server, "loads/b", v1::LOAD_SOURCE_CACHE);
+  EXPECT_THAT(StatusFromFailure(second.failure()), IsOk());
+  EXPECT_EQ(second.progress().source(), v1::LOAD_SOURCE_CACHE);
+  EXPECT_EQ(second.progress().bytes_read(), 0);
+  ASSERT_EQ(plan_report_.held_shards_size(), 1);
+  EXPECT_EQ(plan_report_.held_shards(0).ranks_size(), 2);
+  EXPECT_EQ(agent_->stats().cache_hits, 2);
+  EXPECT_EQ(agent_->stats().cache_misses, 2);
+}
+
+TEST_F(SessionTest, RefusesToGiveWhatItDoesNotHold) {
+  FakeServer server(address_);
+  StartAgent();
+  v1::SessionResponse donate;
+  v1::DonateShards* const command = donate.mutable_donate_shards();
+  command->set_load("loads/a");
+  command->set_epoch(3);
+  command->set_plan_digest("d");
+  command->set_content_key("k");
+  command->mutable_peers()->add_participants("other");
+  command->mutable_peers()->add_participants("node-a");
+  command->mutable_peers()->set_participant(1);
+  v1::ShardTransfer* const transfer = command->mutable_peers()->add_transfers();
+  transfer->set_rank(4);
+  transfer->set_donor(1);
+  server.Say(donate);
+  const v1::DonationReport report =
+      server.Next(v1::SessionRequest::kDonationReport).donation_report();
+  EXPECT_EQ(report.load(), "loads/a");
+  EXPECT_EQ(report.epoch(), 3);
+  EXPECT_FALSE(report.done());
+  EXPECT_THAT(StatusFromFailure(report.failure()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("rank 4")));
 }
 
 TEST_F(SessionTest, ReportsHandOvers) {

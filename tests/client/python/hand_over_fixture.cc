@@ -59,7 +59,8 @@ std::unique_ptr<ShardBook> MakeBook() {
     for (int k = 0; k < 256; ++k) arena->data()[k] = static_cast<char>((k + 100 * rank) % 251);
     arenas.push_back(*std::move(arena));
   }
-  return std::make_unique<ShardBook>(std::move(index), "secret", 0, std::move(arenas));
+  return std::make_unique<ShardBook>(std::move(index), "secret", 0,
+                                     ShardCache().Add({}, 0, std::move(arenas)));
 }
 
 int Main(const char* socket_path) {

@@ -1,0 +1,61 @@
+#include "client/agent/connect.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
+
+namespace zerocast {
+namespace {
+
+// A rendezvous between this agent and the others of one epoch, through the server.
+class RelayedRendezvous : public Rendezvous {
+ public:
+  RelayedRendezvous(AgentEvents* events, const LoadKey& key, std::string prefix,
+                    MapRendezvous* entries)
+      : events_(events), key_(key), prefix_(std::move(prefix)), entries_(entries) {}
+
+  absl::Status Put(absl::string_view name, absl::string_view value) override {
+    const std::string full = absl::StrCat(prefix_, name);
+    ZC_RETURN_IF_ERROR(entries_->Put(full, value));
+    events_->RendezvousPut(key_, full, std::string(value));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> Get(absl::string_view name, absl::Duration timeout) override {
+    return entries_->Get(absl::StrCat(prefix_, name), timeout);
+  }
+
+ private:
+  AgentEvents* const events_;
+  const LoadKey& key_;
+  const std::string prefix_;
+  MapRendezvous* const entries_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
+    const LoadEnvironment& environment, const ConnectRequest& request) {
+  const bool peers = request.kind == LinkKind::kPeers;
+  RelayedRendezvous rendezvous(environment.events.get(), request.key, peers ? "peers/" : "",
+                               request.entries);
+  CommunicatorRequest wanted;
+  wanted.load = peers ? absl::StrCat(request.key.load, "/peers") : request.key.load;
+  wanted.epoch = request.key.epoch;
+  wanted.node = request.participant;
+  wanted.num_nodes = request.num_participants;
+  wanted.bulk_host = environment.bulk_host;
+  wanted.nonce = request.nonce;
+  wanted.rendezvous = &rendezvous;
+  wanted.timeout = request.timeout;
+  wanted.cancelled = [cancelled = request.cancelled] { return cancelled->load(); };
+  absl::StatusOr<std::unique_ptr<Communicator>> communicator = environment.communicators(wanted);
+  if (communicator.ok()) return communicator;
+  return WithReason(
+      Annotate(communicator.status(), peers ? "connect to the agents that give or take shards"
+                                            : "connect to the other nodes"),
+      "EXCHANGE_FAILED");
+}
+
+}  // namespace zerocast

@@ -1,0 +1,39 @@
+#ifndef ZEROCAST_CLIENT_AGENT_CONNECT_H_
+#define ZEROCAST_CLIENT_AGENT_CONNECT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/agent/load_environment.h"
+#include "client/agent/messages.h"
+#include "kernels/comm/communicator.h"
+#include "kernels/comm/map_rendezvous.h"
+
+namespace zerocast {
+
+// Who of a load are to be connected: its nodes for reading, or givers and takers of shards.  The
+// two never mix, although they may have one epoch.
+enum class LinkKind { kNodes, kPeers };
+
+struct ConnectRequest {
+  LoadKey key;
+  LinkKind kind = LinkKind::kNodes;
+  int participant = 0;
+  int num_participants = 1;
+  uint64_t nonce = 0;
+  MapRendezvous* entries = nullptr;  // what the others have put, through the server
+  absl::Duration timeout;
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
+// Connects through the server.  Errors: those of CommunicatorFactory, with reason EXCHANGE_FAILED.
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
+    const LoadEnvironment& environment, const ConnectRequest& request);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_CONNECT_H_
