@@ -251,15 +251,18 @@ absl::Status RunAgents(const GlobalOptions& global) {
           {{"node", agent.node_name()},
            {"version", agent.version()},
            {"socket", agent.socket_path()},
+           {"cache_bytes", agent.cache_bytes()},
            {"loads", std::vector<std::string>(agent.loads().begin(), agent.loads().end())}});
     }
     PrintJson({{"agents", list}});
     return absl::OkStatus();
   }
-  std::vector<std::vector<std::string>> rows = {{"node", "version", "loads", "silent s", "socket"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"node", "version", "loads", "cache", "silent s", "socket"}};
   for (const v1::AgentInfo& agent : agents) {
     rows.push_back(
         {agent.node_name(), agent.version(), absl::StrCat(agent.loads_size()),
+         FormatBytes(agent.cache_bytes()),
          absl::StrFormat("%.1f", static_cast<double>(agent.silent_for().seconds()) +
                                      static_cast<double>(agent.silent_for().nanos()) / 1e9),
          agent.socket_path()});

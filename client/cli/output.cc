@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -214,6 +215,38 @@ Json ReportJson(const v1::LoadReport& report) {
           {"dtype_reason", report.dtype_reason()}};
 }
 
+namespace {
+
+// "files", "cache" or "peers"; "" until it is decided.
+std::string SourceName(v1::LoadSource source) {
+  if (source == v1::LOAD_SOURCE_UNSPECIFIED) return "";
+  std::string name = v1::LoadSource_Name(source);
+  const std::string prefix = "LOAD_SOURCE_";
+  if (name.compare(0, prefix.size(), prefix) == 0) name.erase(0, prefix.size());
+  return absl::AsciiStrToLower(name);
+}
+
+// Of the whole load: the farthest that a shard came from.
+std::string SourceText(const v1::Load& load) {
+  std::set<v1::LoadSource> sources;
+  for (const v1::NodeProgress& node : load.nodes()) sources.insert(node.source());
+  for (const v1::LoadSource source :
+       {v1::LOAD_SOURCE_FILES, v1::LOAD_SOURCE_PEERS, v1::LOAD_SOURCE_CACHE}) {
+    if (sources.count(source) > 0) return SourceName(source);
+  }
+  return "";
+}
+
+std::string MovedText(const std::string& source, int64_t bytes_read, int64_t bytes_received) {
+  if (source == "cache") return "taken from the agents' memory";
+  if (source == "peers") {
+    return absl::StrCat(FormatBytes(bytes_received), " taken from other agents");
+  }
+  return absl::StrCat(FormatBytes(bytes_read), " read");
+}
+
+}  // namespace
+
 Json LoadJson(const v1::Load& load) {
   Json document = ReportJson(load.report());
   document["load"] = load.name();
@@ -231,6 +264,7 @@ Json LoadJson(const v1::Load& load) {
   for (const v1::NodeProgress& node : load.nodes()) {
     nodes.push_back({{"node", node.node()},
                      {"name", node.node_name()},
+                     {"source", SourceName(node.source())},
                      {"bytes_read", node.bytes_read()},
                      {"bytes_sent", node.bytes_sent()},
                      {"bytes_received", node.bytes_received()},
@@ -241,6 +275,7 @@ Json LoadJson(const v1::Load& load) {
                      {"direct_refusal", node.direct_refusal()},
                      {"seconds", SecondsJson(node.seconds())}});
   }
+  document["source"] = SourceText(load);
   document["nodes"] = nodes;
   const std::vector<StageSpeed> stages = StageSpeeds(load);
   for (const StageSpeed& stage : stages) {
@@ -331,18 +366,20 @@ std::string BuffersText(const v1::Load& load) {
 }  // namespace
 
 std::string LoadText(const v1::Load& load) {
-  int64_t bytes_read = 0;
+  int64_t bytes_read = 0, bytes_received = 0;
   double slowest = 0;
   for (const v1::NodeProgress& node : load.nodes()) {
     bytes_read += node.bytes_read();
+    bytes_received += node.bytes_received();
     slowest = std::max(slowest, node.seconds().total());
   }
-  std::string text =
-      absl::StrCat(load.name(), " ", StateText(load), ": ", load.shards_size(), " ranks on ",
-                   load.nodes_size(), load.nodes_size() == 1 ? " node" : " nodes", "\n",
-                   FormatBytes(bytes_read), " read in ", Seconds(slowest), " s");
-  if (slowest > 0) {
-    absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(bytes_read) / 1e9 / slowest);
+  std::string text = absl::StrCat(
+      load.name(), " ", StateText(load), ": ", load.shards_size(), " ranks on ", load.nodes_size(),
+      load.nodes_size() == 1 ? " node" : " nodes", "\n",
+      MovedText(SourceText(load), bytes_read, bytes_received), " in ", Seconds(slowest), " s");
+  const int64_t moved = SourceText(load) == "peers" ? bytes_received : bytes_read;
+  if (slowest > 0 && moved > 0) {
+    absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(moved) / 1e9 / slowest);
   }
   absl::StrAppend(&text, "\nplan ", load.plan().digest(), "\n", load.plan().num_targets(),
                   " targets, ", load.plan().num_boxes(), " boxes, ",
@@ -351,12 +388,12 @@ std::string LoadText(const v1::Load& load) {
                       ? ""
                       : absl::StrCat(" (", load.report().dtype_reason(), ")"),
                   "\n\n");
-  std::vector<std::vector<std::string>> rows = {{"node", "read", "sent", "received", "plan s",
-                                                 "conn s", "read s", "copy s", "exch s",
+  std::vector<std::vector<std::string>> rows = {{"node", "from", "read", "sent", "received",
+                                                 "plan s", "conn s", "read s", "copy s", "exch s",
                                                  "total s"}};
   for (const v1::NodeProgress& node : load.nodes()) {
     const v1::StageSeconds& seconds = node.seconds();
-    rows.push_back({node.node_name(), FormatBytes(node.bytes_read()),
+    rows.push_back({node.node_name(), SourceName(node.source()), FormatBytes(node.bytes_read()),
                     FormatBytes(node.bytes_sent()), FormatBytes(node.bytes_received()),
                     Seconds(seconds.prepare()), Seconds(seconds.connect()), Seconds(seconds.read()),
                     Seconds(seconds.copy()), Seconds(seconds.exchange()),

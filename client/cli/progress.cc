@@ -26,6 +26,11 @@ std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width
   for (const v1::NodeProgress& node : load.nodes()) {
     done += node.bytes_read();
     all += node.bytes_to_read();
+    if (node.source() != v1::LOAD_SOURCE_PEERS) continue;
+    done += node.bytes_received();
+    // What comes is not known, but that every round brings about as much.
+    all += node.round() > 0 ? node.bytes_received() * node.num_rounds() / node.round()
+                            : node.arena_bytes();
   }
   std::string line = absl::StrFormat("%-10s", StateName(load.state()));
   if (all > 0 && load.state() == v1::LOAD_STATE_LOADING) {

@@ -87,6 +87,13 @@ class AttachTest(AgentTest):
             self.assertEqual(caught.exception.code, "FAILED_PRECONDITION")
             self.assertEqual(caught.exception.reason, "WRONG_STATE")
 
+    def test_auto_is_private_where_others_hold_it(self):
+        first = self.attach(mode="private")
+        second = self.attach()
+        self.assertEqual((first.mode, second.mode), ("private", "private"))
+        second["bf16"].array[:] = 0
+        self.assertEqual(first["bf16"].array.tobytes(), expected_bytes(0, 0, 16))
+
     def test_private_writes_stay_here(self):
         first = self.attach(mode="private")
         first["bf16"].array.view(numpy.uint16)[:] = 0
@@ -150,6 +157,13 @@ class HostileAgentTest(unittest.TestCase):
 
     INDEX = (b'{"ok":true,"load":"loads/test","rank":0,"world_size":2,"plan_digest":"d",'
              b'"mode":"shared","way":"memfd","arena_bytes":64,"targets":[]}')
+
+    def test_another_mode_than_was_asked_for_is_damage(self):
+        for mode, answer in (("private", self.INDEX),
+                             ("auto", self.INDEX.replace(b'"shared"', b'"auto"'))):
+            with self.subTest(mode=mode):
+                path = self.serve(self.frame(answer), keep_open=True)
+                self.assert_refused("DATA_LOSS", path, mode=mode, timeout=5)
 
     def serve(self, answer, keep_open=False):
         folder = tempfile.TemporaryDirectory()

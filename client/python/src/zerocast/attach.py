@@ -264,7 +264,8 @@ def _torch_tensor(memory: Optional[mmap.mmap], dtype: str, count: int, offset: i
 
 
 _FRAMEWORKS = {"numpy": _numpy_array, "torch": _torch_tensor}
-_MODES = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
+_FLAGS = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
+_MODES = ("auto", *_FLAGS)
 
 
 def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
@@ -273,7 +274,7 @@ def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
     if fd < 0 or os.fstat(fd).st_size < num_bytes:
         raise AttachError("DATA_LOSS", f"no arena of {num_bytes} bytes came with the answer")
     try:
-        return mmap.mmap(fd, num_bytes, _MODES[mode], mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(fd, num_bytes, _FLAGS[mode], mmap.PROT_READ | mmap.PROT_WRITE)
     except (OSError, ValueError) as error:
         raise AttachError("RESOURCE_EXHAUSTED", f"map an arena of {num_bytes} bytes: {error}") \
             from error
@@ -308,6 +309,8 @@ def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
     """Without `memory` all arrays are empty: that checks the answer, and that `make` can work."""
     try:
         num_bytes = int(answer["arena_bytes"])
+        if answer["mode"] not in _FLAGS:
+            raise ValueError(f"mode {answer['mode']!r}")
         partitions = [_partition(entry, memory, num_bytes, make) for entry in answer["targets"]]
         return Shard(answer["load"], int(answer["rank"]), int(answer["world_size"]),
                      answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions,
@@ -328,7 +331,7 @@ def _check(answer: Any) -> Mapping[str, Any]:
 
 
 def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optional[str] = None,
-           mode: str = "shared", framework: str = "numpy", timeout: float = 30.0,
+           mode: str = "auto", framework: str = "numpy", timeout: float = 30.0,
            allow_unfilled: bool = False) -> Shard:
     """Takes the shard of a rank over from the agent of this node, without a copy.
 
@@ -339,8 +342,9 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
         socket: the agent's socket; by default the environment's ZEROCAST_SOCKET, else
             /run/zerocast/agent.sock.
         mode: "shared": this process becomes the owner and the agent forgets the shard, which can
-            be done once; "private": the agent keeps it, writes stay in this process (copy on
-            write).
+            be done once, and not while other loads or processes use the same memory; "private":
+            the agent keeps it, writes stay in this process (copy on write); "auto": shared where
+            that is possible, else private. The shard's `mode` says which it was.
         framework: "numpy" or "torch", for the arrays. bfloat16 and float8 are torch's own; in numpy
             they are ml_dtypes' where that is installed, else integers of the same width that hold
             the bits.
@@ -364,13 +368,15 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
     try:
         connection.send({"op": "attach", "load": load, "rank": rank, "token": token, "mode": mode})
         answer = _check(connection.receive())
+        if mode != "auto" and answer.get("mode") != mode:
+            raise AttachError("DATA_LOSS", f"asked for mode {mode}, got {answer.get('mode')!r}")
         make = _FRAMEWORKS[framework]
         # All that can be wrong with it must show before the ack: after that the agent forgets a
         # shared shard.
         _shard(answer, None, make, allow_unfilled)
         connection.send({"op": "ack"})
         _check(connection.receive())
-        memory = _map_arena(connection.fd, int(answer["arena_bytes"]), mode)
+        memory = _map_arena(connection.fd, int(answer["arena_bytes"]), answer["mode"])
         return _shard(answer, memory, make, allow_unfilled)
     finally:
         connection.close()
