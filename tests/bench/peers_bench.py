@@ -30,6 +30,8 @@ NAMES = {
     "zero3": "from_pretrained, ZeRO-3, 2 ranks",
 }
 SLOW = ("zero3",)
+# torch and what it brings are some GB.
+in_venv.PIP_SECONDS = 3600
 
 
 def load_with_zerocast(ckpt, kind):
