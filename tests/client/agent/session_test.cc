@@ -12,6 +12,7 @@
 #include "client/agent/agent.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/mutex.h"
+#include "kernels/comm/deadline.h"
 #include "server/base/clock.h"
 #include "server/wire/plan_input.h"
 #include "server/wire/status.h"
@@ -106,24 +107,39 @@ class FakeServer : public v1::AgentService::Service {
   }
   // The next message of a kind, others are skipped; a failure of the test when none comes.
   v1::SessionRequest Next(v1::SessionRequest::MessageCase kind) {
+    const Deadline deadline(absl::Seconds(30));  // heartbeats come all the time
     MutexLock lock(&mutex_);
-    while (true) {
+    while (!deadline.Passed()) {
       while (!received_.empty()) {
         v1::SessionRequest request = std::move(received_.front());
         received_.pop_front();
         if (request.message_case() == kind) return request;
       }
-      if (changed_.WaitWithTimeout(&mutex_, absl::Seconds(30)) && received_.empty()) {
-        ADD_FAILURE() << "no message of kind " << kind;
+      changed_.WaitWithTimeout(&mutex_, deadline.Remaining());
+    }
+    ADD_FAILURE() << "no message of kind " << kind;
+    return {};
+  }
+  // The first report that names so many ranks of one plan; it may come before or behind any other
+  // message.  A failure of the test when none comes.
+  v1::HeldShardsReport WaitForHeldRanks(int count) {
+    const Deadline deadline(absl::Seconds(30));
+    MutexLock lock(&mutex_);
+    while (held_.shards_size() == 0 || held_.shards(0).ranks_size() < count) {
+      if (deadline.Passed()) {
+        ADD_FAILURE() << "no report of " << count << " held ranks";
         return {};
       }
+      changed_.WaitWithTimeout(&mutex_, deadline.Remaining());
     }
+    return held_;
   }
 
  private:
   void Keep(const v1::SessionRequest& request) {
     MutexLock lock(&mutex_);
     received_.push_back(request);
+    if (request.has_held_shards_report()) held_ = request.held_shards_report();
     changed_.SignalAll();
   }
   bool Take(v1::SessionResponse* response) {
@@ -142,6 +158,7 @@ class FakeServer : public v1::AgentService::Service {
   bool stopping_ = false, ends_at_once_ = false;
   absl::Status refusal_;
   std::deque<v1::SessionRequest> received_;
+  v1::HeldShardsReport held_;  // the last one
   std::deque<v1::SessionResponse> to_send_;
 };
 
@@ -264,12 +281,8 @@ TEST_F(SessionTest, NamesTheShardsThatItHoldsAndTakesThemForAnotherLoad) {
   EXPECT_EQ(Load(&server, "loads/a").progress().source(), v1::LOAD_SOURCE_FILES);
   EXPECT_EQ(plan_report_.content_key().size(), 32);
   EXPECT_EQ(plan_report_.held_shards_size(), 0);
-  // The last of the reports on its way: each rank may have its own.
-  v1::HeldShardsReport held;
-  while (held.shards_size() == 0 || held.shards(0).ranks_size() < 2) {
-    ASSERT_FALSE(HasFailure());
-    held = server.Next(v1::SessionRequest::kHeldShardsReport).held_shards_report();
-  }
+  const v1::HeldShardsReport held = server.WaitForHeldRanks(2);
+  ASSERT_EQ(held.shards_size(), 1);
   EXPECT_EQ(held.shards(0).content_key(), plan_report_.content_key());
   EXPECT_EQ(held.shards(0).plan_digest(), plan_report_.plan_digest());
 
