@@ -80,6 +80,19 @@ def file_bytes(ckpt):
     return whole, data
 
 
+def environment(venv, requirements):
+    """The python of an environment that holds what `requirements` asks for; ends the program where there is none."""
+    import in_venv
+    in_venv.PIP_SECONDS = 3600  # torch and what it brings are some GB
+    try:
+        in_venv.ensure(pathlib.Path(venv), requirements)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"install {requirements} into {venv}: {error}; needs python3-venv, a reachable package index and "
+              "room on the disk", file=sys.stderr)
+        sys.exit(3)
+    return pathlib.Path(venv).absolute() / "bin" / "python"
+
+
 def median(values):
     return statistics.median(values)
 

@@ -14,7 +14,6 @@ import threading
 
 import bench_tools as tools
 import cluster
-import in_venv
 
 HERE = pathlib.Path(__file__).resolve().parent
 RANKS = 2
@@ -113,12 +112,11 @@ def show(sizes, worlds):
 
 def plot(document, folder, venv):
     """Draws with matplotlib, which has an environment of its own."""
-    in_venv.ensure(pathlib.Path(venv), HERE / "requirements-plot.txt")
+    python = tools.environment(venv, HERE / "requirements-plot.txt")
     with tempfile.TemporaryDirectory() as scratch:
         data = pathlib.Path(scratch) / "growth.json"
         tools.write_json(data, document)
-        print(tools.run(pathlib.Path(venv).absolute() / "bin" / "python", "-B", HERE / "plot_growth.py", data, folder),
-              end="")
+        print(tools.run(python, "-B", HERE / "plot_growth.py", data, folder), end="")
 
 
 def numbers(kind):

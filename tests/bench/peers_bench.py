@@ -14,7 +14,6 @@ import sys
 import time
 
 import bench_tools as tools
-import in_venv
 
 HERE = pathlib.Path(__file__).resolve().parent
 RANKS = 2
@@ -30,8 +29,6 @@ NAMES = {
     "zero3": "from_pretrained, ZeRO-3, 2 ranks",
 }
 SLOW = ("zero3",)
-# torch and what it brings are some GB.
-in_venv.PIP_SECONDS = 3600
 
 
 def load_with_zerocast(ckpt, kind):
@@ -107,8 +104,7 @@ def main():
     arguments = parser.parse_args()
     arguments.slow_runs = min(arguments.slow_runs, arguments.runs)
     tools.print_command()
-    in_venv.ensure(pathlib.Path(arguments.venv), HERE / "requirements-peers.txt")
-    python = pathlib.Path(arguments.venv).absolute() / "bin" / "python"
+    python = tools.environment(arguments.venv, HERE / "requirements-peers.txt")
     results = []
     for kind in arguments.kind or ("llama", "mixtral"):
         results.append(measure(kind, python, arguments))
