@@ -8,8 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/base/status_macros.h"
-#include "server/base/errors.h"
+#include "kernels/base/mutex.h"
 
 namespace zerocast {
 namespace {
@@ -119,6 +118,13 @@ class WaitingQueue : public ReadQueue {
   std::vector<Progress> requests_;  // by number
 };
 
+// Held while a ring is made or unmade.  The memory of one may be the next one's, which
+// ThreadSanitizer sees only by this order: liburing maps it without the C library.
+Mutex* RingMutex() {
+  static auto* const mutex = new Mutex;
+  return mutex;
+}
+
 class UringQueue : public ReadQueue {
  public:
   // Takes `ring` over.
@@ -128,6 +134,7 @@ class UringQueue : public ReadQueue {
     for (const Progress& request : requests_) {
       while (!request.is_done()) Reap();
     }
+    MutexLock lock(RingMutex());
     ::io_uring_queue_exit(&ring_);
   }
 
@@ -182,8 +189,11 @@ std::unique_ptr<ReadQueue> MakeWaitingQueue(int depth) {
 std::unique_ptr<ReadQueue> ReadQueue::Create(int depth) {
   struct io_uring ring;
   // Refused by old kernels, by kernel.io_uring_disabled and by the seccomp profiles of containers.
-  if (::io_uring_queue_init(static_cast<unsigned>(depth), &ring, 0) != 0) {
-    return MakeWaitingQueue(depth);
+  {
+    MutexLock lock(RingMutex());
+    if (::io_uring_queue_init(static_cast<unsigned>(depth), &ring, 0) != 0) {
+      return MakeWaitingQueue(depth);
+    }
   }
   return std::make_unique<UringQueue>(depth, ring);
 }
