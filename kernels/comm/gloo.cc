@@ -18,8 +18,8 @@ namespace {
 
 // A broadcast of that many bytes goes down a chain of segments, a smaller one down a tree
 // (tests/bench/comm_bench).
-constexpr int64_t kLeastChainBytes = int64_t{1} << 20;
-constexpr int64_t kSegmentBytes = int64_t{1} << 20;
+constexpr int64_t kLeastChainBytes = int64_t{16} << 20;
+constexpr int64_t kSegmentBytes = int64_t{4} << 20;
 
 class GlooCommunicator : public Communicator {
  public:

@@ -119,7 +119,7 @@ TEST_P(AnySize, ExchangesMessagesOfDifferentSizesOverManyRounds) {
 TEST_P(AnySize, BroadcastsFromEveryRoot) {
   ExpectAllOk([](Communicator& self) {
     for (int root = 0; root < self.size(); ++root) {
-      for (const size_t num_bytes : {0, 1, 100003, (3 << 20) + 5}) {
+      for (const size_t num_bytes : {0, 1, 100003, (17 << 20) + 5}) {
         Bytes want(num_bytes);
         for (size_t i = 0; i < num_bytes; ++i) {
           want[i] = static_cast<unsigned char>(i / 1021 + i + root);
