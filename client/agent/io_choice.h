@@ -15,13 +15,14 @@ namespace zerocast {
 
 // The ways to read a part of a file.
 enum class IoWay {
-  kCached,  // it is in the page cache: one copy
+  kCached,  // it is in the page cache, or may be: one copy
   kFilled,  // through the page cache, which the kernel fills from the disk
   kDirect,  // from the disk past the page cache, into a buffer
 };
 
 // Chooses the way for each part that a load reads.  Where IoMode::kAuto leaves it open, and the
-// part is not cached, both ways from the disk are tried, and the faster one taken.  Thread-safe.
+// part is not known to be cached, both ways are tried, through the page cache and past it, and the
+// faster one taken.  Thread-safe.
 class IoChoice {
  public:
   explicit IoChoice(IoMode mode) : mode_(mode) {}
@@ -52,6 +53,8 @@ class IoChoice {
   std::atomic<bool> refused_{false};
   mutable Mutex mutex_;
   Samples filled_ ABSL_GUARDED_BY(mutex_), direct_ ABSL_GUARDED_BY(mutex_);
+  // Whether some file system does not tell what is cached: then reads of what may be count, too.
+  bool unknown_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -88,13 +88,14 @@ absl::StatusOr<int> PosixFile::DirectFd() {
   return direct_fd_.load();
 }
 
-bool PosixFile::SeemsCached(int64_t offset, int64_t num_bytes) const {
+Residency PosixFile::ResidencyOf(int64_t offset, int64_t num_bytes) const {
   for (const int64_t place : {offset, offset + num_bytes / 2, offset + num_bytes - 1}) {
     char byte;
     const struct iovec piece = {&byte, 1};
-    if (::preadv2(fd_, &piece, 1, place, RWF_NOWAIT) != 1) return false;
+    if (::preadv2(fd_, &piece, 1, place, RWF_NOWAIT) == 1) continue;
+    return errno == EOPNOTSUPP ? Residency::kUnknown : Residency::kNotCached;
   }
-  return true;
+  return Residency::kCached;
 }
 
 absl::Status PosixFile::ReadError(int error_number, int64_t offset) const {

@@ -18,6 +18,8 @@ namespace zerocast {
 // any block size in use; statx's STATX_DIOALIGN tells the least.
 inline constexpr int64_t kDirectAlignment = 4096;
 
+enum class Residency { kCached, kNotCached, kUnknown };
+
 // What the files of one reader share.
 struct PosixReaderState {
   PosixReaderOptions options;
@@ -43,9 +45,9 @@ class PosixFile : public ReadableFile {
   // True when a test has put something in the place of preadv: then only ReadAt reads.
   bool is_hooked() const { return reader_->options.pread != nullptr; }
 
-  // True when all of some places in [offset, offset + num_bytes) are in the page cache.  Waits for
-  // no disk.
-  bool SeemsCached(int64_t offset, int64_t num_bytes) const;
+  // Whether all of some places in [offset, offset + num_bytes) are in the page cache.  Waits for no
+  // disk.  Some file systems do not tell (overlayfs, tmpfs, most network ones).
+  Residency ResidencyOf(int64_t offset, int64_t num_bytes) const;
 
   // For who reads by the descriptors: counts `num_bytes` in FileReader::bytes_read.
   void CountRead(int64_t num_bytes) { reader_->bytes_read += num_bytes; }

@@ -182,14 +182,15 @@ TEST(PosixFile, KnowsWhatIsCached) {
   const std::string path = dir.Write("file", Content(1 << 20));
   const int fd = ::open(path.c_str(), O_RDONLY);
   PosixFile file(std::make_shared<PosixReaderState>(), path, fd);
-  EXPECT_TRUE(file.SeemsCached(0, 1 << 20));
+  EXPECT_EQ(file.ResidencyOf(0, 1 << 20), Residency::kCached);
   ::fdatasync(fd);
   ASSERT_EQ(::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-  if (file.SeemsCached(0, 1 << 20)) GTEST_SKIP() << "1 skipped: this file system is memory";
+  if (file.ResidencyOf(0, 1 << 20) != Residency::kNotCached)
+    GTEST_SKIP() << "1 skipped: this file system is memory";
   std::string bytes(1 << 20, '\0');
   const struct iovec piece = {bytes.data(), bytes.size()};
   EXPECT_THAT(file.ReadAt(0, absl::MakeConstSpan(&piece, 1)), IsOk());
-  EXPECT_TRUE(file.SeemsCached(0, 1 << 20));
+  EXPECT_EQ(file.ResidencyOf(0, 1 << 20), Residency::kCached);
 }
 
 }  // namespace
