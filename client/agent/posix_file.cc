@@ -1,7 +1,6 @@
 #include "client/agent/posix_file.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -14,10 +13,6 @@
 
 namespace zerocast {
 namespace {
-
-// Pieces of memory that one system call fills.
-constexpr size_t kMaxPieces = 256;
-static_assert(kMaxPieces <= IOV_MAX);
 
 size_t TotalLength(absl::Span<const struct iovec> pieces) {
   size_t total = 0;

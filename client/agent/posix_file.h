@@ -1,6 +1,8 @@
 #ifndef ZEROCAST_CLIENT_AGENT_POSIX_FILE_H_
 #define ZEROCAST_CLIENT_AGENT_POSIX_FILE_H_
 
+#include <limits.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +21,10 @@ namespace zerocast {
 inline constexpr int64_t kDirectAlignment = 4096;
 
 enum class Residency { kCached, kNotCached, kUnknown };
+
+// Pieces of memory that one system call fills.
+inline constexpr size_t kMaxPieces = 256;
+static_assert(kMaxPieces <= IOV_MAX);
 
 // What the files of one reader share.
 struct PosixReaderState {

@@ -1,7 +1,6 @@
 #include "client/agent/read_queue.h"
 
 #include <liburing.h>
-#include <limits.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,9 +11,6 @@
 
 namespace zerocast {
 namespace {
-
-constexpr size_t kMaxPieces = 256;
-static_assert(kMaxPieces <= IOV_MAX);
 
 // A request and what of it is done.
 class Progress {

@@ -29,6 +29,7 @@
 #include "absl/synchronization/barrier.h"
 #include "kernels/comm/gloo.h"
 #include "kernels/comm/map_rendezvous.h"
+#include "tests/bench/print_command.h"
 
 namespace zerocast {
 namespace {
@@ -332,12 +333,7 @@ Options ReadFlags(int argc, char** argv) {
 
 void Run(int argc, char** argv) {
   const Options options = ReadFlags(argc, argv);
-  for (int i = 0; i < argc; ++i) std::printf("%s%s", i == 0 ? "$ " : " ", argv[i]);
-#ifdef NDEBUG
-  std::printf("\n");
-#else
-  std::printf("     (not optimized: build Release for numbers)\n");
-#endif
+  PrintCommand(argc, argv);
   nlohmann::json broadcasts = nlohmann::json::array(), rounds = broadcasts;
   for (const int size : options.participants) {
     Group group(size);

@@ -24,6 +24,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/server.h"
+#include "tests/bench/print_command.h"
 #include "tests/bench/processor_seconds.h"
 #include "zerocast/v1/config.grpc.pb.h"
 
@@ -234,12 +235,7 @@ void Run(int argc, char** argv) {
     }
   }
 
-  for (int i = 0; i < argc; ++i) std::printf("%s%s", i == 0 ? "$ " : " ", argv[i]);
-#ifdef NDEBUG
-  std::printf("\n");
-#else
-  std::printf("     (not optimized: build Release for numbers)\n");
-#endif
+  PrintCommand(argc, argv);
   std::printf("config of %zu bytes, request of %zu; %d calls of each kind in turn\n", kConfigBytes,
               plain.ByteSizeLong(), calls);
   std::printf("%-24s %9s %9s %9s %12s\n", "", "p50 us", "p99 us", "cpu us",

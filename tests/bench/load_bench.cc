@@ -26,6 +26,7 @@
 #include "server/plan/schedule.h"
 #include "tests/bench/bench_checkpoints.h"
 #include "tests/bench/bench_models.h"
+#include "tests/bench/print_command.h"
 #include "tests/bench/read_floor.h"
 
 namespace zerocast {
@@ -222,12 +223,7 @@ void Run(int argc, char** argv) {
       options.kind.empty() ? BenchKinds() : std::vector<std::string>{options.kind};
   if (options.write_only) return WriteOnly(kinds, options);
   if (!options.floor.empty()) return PrintFloor(options);
-  for (int i = 0; i < argc; ++i) std::printf("%s%s", i == 0 ? "$ " : " ", argv[i]);
-#ifdef NDEBUG
-  std::printf("\n");
-#else
-  std::printf("     (not optimized: build Release for numbers)\n");
-#endif
+  PrintCommand(argc, argv);
   std::printf("%-12s %6s %8s %8s %8s %8s %7s\n", "", "GB", "floor", "load", "read s", "copy s",
               "ratio");
   nlohmann::json all = nlohmann::json::array();

@@ -63,6 +63,16 @@ class ReadQueueTest : public ::testing::TestWithParam<const char*> {
     return request;
   }
 
+  ReadRequest DirectRequest(int64_t offset, char* memory, size_t num_bytes, int64_t needed) {
+    ReadRequest request;
+    request.file = file_.get();
+    request.direct = true;
+    request.offset = offset;
+    request.pieces = {{memory, num_bytes}};
+    request.needed = needed;
+    return request;
+  }
+
   const TempDir dir_;
   const std::shared_ptr<PosixReaderState> state_ = std::make_shared<PosixReaderState>();
   std::unique_ptr<PosixFile> file_;
@@ -141,12 +151,7 @@ TEST_P(ReadQueueTest, ReadsPastThePageCacheUpToTheEndOfTheFile) {
     GTEST_SKIP() << "1 skipped: " << direct.status();
   }
   const AlignedBytes bytes = Aligned(8192);
-  ReadRequest request;
-  request.file = file_.get();
-  request.direct = true;
-  request.offset = 4096;
-  request.pieces = {{bytes.get(), 8192}};
-  request.needed = 10000 - 4096;
+  ReadRequest request = DirectRequest(4096, bytes.get(), 8192, 10000 - 4096);
   queue_->Start(0, request);
   const absl::Status status = queue_->Wait(0);
   if (absl::IsUnimplemented(status)) GTEST_SKIP() << "1 skipped: " << status;
@@ -164,12 +169,7 @@ TEST_P(ReadQueueTest, ADirectReadThatTheFileSystemRefusesIsUnimplemented) {
     GTEST_SKIP() << "1 skipped: " << direct.status();
   }
   const AlignedBytes bytes = Aligned(8192);
-  ReadRequest request;
-  request.file = file_.get();
-  request.direct = true;
-  request.offset = 1;
-  request.pieces = {{bytes.get() + 1, 4095}};
-  request.needed = 4095;
+  const ReadRequest request = DirectRequest(1, bytes.get() + 1, 4095, 4095);
   queue_->Start(0, request);
   const absl::Status status = queue_->Wait(0);
   if (status.ok()) GTEST_SKIP() << "1 skipped: this file system reads anything directly";
