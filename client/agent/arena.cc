@@ -90,13 +90,11 @@ absl::Status Arena::SealForSharing() {
                   "seal the arena against writing");
 }
 
-std::vector<char*> DataOf(const std::vector<Arena>& arenas) {
-  std::vector<char*> data;
-  data.reserve(arenas.size());
-  for (const Arena& arena : arenas) data.push_back(arena.data());
-  return data;
+ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas) {
+  ArenaMemory memory;
+  for (const Arena& arena : *arenas) memory.data.push_back(arena.data());
+  memory.owner = std::move(arenas);
+  return memory;
 }
-
-int64_t Arena::TotalBytes() { return total_bytes; }
 
 }  // namespace zerocast

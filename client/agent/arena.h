@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_AGENT_ARENA_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -48,8 +49,12 @@ class Arena {
   int64_t num_bytes_ = 0;
 };
 
-// Where the bytes of each begin.
-std::vector<char*> DataOf(const std::vector<Arena>& arenas);
+// Where the bytes of some arenas begin, of whatever kind they are, and who keeps them.
+struct ArenaMemory {
+  std::vector<char*> data;
+  std::shared_ptr<const void> owner;
+};
+ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas);
 
 }  // namespace zerocast
 

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/algebra.h"
-#include "kernels/copy/copy.h"
 #include "kernels/copy/decode_box.h"
 
 namespace zerocast {
@@ -192,7 +191,7 @@ void ChunkWork::CutMoves() {
 }
 
 void ChunkWork::AddPieces() {
-  copies_.clear();
+  copied_.clear();
   pieces_.clear();
   int64_t at = chunk_.begin;         // up to here the pieces have places
   int64_t needed_to = chunk_.begin;  // up to here some cut so far reads
@@ -206,7 +205,7 @@ void ChunkWork::AddPieces() {
     needed_to = std::max(needed_to, cut.end);
     if (!into_place_ || !alone || cut.end - cut.begin < moves_->min_direct_bytes() ||
         !KeepsBytes(*cut.move, cut.box)) {
-      copies_.push_back(&cut);
+      copied_.push_back(&cut);
       continue;
     }
     add(buffer_ + (at - chunk_.begin), cut.begin - at);
@@ -217,27 +216,35 @@ void ChunkWork::AddPieces() {
   add(buffer_ + (at - chunk_.begin), chunk_.end - at);
 }
 
-void ChunkWork::Copy(const char* scales) const {
-  for (const Cut* cut : copies_) {
-    const PlacedMove& placed = *cut->move;
-    const char* const source = buffer_ + (cut->begin - chunk_.begin);
-    Box box = cut->box;
-    if (placed.move.decoder == nullptr) {
-      box.source_offset = 0;
-      CopyBox(box, source, placed.stored, placed.move.memory, placed.move.dtype);
-      continue;
-    }
-    const SourceDecoder& decoder = *placed.move.decoder;
-    const ScalePlace place = ScaleBytes(moves_->plan(), decoder, box);
-    EncodedSource encoded;
-    encoded.stored = source;
-    encoded.stored_first = box.source_offset / placed.packed * placed.packed;
-    encoded.scales_first = ScalesOf(decoder.decoder, box.source_offset, SourceEnd(box)).begin;
-    encoded.scales = FindBytes(
-        moves_->scales(), scales,
-        moves_->plan().manifest->tensors[static_cast<size_t>(place.scale)].file, place.begin);
-    DecodeBox(box, decoder.decoder, encoded, placed.move.memory, placed.move.dtype);
+BoxCopy ChunkWork::CopyOf(const Cut& cut, const char* scales) const {
+  const PlacedMove& placed = *cut.move;
+  BoxCopy copy;
+  copy.box = cut.box;
+  copy.source = buffer_ + (cut.begin - chunk_.begin);
+  copy.source_dtype = placed.stored;
+  copy.target = placed.move.memory;
+  copy.target_dtype = placed.move.dtype;
+  if (placed.move.decoder == nullptr) {
+    copy.box.source_offset = 0;
+    return copy;
   }
+  const SourceDecoder& decoder = *placed.move.decoder;
+  const ScalePlace place = ScaleBytes(moves_->plan(), decoder, cut.box);
+  const ScaleRange range = ScalesOf(decoder.decoder, cut.box.source_offset, SourceEnd(cut.box));
+  copy.decoder = &decoder.decoder;
+  copy.encoded.stored = copy.source;
+  copy.encoded.stored_first = cut.box.source_offset / placed.packed * placed.packed;
+  copy.encoded.scales_first = range.begin;
+  copy.encoded.scales = FindBytes(
+      moves_->scales(), scales,
+      moves_->plan().manifest->tensors[static_cast<size_t>(place.scale)].file, place.begin);
+  return copy;
+}
+
+absl::Span<const BoxCopy> ChunkWork::Copies(const char* scales) {
+  copies_.clear();
+  for (const Cut* cut : copied_) copies_.push_back(CopyOf(*cut, scales));
+  return copies_;
 }
 
 }  // namespace zerocast

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "client/agent/box_copy.h"
 #include "client/agent/placement.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -85,19 +86,9 @@ class ChunkWork {
   // Where to read the chunk: pieces of memory, in the order of the file.
   absl::Span<const struct iovec> pieces() const { return pieces_; }
 
-  // Calls `visit(begin, num_bytes)` for the memory that each copy writes to, gaps included.
-  template <typename Visit>
-  void ForEachCopy(const Visit& visit) const {
-    for (const Cut* cut : copies_) {
-      const int64_t size = SizeOf(cut->move->move.dtype);
-      visit(cut->move->move.memory + cut->box.target_offset * size,
-            (TargetEnd(cut->box) - cut->box.target_offset) * size);
-    }
-  }
-
-  // Copies, casts and decodes what was read into the buffer.  `scales` holds the bytes of
-  // moves.scales(), one behind the other.
-  void Copy(const char* scales) const;
+  // What is to be copied, cast and decoded from the buffer.  `scales` holds the bytes of
+  // moves.scales(), one behind the other.  Valid until the next call, or Plan.
+  absl::Span<const BoxCopy> Copies(const char* scales);
 
  private:
   struct Cut {
@@ -113,7 +104,10 @@ class ChunkWork {
   Extent chunk_;
   char* buffer_ = nullptr;
   std::vector<Cut> cuts_;
-  std::vector<const Cut*> copies_;
+  BoxCopy CopyOf(const Cut& cut, const char* scales) const;
+
+  std::vector<const Cut*> copied_;
+  std::vector<BoxCopy> copies_;
   std::vector<struct iovec> pieces_;
   std::vector<Box> boxes_;
 };

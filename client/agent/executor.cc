@@ -39,10 +39,12 @@ class Executor {
         progress_(*progress),
         num_nodes_(NeedsExchange(plan_.layout) ? plan_.layout.num_nodes : 1),
         num_threads_(ReadingThreads(options.num_threads)) {
-    arena_data_ = DataOf(*options.arenas);
     destination_.plan = &plan_;
     destination_.arenas.first_rank = RanksOfNode(plan_.layout, options_.node).first;
-    destination_.arenas.data = arena_data_;
+    destination_.arenas.data = options_.arenas.data;
+    destination_.device = options_.device.get();
+    destination_.first_place = static_cast<size_t>(num_threads_ * kChunksUnderWay);
+    destination_.timeout = options_.stage_timeout;
   }
 
   absl::Status Run();
@@ -61,14 +63,17 @@ class Executor {
   absl::Status StartUnpacking();
   absl::StatusOr<std::unique_ptr<RoundReader>> StartReading();
   absl::Status RunRound(int64_t round, RoundReader* reader);
-  std::vector<Message> PlaceReceives(absl::Span<const RoundExchange> exchanges,
-                                     RoundMessages* round);
+  absl::StatusOr<std::vector<Message>> PlaceReceives(int64_t round,
+                                                     absl::Span<const RoundExchange> exchanges);
+  absl::StatusOr<char*> Reserve(size_t which, int64_t num_bytes, Buffer* buffer) const;
+  // Puts what is exchanged next behind the copies before it.
+  absl::Status OrderExchange() const;
   absl::Status ExchangeMessages(int64_t round, absl::Span<const RoundExchange> exchanges,
                                 absl::Span<const OutgoingMessage> outgoing);
   absl::Status ExchangeBroadcasts(int64_t round, absl::Span<const RoundExchange> exchanges,
                                   absl::Span<const OutgoingMessage> outgoing);
-  void StartUnpack(int64_t round, int32_t reader, Incoming* message);
-  void WaitForUnpacking();
+  absl::Status StartUnpack(int64_t round, int32_t reader, Incoming* message);
+  absl::Status WaitForUnpacking();
   void WaitToSend(int64_t num_bytes) const;
   absl::Status ExchangeError(const absl::Status& status) const;
   bool Cancelled() const { return options_.cancelled != nullptr && *options_.cancelled; }
@@ -80,14 +85,13 @@ class Executor {
   ExecutorProgress& progress_;
   const int32_t num_nodes_;  // that exchange; 1 when nothing is
   const int num_threads_;
-  std::vector<char*> arena_data_;
   std::shared_ptr<FreshMemory> fresh_;
   Destination destination_;
 
   // Two of each: one is unpacked while the next comes.
   RoundMessages messages_[2];
   IncomingBroadcast broadcasts_[2];
-  int64_t num_broadcasts_ = 0;
+  int64_t num_broadcasts_ = 0, num_unpacked_ = 0;
   // Behind what it works on: it ends first.
   std::unique_ptr<CopyPool> pool_;
 };
@@ -109,10 +113,13 @@ absl::Status Executor::Check() const {
 }
 
 absl::Status Executor::StartUnpacking() {
-  fresh_ = std::make_shared<FreshMemory>(arena_data_, plan_.arena_bytes);
+  if (num_nodes_ > 1) {
+    for (RoundMessages& round : messages_) round.by_node.resize(static_cast<size_t>(num_nodes_));
+  }
+  if (options_.device != nullptr) return absl::OkStatus();
+  fresh_ = std::make_shared<FreshMemory>(options_.arenas.data, plan_.arena_bytes);
   destination_.fresh = fresh_.get();
   if (num_nodes_ == 1) return absl::OkStatus();
-  for (RoundMessages& round : messages_) round.by_node.resize(static_cast<size_t>(num_nodes_));
   ZC_ASSIGN_OR_RETURN(pool_, CopyPool::Create(num_threads_));
   destination_.pool = pool_.get();
   return absl::OkStatus();
@@ -131,6 +138,7 @@ absl::StatusOr<std::unique_ptr<RoundReader>> Executor::StartReading() {
   reader.after_read = options_.hooks.after_read;
   reader.arenas = options_.arenas;
   reader.fresh = fresh_;
+  reader.device = options_.device;
   reader.sends = num_nodes_ > 1;
   reader.num_threads = num_threads_;
   reader.chunk_bytes = options_.chunk_bytes > 0
@@ -156,7 +164,7 @@ absl::Status Executor::Run() {
     progress_.round = round + 1;
     if (options_.on_progress != nullptr) options_.on_progress(progress_);
   }
-  WaitForUnpacking();
+  ZC_RETURN_IF_ERROR(WaitForUnpacking());
   UpdateProgress(*reader);
   return reader->CheckUnchanged(options_.cancelled);
 }
@@ -189,20 +197,31 @@ absl::Status Executor::RunRound(int64_t round, RoundReader* reader) {
   return ExchangeBroadcasts(round, exchanges, outgoing);
 }
 
-std::vector<Message> Executor::PlaceReceives(absl::Span<const RoundExchange> exchanges,
-                                             RoundMessages* round) {
+absl::StatusOr<char*> Executor::Reserve(size_t which, int64_t num_bytes, Buffer* buffer) const {
+  if (options_.device == nullptr) return buffer->Reserve(num_bytes);
+  return options_.device->ReserveMessages(which, num_bytes);
+}
+
+absl::Status Executor::OrderExchange() const {
+  return options_.device == nullptr ? absl::OkStatus() : options_.device->OrderExchange();
+}
+
+absl::StatusOr<std::vector<Message>> Executor::PlaceReceives(
+    int64_t round, absl::Span<const RoundExchange> exchanges) {
+  RoundMessages& messages = messages_[round % 2];
   int64_t total = 0;
   for (int32_t node = 0; node < num_nodes_; ++node) {
     if (node == options_.node) continue;
-    Incoming& message = round->by_node[static_cast<size_t>(node)];
+    Incoming& message = messages.by_node[static_cast<size_t>(node)];
     exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node,
                                                              message.Reset(destination_));
     total += AlignedMessage(message.Expect(destination_));
   }
-  char* place = round->buffer.Reserve(total);
+  ZC_ASSIGN_OR_RETURN(char* place, Reserve(kIncomingMessages + static_cast<size_t>(round % 2),
+                                           total, &messages.buffer));
   std::vector<Message> receives;
   for (int32_t node = 0; node < num_nodes_; ++node) {
-    Incoming& message = round->by_node[static_cast<size_t>(node)];
+    Incoming& message = messages.by_node[static_cast<size_t>(node)];
     const auto num_bytes = static_cast<int64_t>(message.data().size());
     if (num_bytes == 0) continue;
     message.Place(place);
@@ -219,7 +238,8 @@ absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExc
   for (const OutgoingMessage& message : outgoing) {
     if (message.node >= 0) sends.push_back({message.node, message.data, message.num_bytes});
   }
-  const std::vector<Message> receives = PlaceReceives(exchanges, &messages);
+  ZC_ASSIGN_OR_RETURN(const std::vector<Message> receives, PlaceReceives(round, exchanges));
+  ZC_RETURN_IF_ERROR(OrderExchange());
   WaitToSend(
       std::accumulate(sends.begin(), sends.end(), int64_t{0},
                       [](int64_t sum, const Message& send) { return sum + send.num_bytes; }));
@@ -230,7 +250,8 @@ absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExc
     if (!status.ok()) return ExchangeError(status);
   }
   for (const Message& receive : receives) {
-    StartUnpack(round, receive.peer, &messages.by_node[static_cast<size_t>(receive.peer)]);
+    ZC_RETURN_IF_ERROR(
+        StartUnpack(round, receive.peer, &messages.by_node[static_cast<size_t>(receive.peer)]));
   }
   return absl::OkStatus();
 }
@@ -242,15 +263,19 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
     if (pieces.empty()) continue;  // on all nodes alike
     if (Cancelled()) return absl::CancelledError("load: it was cancelled");
     const bool mine = reader == options_.node;
-    auto& [incoming, buffer] = broadcasts_[num_broadcasts_++ % 2];
+    const auto turn = static_cast<size_t>(num_broadcasts_++ % 2);
+    auto& [incoming, buffer] = broadcasts_[turn];
     absl::Span<char> data;
     if (mine) {
       data = absl::MakeSpan(outgoing.back().data, static_cast<size_t>(outgoing.back().num_bytes));
     } else {
       *incoming.Reset(destination_) = pieces;
-      incoming.Place(buffer.Reserve(incoming.Expect(destination_)));
+      ZC_ASSIGN_OR_RETURN(char* const place, Reserve(kIncomingBroadcasts + turn,
+                                                     incoming.Expect(destination_), &buffer));
+      incoming.Place(place);
       data = incoming.data();
     }
+    ZC_RETURN_IF_ERROR(OrderExchange());
     // About what each node passes on.
     WaitToSend(static_cast<int64_t>(data.size()));
     {
@@ -259,16 +284,16 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
           data.data(), static_cast<int64_t>(data.size()), reader, options_.stage_timeout);
       if (!status.ok()) return ExchangeError(status);
     }
-    if (!mine) StartUnpack(round, reader, &incoming);
+    if (!mine) ZC_RETURN_IF_ERROR(StartUnpack(round, reader, &incoming));
   }
   return absl::OkStatus();
 }
 
-void Executor::StartUnpack(int64_t round, int32_t reader, Incoming* message) {
+absl::Status Executor::StartUnpack(int64_t round, int32_t reader, Incoming* message) {
   if (options_.hooks.before_unpack != nullptr) {
     options_.hooks.before_unpack(round, reader, message->data());
   }
-  message->StartUnpack(destination_);
+  return message->StartUnpack(destination_, num_unpacked_++);
 }
 
 void Executor::WaitToSend(int64_t num_bytes) const {
@@ -276,12 +301,14 @@ void Executor::WaitToSend(int64_t num_bytes) const {
   options_.send_limit->Wait(num_bytes, [this] { return Cancelled(); });
 }
 
-void Executor::WaitForUnpacking() {
-  if (pool_ == nullptr) return;
+absl::Status Executor::WaitForUnpacking() {
+  if (options_.device != nullptr) return options_.device->Finish(options_.stage_timeout);
+  if (pool_ == nullptr) return absl::OkStatus();
   for (RoundMessages& round : messages_) {
     for (Incoming& message : round.by_node) message.Wait(destination_);
   }
   for (IncomingBroadcast& broadcast : broadcasts_) broadcast.message.Wait(destination_);
+  return absl::OkStatus();
 }
 
 absl::Status Executor::ExchangeError(const absl::Status& status) const {

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/agent/arena.h"
+#include "client/agent/device_copier.h"
 #include "client/agent/file_work.h"
 #include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
@@ -63,7 +64,10 @@ struct ExecutorOptions {
   // Of the node's ranks in ascending order, plan->arena_bytes each, all zero.  Shared with the
   // threads that read: one that is left behind in a read keeps them.  When the load went well none
   // is, and they are the caller's alone.
-  std::shared_ptr<const std::vector<Arena>> arenas;
+  ArenaMemory arenas;
+  // Null: the arenas are host memory.  Else they are memory of its device, and the communicator
+  // exchanges such.  It has places for num_threads; threads that are left behind keep it, too.
+  std::shared_ptr<DeviceCopier> device;
   // Threads that read and copy; 0: one for each processor, at most 16.
   int num_threads = 0;
   int64_t chunk_bytes = 0;  // read at once by a thread; 0: ChunkBytes' of the default memory

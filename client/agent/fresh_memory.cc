@@ -38,4 +38,10 @@ void FreshMemory::Make(const char* begin, int64_t num_bytes) {
   }
 }
 
+void FreshMemory::MakeFor(const BoxCopy& copy) {
+  const int64_t size = SizeOf(copy.target_dtype);
+  Make(copy.target + copy.box.target_offset * size,
+       (TargetEnd(copy.box) - copy.box.target_offset) * size);
+}
+
 }  // namespace zerocast

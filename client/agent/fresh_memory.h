@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "client/agent/box_copy.h"
 
 namespace zerocast {
 
@@ -19,6 +20,8 @@ class FreshMemory {
   // Sees to it that the pages of [begin, begin + num_bytes) are there, where that lies in an arena;
   // other memory is left alone.  What the kernel refuses is left to be made by writing.
   void Make(const char* begin, int64_t num_bytes);
+  // Those that `copy` writes to, gaps included.
+  void MakeFor(const BoxCopy& copy);
 
  private:
   static constexpr int64_t kBlockBytes = int64_t{2} << 20;

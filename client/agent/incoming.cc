@@ -1,5 +1,7 @@
 #include "client/agent/incoming.h"
 
+#include "kernels/base/status_macros.h"
+
 namespace zerocast {
 namespace {
 
@@ -26,16 +28,33 @@ int64_t Incoming::Expect(const Destination& destination) {
   return num_bytes_;
 }
 
-void Incoming::StartUnpack(const Destination& destination) {
+absl::Status Incoming::StartUnpack(const Destination& destination, int64_t number) {
+  if (destination.device != nullptr) return StartOnDevice(destination, number);
   parts_ = CutMessage(*destination.plan, pieces_, destination.arenas.first_rank, kPartBytes);
   destination.pool->Start(&unpacking_, parts_.size(), [this, &destination](size_t k) {
     UnpackPart(*destination.plan, memory_, pieces_, parts_[k], destination.arenas,
-               [&destination](const char* begin, int64_t num_bytes) {
-                 destination.fresh->Make(begin, num_bytes);
+               [&destination](const BoxCopy& copy) {
+                 destination.fresh->MakeFor(copy);
+                 RunBoxCopy(copy);
                });
   });
+  return absl::OkStatus();
 }
 
-void Incoming::Wait(const Destination& destination) { destination.pool->Wait(&unpacking_); }
+absl::Status Incoming::StartOnDevice(const Destination& destination, int64_t number) {
+  std::vector<BoxCopy> copies;
+  for (const MessagePart& part :
+       CutMessage(*destination.plan, pieces_, destination.arenas.first_rank, num_bytes_)) {
+    UnpackPart(*destination.plan, memory_, pieces_, part, destination.arenas,
+               [&copies](const BoxCopy& copy) { copies.push_back(copy); });
+  }
+  const size_t place = destination.first_place + static_cast<size_t>(number) % kUnpackingPlaces;
+  ZC_RETURN_IF_ERROR(destination.device->Acquire(place, 0, destination.timeout).status());
+  return destination.device->Start(place, 0, copies, destination.timeout);
+}
+
+void Incoming::Wait(const Destination& destination) {
+  if (destination.pool != nullptr) destination.pool->Wait(&unpacking_);
+}
 
 }  // namespace zerocast

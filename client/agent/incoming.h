@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/agent/copy_pool.h"
+#include "client/agent/device_copier.h"
 #include "client/agent/fresh_memory.h"
 #include "client/agent/placement.h"
 #include "server/plan/plan.h"
@@ -17,8 +20,13 @@ namespace zerocast {
 struct Destination {
   const Plan* plan = nullptr;
   NodeArenas arenas;
-  FreshMemory* fresh = nullptr;  // of the arenas
-  CopyPool* pool = nullptr;      // whose threads unpack
+  // Host memory: the pages of the arenas, and the threads that unpack.
+  FreshMemory* fresh = nullptr;
+  CopyPool* pool = nullptr;
+  // Or memory of a device: who unpacks, in its staging places from `first_place` on.
+  DeviceCopier* device = nullptr;
+  size_t first_place = 0;
+  absl::Duration timeout;  // to wait for a place
 };
 
 // A message, or a broadcast, from its announcement until it is unpacked; then it can be used again.
@@ -35,13 +43,16 @@ class Incoming {
   void Place(char* memory) { memory_ = memory; }
   absl::Span<char> data() const { return absl::MakeSpan(memory_, static_cast<size_t>(num_bytes_)); }
 
-  // Starts to bring what has come to its places.  `destination` must outlive that.
-  void StartUnpack(const Destination& destination);
+  // Starts to bring what has come to its places, as number `number` of all messages that are
+  // unpacked.  `destination` must outlive that.  Errors: those of DeviceCopier.
+  absl::Status StartUnpack(const Destination& destination, int64_t number);
 
-  // Waits for the threads that unpack.
+  // Waits for the threads that unpack; on a device nobody has to.
   void Wait(const Destination& destination);
 
  private:
+  absl::Status StartOnDevice(const Destination& destination, int64_t number);
+
   std::vector<Piece> pieces_;
   int64_t num_bytes_ = 0;
   char* memory_ = nullptr;

@@ -309,7 +309,7 @@ absl::Status Load::Execute(NodeProgress* progress) {
   options.file_work = environment_->file_work;
   options.identities = identities_;
   options.communicator = communicator();
-  options.arenas = arenas_;
+  options.arenas = MemoryOf(arenas_);
   options.num_threads = num_threads_;
   options.chunk_bytes = chunk_bytes_;
   options.io = environment_->io;

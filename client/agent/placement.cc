@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/copy/algebra.h"
-#include "kernels/copy/copy.h"
 #include "kernels/copy/pack.h"
 
 namespace zerocast {
@@ -21,11 +20,9 @@ Move MoveOf(const Plan& plan, const Piece& piece, const Box& box, DType dtype, c
 // Unpacks pieces of one message.
 class Unpacker {
  public:
-  Unpacker(const Plan& plan, const NodeArenas& arenas, const BeforeWrite& before_write)
-      : plan_(plan),
-        group_size_(SecondaryGroupSize(plan.layout)),
-        arenas_(arenas),
-        before_write_(before_write) {}
+  Unpacker(const Plan& plan, const NodeArenas& arenas,
+           absl::FunctionRef<void(const BoxCopy&)> visit)
+      : plan_(plan), group_size_(SecondaryGroupSize(plan.layout)), arenas_(arenas), visit_(visit) {}
 
   // Elements [first, end) of `piece`, which is at `packed`.
   void Unpack(const Piece& piece, const char* packed, int64_t first, int64_t end) {
@@ -92,17 +89,21 @@ class Unpacker {
   }
 
   // `box` writes to places of the flat target; the one that lies at `memory` is `base`.
-  void Write(Box box, int64_t base, char* memory) const {
-    box.target_offset -= base;
-    const int64_t size = SizeOf(target_->dtype);
-    before_write_(memory + box.target_offset * size, (TargetEnd(box) - box.target_offset) * size);
-    CopyBox(box, packed_, dtype_, memory, target_->dtype);
+  void Write(const Box& box, int64_t base, char* memory) const {
+    BoxCopy copy;
+    copy.box = box;
+    copy.box.target_offset -= base;
+    copy.source = packed_;
+    copy.source_dtype = dtype_;
+    copy.target = memory;
+    copy.target_dtype = target_->dtype;
+    visit_(copy);
   }
 
   const Plan& plan_;
   const int32_t group_size_;
   const NodeArenas& arenas_;
-  const BeforeWrite& before_write_;
+  const absl::FunctionRef<void(const BoxCopy&)> visit_;
   // Of the piece.
   const Target* target_ = nullptr;
   const char* packed_ = nullptr;
@@ -181,7 +182,7 @@ std::vector<MessagePart> CutMessage(const Plan& plan, absl::Span<const Piece> pi
       part.end_element = count;
     }
     if (num_bytes > part_bytes) {
-      const int64_t step = std::max<int64_t>(1, part_bytes / (num_bytes / count));
+      const int64_t step = std::max<int64_t>(1, part_bytes / SizeOf(WireDType(plan, pieces[k])));
       for (int64_t first = 0; first < count; first += step) {
         parts.push_back({k, k + 1, at, first, std::min(first + step, count)});
       }
@@ -197,8 +198,8 @@ std::vector<MessagePart> CutMessage(const Plan& plan, absl::Span<const Piece> pi
 
 void UnpackPart(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
                 const MessagePart& part, const NodeArenas& arenas,
-                const BeforeWrite& before_write) {
-  Unpacker unpacker(plan, arenas, before_write);
+                absl::FunctionRef<void(const BoxCopy&)> visit) {
+  Unpacker unpacker(plan, arenas, visit);
   const char* packed = message + part.begin;
   for (size_t k = part.first_piece; k < part.end_piece; ++k) {
     const Piece& piece = pieces[k];

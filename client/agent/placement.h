@@ -6,11 +6,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
+#include "client/agent/box_copy.h"
 #include "server/plan/messages.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -66,12 +67,11 @@ struct MessagePart {
 std::vector<MessagePart> CutMessage(const Plan& plan, absl::Span<const Piece> pieces,
                                     int32_t first_rank, int64_t part_bytes);
 
-// Called with the memory that is about to be written, gaps included.
-using BeforeWrite = std::function<void(const char* begin, int64_t num_bytes)>;
-
-// Unpacks one part for the ranks of `arenas`.  Parts of one message write to different places.
+// Calls `visit` with each copy that unpacks one part for the ranks of `arenas`.  Copies, and parts
+// of one message, write to different places.
 void UnpackPart(const Plan& plan, const char* message, absl::Span<const Piece> pieces,
-                const MessagePart& part, const NodeArenas& arenas, const BeforeWrite& before_write);
+                const MessagePart& part, const NodeArenas& arenas,
+                absl::FunctionRef<void(const BoxCopy&)> visit);
 
 }  // namespace zerocast
 

@@ -104,15 +104,15 @@ struct Worker {
 
 // Shared with the threads, which may outlive the RoundReader.
 struct RoundReader::State {
-  explicit State(RoundReaderOptions o) : options(std::move(o)), io(options.io) {
+  State(RoundReaderOptions o, absl::Duration timeout)
+      : options(std::move(o)), call_timeout(timeout), io(options.io) {
     num_rounds = options.schedule->num_rounds();
     waits.resize(static_cast<size_t>(options.num_threads));
     // Beyond the round that is taken and the next one, so many that no thread waits for the last
     // chunk of another; each more has messages of its own.
     slots.resize(options.sends ? 2 : 2 + static_cast<size_t>(options.num_threads));
     arenas.first_rank = RanksOfNode(options.plan->layout, options.node).first;
-    arena_data = DataOf(*options.arenas);
-    arenas.data = arena_data;
+    arenas.data = options.arenas.data;
     const Layout& layout = options.plan->layout;
     for (int32_t node = 0; node < layout.num_nodes; ++node) {
       first_ranks.push_back(RanksOfNode(layout, node).first);
@@ -125,12 +125,19 @@ struct RoundReader::State {
   // and, unless `may_wait`, when there is nothing to do now.
   bool TakeChunk(bool may_wait, Worker* worker, ChunkRead* chunk);
   absl::Status Prepare(int64_t round, Worker* worker, Slot* slot) const;
-  void AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const;
+  absl::Status AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const;
+  absl::StatusOr<char*> ReserveMessages(int64_t round, int64_t num_bytes, Slot* slot) const;
   absl::Status ReadScales(int64_t round, Worker* worker, Slot* slot) const;
   absl::Status StartChunk(int number, Worker* worker);
-  void PlaceRequest(IoWay way, ChunkRead* chunk) const;
+  absl::Status PlaceRequest(IoWay way, size_t place, ChunkRead* chunk) const;
+  absl::StatusOr<char*> ChunkBuffer(size_t place, ChunkRead* chunk) const;
   absl::Status FinishChunk(int number, Worker* worker);
   absl::Status WaitForChunk(int number, Worker* worker);
+  absl::Status CopyChunk(int number, Worker* worker);
+  // The staging place of a device for chunk `number` of a thread.
+  static size_t PlaceOf(int number, const Worker& worker) {
+    return worker.number * kChunksUnderWay + static_cast<size_t>(number);
+  }
   void DoneWithChunk(const absl::Status& result, Slot* slot);
   absl::StatusOr<std::shared_ptr<ReadableFile>> OpenFile(int32_t file, Worker* worker) const;
   absl::Status Read(const Extent& extent, absl::Span<const struct iovec> pieces,
@@ -150,8 +157,8 @@ struct RoundReader::State {
   }
 
   const RoundReaderOptions options;
+  const absl::Duration call_timeout;
   int64_t num_rounds = 0;
-  std::vector<char*> arena_data;
   NodeArenas arenas;
   std::vector<int32_t> first_ranks;  // by node
   mutable std::atomic<int64_t> bytes_read{0};
@@ -248,14 +255,23 @@ absl::Status RoundReader::State::Prepare(int64_t round, Worker* worker, Slot* sl
   options.schedule->Pieces(round, options.node, options.node, &pieces);
   AppendArenaMoves(*options.plan, pieces, arenas, &moves);
   slot->messages.clear();
-  if (options.sends) AddMessages(round, slot, &moves);
+  if (options.sends) ZC_RETURN_IF_ERROR(AddMessages(round, slot, &moves));
   ZC_ASSIGN_OR_RETURN(
       slot->moves, RoundMoves::Create(*options.plan, options.schedule->Reads(round, options.node),
                                       moves, options.chunk_bytes));
   return ReadScales(round, worker, slot);
 }
 
-void RoundReader::State::AddMessages(int64_t round, Slot* slot, std::vector<Move>* moves) const {
+absl::StatusOr<char*> RoundReader::State::ReserveMessages(int64_t round, int64_t num_bytes,
+                                                          Slot* slot) const {
+  if (options.device == nullptr) return slot->buffer.Reserve(num_bytes);
+  // That of two rounds before has left: its round was released after its exchange.
+  return options.device->ReserveMessages(kOutgoingMessages + static_cast<size_t>(round % 2),
+                                         num_bytes);
+}
+
+absl::Status RoundReader::State::AddMessages(int64_t round, Slot* slot,
+                                             std::vector<Move>* moves) const {
   const Plan& plan = *options.plan;
   const RoundExchange exchange(plan, *options.schedule, round, options.node);
   std::vector<std::vector<Piece>> pieces(first_ranks.size());  // by node
@@ -269,16 +285,17 @@ void RoundReader::State::AddMessages(int64_t round, Slot* slot, std::vector<Move
     total += AlignedMessage(num_bytes);
   }
   const int64_t broadcast_bytes = BroadcastBytes(plan, exchange.broadcast_pieces());
-  char* place = slot->buffer.Reserve(total + broadcast_bytes);
+  ZC_ASSIGN_OR_RETURN(char* place, ReserveMessages(round, total + broadcast_bytes, slot));
   for (OutgoingMessage& message : slot->messages) {
     message.data = place;
     AppendMessageMoves(plan, pieces[static_cast<size_t>(message.node)],
                        first_ranks[static_cast<size_t>(message.node)], place, moves);
     place += AlignedMessage(message.num_bytes);
   }
-  if (broadcast_bytes == 0) return;
+  if (broadcast_bytes == 0) return absl::OkStatus();
   AppendBroadcastMoves(plan, exchange.broadcast_pieces(), place, moves);
   slot->messages.push_back({-1, place, broadcast_bytes});
+  return absl::OkStatus();
 }
 
 absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot* slot) const {
@@ -305,22 +322,29 @@ absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
   ZC_RETURN_IF_ERROR(Observe(worker->about_to, ReadCall(chunk.extent)));
   PosixFile* const file = chunk.file->AsPosix();
   const bool queued = file != nullptr && !file->is_hooked();
-  PlaceRequest(queued ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
-                      : IoWay::kCached,
-               &chunk);
+  const IoWay way =
+      queued ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
+             : IoWay::kCached;
+  ZC_RETURN_IF_ERROR(PlaceRequest(way, PlaceOf(number, *worker), &chunk));
   if (chunk.way != IoWay::kCached) worker->queue->Start(number, chunk.request);
   read_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - chunk.start);
   return absl::OkStatus();
 }
 
-void RoundReader::State::PlaceRequest(IoWay way, ChunkRead* chunk) const {
+absl::StatusOr<char*> RoundReader::State::ChunkBuffer(size_t place, ChunkRead* chunk) const {
+  const int64_t num_bytes = chunk->slot->moves.buffer_bytes() + 2 * kDirectAlignment;
+  if (options.device == nullptr) return chunk->buffer.Reserve(num_bytes);
+  return options.device->Acquire(place, num_bytes, call_timeout);
+}
+
+absl::Status RoundReader::State::PlaceRequest(IoWay way, size_t place, ChunkRead* chunk) const {
   const auto [file, begin, end] = chunk->extent;
-  const int64_t offset =
-      way == IoWay::kDirect ? begin / kDirectAlignment * kDirectAlignment : begin;
-  const int64_t shift = begin - offset;
-  char* const buffer =
-      chunk->buffer.Reserve(chunk->slot->moves.buffer_bytes() + 2 * kDirectAlignment);
-  chunk->work.Plan(chunk->slot->moves, chunk->extent, buffer + shift, way != IoWay::kDirect);
+  const int64_t block_begin = begin / kDirectAlignment * kDirectAlignment;
+  const int64_t offset = way == IoWay::kDirect ? block_begin : begin;
+  ZC_ASSIGN_OR_RETURN(char* const buffer, ChunkBuffer(place, chunk));
+  // As far behind a whole block as in the file: an element that is aligned there is aligned here.
+  chunk->work.Plan(chunk->slot->moves, chunk->extent, buffer + (begin - block_begin),
+                   way != IoWay::kDirect && options.device == nullptr);
   chunk->way = way;
   chunk->request.file = chunk->file->AsPosix();
   chunk->request.direct = way == IoWay::kDirect;
@@ -334,9 +358,11 @@ void RoundReader::State::PlaceRequest(IoWay way, ChunkRead* chunk) const {
     chunk->request.pieces.assign(pieces.begin(), pieces.end());
   }
   for (const struct iovec& piece : pieces) {
+    if (options.device != nullptr) break;
     options.fresh->Make(static_cast<const char*>(piece.iov_base),
                         static_cast<int64_t>(piece.iov_len));
   }
+  return absl::OkStatus();
 }
 
 absl::Status RoundReader::State::WaitForChunk(int number, Worker* worker) {
@@ -347,7 +373,7 @@ absl::Status RoundReader::State::WaitForChunk(int number, Worker* worker) {
   if (chunk.way != IoWay::kCached) status = worker->queue->Wait(number);
   if (chunk.way == IoWay::kDirect && status.code() == absl::StatusCode::kUnimplemented) {
     io.RefuseDirect(status);
-    PlaceRequest(IoWay::kCached, &chunk);
+    ZC_RETURN_IF_ERROR(PlaceRequest(IoWay::kCached, PlaceOf(number, *worker), &chunk));
   }
   // What is cached comes with one call: there is nothing to wait for.
   if (chunk.way == IoWay::kCached)
@@ -369,11 +395,24 @@ absl::Status RoundReader::State::FinishChunk(int number, Worker* worker) {
     }
   }
   const absl::Duration read = Clock::Real()->Steady();
-  chunk.work.ForEachCopy(
-      [this](const char* begin, int64_t num_bytes) { options.fresh->Make(begin, num_bytes); });
-  chunk.work.Copy(chunk.slot->scales.data());
+  ZC_RETURN_IF_ERROR(CopyChunk(number, worker));
   read_ns += absl::ToInt64Nanoseconds(read - start);
   copy_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - read);
+  return absl::OkStatus();
+}
+
+absl::Status RoundReader::State::CopyChunk(int number, Worker* worker) {
+  ChunkRead& chunk = worker->chunks[number];
+  const absl::Span<const BoxCopy> copies = chunk.work.Copies(chunk.slot->scales.data());
+  if (options.device != nullptr) {
+    const int64_t block_begin = chunk.extent.begin / kDirectAlignment * kDirectAlignment;
+    return options.device->Start(PlaceOf(number, *worker), chunk.extent.end - block_begin, copies,
+                                 call_timeout);
+  }
+  for (const BoxCopy& copy : copies) {
+    options.fresh->MakeFor(copy);
+    RunBoxCopy(copy);
+  }
   return absl::OkStatus();
 }
 
@@ -403,7 +442,7 @@ absl::StatusOr<std::shared_ptr<ReadableFile>> RoundReader::State::OpenFile(int32
 absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptions options,
                                                                 absl::Duration call_timeout) {
   const int num_threads = options.num_threads;
-  auto state = std::make_shared<State>(std::move(options));
+  auto state = std::make_shared<State>(std::move(options), call_timeout);
   std::unique_ptr<RoundReader> reader(new RoundReader(state, call_timeout));
   for (int i = 0; i < num_threads; ++i) {
     ZC_ASSIGN_OR_RETURN(std::unique_ptr<FileWork::Task> task,

@@ -13,8 +13,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/agent/arena.h"
+#include "client/agent/device_copier.h"
 #include "client/agent/file_work.h"
 #include "client/agent/fresh_memory.h"
+#include "client/agent/placement.h"
 #include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
@@ -38,9 +40,11 @@ struct RoundReaderOptions {
   std::string checkpoint_path;
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<FileWork> file_work;
-  std::vector<FileIdentity> identities;              // from IdentifyFiles
-  std::shared_ptr<const std::vector<Arena>> arenas;  // of the node's ranks
-  std::shared_ptr<FreshMemory> fresh;                // of the arenas
+  std::vector<FileIdentity> identities;  // from IdentifyFiles
+  ArenaMemory arenas;                    // of the node's ranks
+  // Host memory: the pages of the arenas.  Or who copies to the memory of a device.
+  std::shared_ptr<FreshMemory> fresh;
+  std::shared_ptr<DeviceCopier> device;
   bool sends = false;  // what other nodes need is packed into messages
   int num_threads = 1;
   int64_t chunk_bytes = 0;  // read at once (ChunkBytes)
@@ -79,7 +83,8 @@ struct IoReport {
 // `call_timeout` the thread is left behind, with what it reads into, and counts in `file_work`.
 class RoundReader {
  public:
-  // Starts to read round 0.  Errors: those of FileWork::Start.
+  // Starts to read round 0.  No call, and no wait for a device, lasts longer than `call_timeout`.
+  // Errors: those of FileWork::Start.
   static absl::StatusOr<std::unique_ptr<RoundReader>> Start(RoundReaderOptions options,
                                                             absl::Duration call_timeout);
   ~RoundReader();

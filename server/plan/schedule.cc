@@ -149,7 +149,8 @@ DType WireDType(const Plan& plan, const Piece& piece) {
 }
 
 int64_t WireBytes(const Plan& plan, const Piece& piece) {
-  return NumElements(piece.box) * SizeOf(WireDType(plan, piece));
+  const int64_t num_bytes = NumElements(piece.box) * SizeOf(WireDType(plan, piece));
+  return (num_bytes + kPieceAlignment - 1) / kPieceAlignment * kPieceAlignment;
 }
 
 bool IsReplicated(const Plan& plan, const Piece& piece) {

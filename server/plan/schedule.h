@@ -16,7 +16,7 @@ namespace zerocast {
 // Part of every plan's digest: processes that would derive another schedule, or pack another
 // message, from the same plan must not load together.  Raise it when extents, the order of pieces
 // or the form of messages change.
-inline constexpr int64_t kScheduleVersion = 4;
+inline constexpr int64_t kScheduleVersion = 5;
 
 // A file range that one node reads in one round: part of exactly one file, made of one or more
 // whole or partial source tensors; it never cuts a stored element.  Or the scales of such an extent
@@ -81,7 +81,11 @@ class Schedule {
 // decoded by their reader, which has the scales, and travel in the target's.
 DType WireDType(const Plan& plan, const Piece& piece);
 
-// Bytes of a piece on the wire.
+// Pieces on the wire begin at multiples of this, so that each element is aligned to its size and a
+// device reads 128 bits at once.
+inline constexpr int64_t kPieceAlignment = 16;
+
+// Bytes of a piece on the wire, with what it takes to the next one.
 int64_t WireBytes(const Plan& plan, const Piece& piece);
 
 // True when the target of `piece` is held whole by every rank: a node's message carries such a

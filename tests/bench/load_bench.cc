@@ -115,7 +115,7 @@ LoadRun Load(const std::shared_ptr<const Manifest>& manifest, const BenchCheckpo
   for (int rank = 0; rank < options.ranks; ++rank) {
     arenas->push_back(Take(Arena::Create("bench", plan->arena_bytes)));
   }
-  executor.arenas = arenas;
+  executor.arenas = MemoryOf(arenas);
   const absl::Status status = ExecuteLoad(executor, &run.progress);
   run.seconds = Now() - start;
   if (!status.ok()) Die(status.ToString());

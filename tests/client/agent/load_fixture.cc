@@ -222,7 +222,7 @@ ClusterRun RunCluster(ClusterOptions options) {
       for (int32_t rank = first; rank < last; ++rank) {
         arenas->push_back(*Arena::Create(absl::StrCat("test-", rank), plan.arena_bytes));
       }
-      executor.arenas = arenas;
+      executor.arenas = MemoryOf(arenas);
       executor.stage_timeout = options.stage_timeout;
       executor.num_threads = options.num_threads;
       executor.io = options.io;

@@ -190,13 +190,17 @@ class Nodes {
         CutMessage(plan_, pieces, arenas.first_rank, 1 + chunk_bytes_ / 3);
     std::reverse(parts.begin(), parts.end());
     for (const MessagePart& part : parts) {
-      UnpackPart(plan_, message.data(), pieces, part, arenas,
-                 [&arenas, this](const char* begin, int64_t num_bytes) {
-                   for (const char* const arena : arenas.data) {
-                     if (begin >= arena && begin + num_bytes <= arena + plan_.arena_bytes) return;
-                   }
-                   ADD_FAILURE() << "is about to write outside of the arenas";
-                 });
+      UnpackPart(plan_, message.data(), pieces, part, arenas, [&arenas, this](const BoxCopy& copy) {
+        const int64_t size = SizeOf(copy.target_dtype);
+        const char* const begin = copy.target + copy.box.target_offset * size;
+        const char* const end = copy.target + TargetEnd(copy.box) * size;
+        for (const char* const arena : arenas.data) {
+          if (begin < arena || end > arena + plan_.arena_bytes) continue;
+          RunBoxCopy(copy);
+          return;
+        }
+        ADD_FAILURE() << "writes outside of the arenas";
+      });
     }
   }
 
@@ -226,7 +230,7 @@ class Nodes {
         (buffered ? copied_bytes_ : direct_bytes_) += static_cast<int64_t>(piece.iov_len);
       }
       ASSERT_EQ(at, chunk.end);
-      work.Copy(scales.data());
+      for (const BoxCopy& copy : work.Copies(scales.data())) RunBoxCopy(copy);
       chunk_bytes += chunk.end - chunk.begin;
     }
     // Together they are what is read.
