@@ -28,6 +28,9 @@ leave_out() {
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
   leave_out gpu "no NVIDIA GPU here"
 fi
+if [[ ! -d "$build/tests/cuda_emu/lib" ]]; then
+  leave_out cuda_emu "this build has no CUDA, as there is no nvcc 13 (deploy/README.md, CUDA)"
+fi
 leave_out oracle "they install torch and DeepSpeed, or compile mutants for minutes: run them with ctest --test-dir $build -L oracle"
 leave_out bench "measurements, not tests: run them with ctest --test-dir $build -L bench"
 exclude=()

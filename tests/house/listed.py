@@ -49,11 +49,13 @@ def covered(tests, sources):
 
 
 def needs_cuda(file: Path):
-    """Whether a test exists only in builds with CUDA: device code, or named by its CMakeLists.txt
-    below "if(ZEROCAST_HAVE_CUDA)"."""
+    """Whether a test exists only in builds with CUDA: device code, of CUDA's stand-ins, or named by
+    its CMakeLists.txt below "if(ZEROCAST_HAVE_CUDA)"."""
     lists = file.parent / "CMakeLists.txt"
     text = lists.read_text(encoding="utf-8") if lists.is_file() else ""
-    return file.suffix == ".cu" or file.name in text.partition("if(ZEROCAST_HAVE_CUDA)")[2]
+    if file.suffix == ".cu" or "cuda_emu" in file.parts:
+        return True
+    return file.name in text.partition("if(ZEROCAST_HAVE_CUDA)")[2]
 
 
 def unlisted(root: Path, build: Path):
