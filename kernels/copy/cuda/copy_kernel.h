@@ -19,6 +19,11 @@ cudaError_t LaunchCopyKernel(const CopyPiece* pieces, const int64_t* first_eleme
                              int64_t num_pieces, int64_t num_elements, DType source_dtype,
                              DType target_dtype, cudaStream_t stream);
 
+// The same for pieces of quantised sources and a type that CanDecodeTo allows.
+cudaError_t LaunchDecodeKernel(const DecodePiece* pieces, const int64_t* first_elements,
+                               int64_t num_pieces, int64_t num_elements, DType target_dtype,
+                               cudaStream_t stream);
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_KERNELS_COPY_CUDA_COPY_KERNEL_H_

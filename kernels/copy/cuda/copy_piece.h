@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/copy/box.h"
+#include "kernels/copy/decode.h"
 
 namespace zerocast {
 
@@ -16,6 +17,18 @@ struct CopyPiece {
   void* target;
   int64_t num_dims;
   BoxDim dims[kMaxBoxDims];
+};
+
+// A box that reads a quantised source: piece.source is null, and places of the source count logical
+// elements from `first_element` on.  The rest as in EncodedSource.
+struct DecodePiece {
+  CopyPiece piece;
+  int64_t first_element;
+  const char* stored;
+  int64_t stored_first;
+  const char* scales;
+  int64_t scales_first;
+  Decoder decoder;
 };
 
 }  // namespace zerocast

@@ -3,11 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/copy/cuda/copy_piece.h"
+#include "kernels/copy/cuda/mixed_batch.h"
 #include "kernels/copy/dtype.h"
 
 namespace zerocast {
@@ -25,6 +27,26 @@ namespace zerocast {
 absl::Status LaunchCopyBoxes(absl::Span<const CopyPiece> pieces,
                              absl::Span<const int64_t> first_elements, int64_t num_elements,
                              DType source_dtype, DType target_dtype, cudaStream_t stream);
+
+// The same for all boxes of a DecodeBatch, bit for bit as DecodeBoxReference would.
+//
+//   INVALID_ARGUMENT     sizes that do not fit each other, a target that CanDecodeTo refuses, a
+//   null
+//                        stream
+//   others as ToStatus   of the launch or of work before it on the device
+absl::Status LaunchDecodeBoxes(absl::Span<const DecodePiece> pieces,
+                               absl::Span<const int64_t> first_elements, int64_t num_elements,
+                               DType target_dtype, cudaStream_t stream);
+
+// The same for all boxes of a MixedBatch, a kernel for each of its groups; a batch without boxes
+// launches nothing.  `descriptors` is where, in the device's memory, the bytes lie that
+// WriteDescriptors wrote; they stay until the kernels have ended, `batch` need not.  After an error
+// kernels of groups before it may run.
+//
+//   INVALID_ARGUMENT     a null stream; descriptors that are null or not aligned to 8
+//   others as ToStatus   of a launch or of work before it on the device
+absl::Status LaunchMixedBatch(const MixedBatch& batch, const std::byte* descriptors,
+                              cudaStream_t stream);
 
 }  // namespace zerocast
 
