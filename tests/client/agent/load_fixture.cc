@@ -227,8 +227,10 @@ ClusterRun RunCluster(ClusterOptions options) {
       executor.num_threads = options.num_threads;
       executor.io = options.io;
       if (!options.hooks.empty()) executor.hooks = options.hooks[node];
+      if (options.before_load) options.before_load(executor.node, &executor);
       run.statuses[node] = ExecuteLoad(executor, &run.progress[node]);
       if (run.statuses[node].ok()) {
+        if (options.after_load) options.after_load(executor.node, absl::MakeSpan(*arenas));
         std::move(arenas->begin(), arenas->end(), run.arenas.begin() + first);
       }
     });

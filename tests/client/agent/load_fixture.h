@@ -1,10 +1,12 @@
 #ifndef ZEROCAST_TESTS_CLIENT_AGENT_LOAD_FIXTURE_H_
 #define ZEROCAST_TESTS_CLIENT_AGENT_LOAD_FIXTURE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "client/agent/arena.h"
 #include "client/agent/executor.h"
 #include "client/agent/file_work.h"
@@ -57,6 +59,10 @@ struct ClusterOptions {
   IoMode io = IoMode::kAuto;
   // Of all nodes; null: each has its own.
   std::shared_ptr<FileWork> file_work;
+  // Called on a node's thread, unless empty: to change how it loads, and, when that went well, to
+  // bring what its ranks got into their arenas.
+  std::function<void(int32_t node, ExecutorOptions* options)> before_load;
+  std::function<void(int32_t node, absl::Span<Arena> arenas)> after_load;
 };
 ClusterRun RunCluster(ClusterOptions options);
 

@@ -1,0 +1,120 @@
+#include "client/agent/cuda/cuda_copier.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/device/cuda_status.h"
+#include "kernels/device/device_scope.h"
+#include "spdlog/spdlog.h"
+
+namespace zerocast {
+namespace {
+
+// The longest that the end of a copier may take.
+constexpr absl::Duration kEndTimeout = absl::Minutes(1);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaCopier>> CudaCopier::Create(const CudaCopierOptions& options) {
+  ZC_ASSIGN_OR_RETURN(Stream copy, Stream::Create(options.device));
+  ZC_ASSIGN_OR_RETURN(Stream compute, Stream::Create(options.device));
+  ZC_ASSIGN_OR_RETURN(Event started, Event::Create(options.device));
+  std::unique_ptr<CudaCopier> copier(
+      new CudaCopier(options, std::move(copy), std::move(compute), std::move(started)));
+  const size_t num_places =
+      static_cast<size_t>(options.num_threads * kChunksUnderWay) + kUnpackingPlaces;
+  for (size_t k = 0; k < num_places; ++k) {
+    ZC_ASSIGN_OR_RETURN(StagingPlace place, StagingPlace::Create(options.device));
+    copier->places_.push_back(std::move(place));
+  }
+  return copier;
+}
+
+CudaCopier::CudaCopier(const CudaCopierOptions& options, Stream copy, Stream compute, Event started)
+    : options_(options),
+      copy_stream_(std::move(copy)),
+      compute_stream_(std::move(compute)),
+      started_(std::move(started)),
+      messages_(kMessageBuffers) {}
+
+CudaCopier::~CudaCopier() {
+  absl::Status status = started_.Record(compute_stream_.get());
+  if (status.ok()) status = started_.Wait(kEndTimeout);
+  if (!status.ok()) {
+    spdlog::error("end the work of a load on device {}: {}", options_.device,
+                  std::string(status.message()));
+  }
+}
+
+absl::StatusOr<char*> CudaCopier::Acquire(size_t place, int64_t num_bytes, absl::Duration timeout) {
+  StagingPlace& staging = places_[place];
+  if (Waits(CudaWait::kStagingCopied)) ZC_RETURN_IF_ERROR(staging.copied().Wait(timeout));
+  if (num_bytes > staging.data().num_bytes()) {
+    // The device's half goes as well.
+    ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
+    ZC_RETURN_IF_ERROR(staging.data().Reserve(options_.device, num_bytes));
+  }
+  return reinterpret_cast<char*>(staging.data().host());
+}
+
+absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
+                               absl::Duration timeout) {
+  if (copies.empty()) return absl::OkStatus();
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(options_.device));
+  StagingPlace& staging = places_[place];
+  while (true) {
+    ZC_ASSIGN_OR_RETURN(const bool has_room, staging.Describe(num_bytes, copies));
+    if (has_room) break;
+    ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
+    ZC_RETURN_IF_ERROR(staging.MakeRoom());
+  }
+  if (Waits(CudaWait::kStagingUsed)) {
+    ZC_RETURN_IF_ERROR(copy_stream_.WaitFor(staging.used().get()));
+  }
+  ZC_RETURN_IF_ERROR(staging.CopyToDevice(copy_stream_.get()));
+  if (Waits(CudaWait::kStagingArrived)) {
+    ZC_RETURN_IF_ERROR(compute_stream_.WaitFor(staging.copied().get()));
+  }
+  return staging.Launch(compute_stream_.get());
+}
+
+absl::StatusOr<char*> CudaCopier::ReserveMessages(size_t which, int64_t num_bytes) {
+  MutexLock lock(&mutex_);
+  std::unique_ptr<DeviceBuffer>& buffer = messages_[which];
+  if (buffer == nullptr || buffer->num_bytes() < num_bytes) {
+    buffer.reset();  // never both at once
+    ZC_ASSIGN_OR_RETURN(DeviceBuffer created,
+                        DeviceBuffer::Create(options_.device, std::max<int64_t>(1, num_bytes)));
+    buffer = std::make_unique<DeviceBuffer>(std::move(created));
+  }
+  return reinterpret_cast<char*>(buffer->data());
+}
+
+absl::Status CudaCopier::OrderExchange() {
+  if (options_.exchange_stream == nullptr) {
+    return absl::InternalError("order an exchange: the copier has no stream of a communicator");
+  }
+  if (!Waits(CudaWait::kExchange)) return absl::OkStatus();
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(options_.device));
+  ZC_RETURN_IF_ERROR(started_.Record(compute_stream_.get()));
+  return ToStatus(cudaStreamWaitEvent(options_.exchange_stream, started_.get(), 0),
+                  absl::StrCat("order an exchange behind the kernels of device ", options_.device));
+}
+
+absl::Status CudaCopier::Finish(absl::Duration timeout) {
+  if (!Waits(CudaWait::kFinish)) return absl::OkStatus();
+  ZC_RETURN_IF_ERROR(started_.Record(compute_stream_.get()));
+  return started_.Wait(timeout);
+}
+
+int64_t CudaCopier::device_bytes() const {
+  int64_t num_bytes = 0;
+  for (const StagingPlace& place : places_) num_bytes += place.device_bytes();
+  MutexLock lock(&mutex_);
+  for (const auto& buffer : messages_) num_bytes += buffer == nullptr ? 0 : buffer->num_bytes();
+  return num_bytes;
+}
+
+}  // namespace zerocast

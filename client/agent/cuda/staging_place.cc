@@ -1,0 +1,128 @@
+#include "client/agent/cuda/staging_place.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/copy/cuda/launch.h"
+#include "kernels/device/cuda_status.h"
+
+namespace zerocast {
+namespace {
+
+constexpr int64_t kHostAlignment = 4096;  // O_DIRECT's
+// Of what lies beside the data: every element, scale and descriptor is aligned to less.
+constexpr int64_t kMoreAlignment = 16;
+constexpr int64_t kLeastMoreBytes = int64_t{64} << 10;
+
+int64_t Align(int64_t value, int64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
+
+absl::Status CopyAsync(const StagingMemory& memory, int64_t num_bytes, cudaStream_t stream) {
+  if (num_bytes == 0) return absl::OkStatus();
+  return ToStatus(cudaMemcpyAsync(memory.device(), memory.host(), static_cast<size_t>(num_bytes),
+                                  cudaMemcpyHostToDevice, stream),
+                  absl::StrCat("copy ", num_bytes, " bytes to a device"));
+}
+
+}  // namespace
+
+absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
+  if (num_bytes <= num_bytes_) return absl::OkStatus();
+  // Never both at once.
+  host_.reset();
+  device_.reset();
+  host_data_ = nullptr;
+  num_bytes_ = 0;
+  ZC_ASSIGN_OR_RETURN(PinnedBuffer host, PinnedBuffer::Create(device, num_bytes + kHostAlignment));
+  ZC_ASSIGN_OR_RETURN(DeviceBuffer on_device, DeviceBuffer::Create(device, num_bytes));
+  host_ = std::move(host);
+  device_ = std::move(on_device);
+  const auto address = reinterpret_cast<uintptr_t>(host_->data());
+  host_data_ =
+      host_->data() + (Align(static_cast<int64_t>(address % kHostAlignment), kHostAlignment) -
+                       static_cast<int64_t>(address % kHostAlignment));
+  num_bytes_ = num_bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StagingPlace> StagingPlace::Create(int device) {
+  ZC_ASSIGN_OR_RETURN(Event copied, Event::Create(device));
+  ZC_ASSIGN_OR_RETURN(Event used, Event::Create(device));
+  return StagingPlace(device, std::move(copied), std::move(used));
+}
+
+// Puts `bytes` beside the data, where there is room for them.
+const std::byte* StagingPlace::PlaceMore(const char* bytes, int64_t num_bytes) {
+  const int64_t at = more_bytes_;
+  more_bytes_ = Align(at + num_bytes, kMoreAlignment);
+  if (more_bytes_ > more_.num_bytes()) return nullptr;
+  std::memcpy(more_.host() + at, bytes, static_cast<size_t>(num_bytes));
+  return more_.device() + at;
+}
+
+MixedBox StagingPlace::Placed(const BoxCopy& copy) {
+  MixedBox placed;
+  placed.box = copy.box;
+  placed.source_dtype = copy.source_dtype;
+  placed.target = copy.target;
+  placed.target_dtype = copy.target_dtype;
+  const auto* const bytes = reinterpret_cast<const std::byte*>(copy.source);
+  const bool staged =
+      data_bytes_ > 0 && bytes >= data_.host() && bytes < data_.host() + data_bytes_;
+  placed.source = staged ? data_.device() + (bytes - data_.host()) : bytes;
+  if (copy.decoder != nullptr) {
+    placed.decoder = *copy.decoder;
+    placed.stored_first = copy.encoded.stored_first;
+    placed.scales_first = copy.encoded.scales_first;
+    const ScaleRange range = ScalesOf(*copy.decoder, copy.box.source_offset, SourceEnd(copy.box));
+    placed.scales =
+        PlaceMore(copy.encoded.scales, (range.end - range.begin) * SizeOf(copy.decoder->scale));
+    return placed;
+  }
+  const int64_t size = SizeOf(copy.source_dtype);
+  if (staged && reinterpret_cast<uintptr_t>(placed.source) % static_cast<uintptr_t>(size) != 0) {
+    // A file need not align its tensors; a device does not read what is not aligned.
+    const int64_t begin = copy.box.source_offset, end = SourceEnd(copy.box);
+    placed.source = PlaceMore(copy.source + begin * size, (end - begin) * size);
+    placed.box.source_offset = 0;
+  }
+  return placed;
+}
+
+absl::StatusOr<bool> StagingPlace::Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies) {
+  data_bytes_ = num_bytes;
+  more_bytes_ = 0;
+  boxes_.clear();
+  batch_.reset();
+  for (const BoxCopy& copy : copies) boxes_.push_back(Placed(copy));
+  missing_bytes_ = more_bytes_;
+  if (more_bytes_ > more_.num_bytes()) return false;
+  ZC_ASSIGN_OR_RETURN(batch_, MixedBatch::Make(boxes_));
+  descriptors_at_ = more_bytes_;
+  more_bytes_ += batch_->num_descriptor_bytes();
+  missing_bytes_ = more_bytes_;
+  if (more_bytes_ > more_.num_bytes()) return false;
+  if (batch_->num_descriptor_bytes() > 0) batch_->WriteDescriptors(more_.host() + descriptors_at_);
+  return true;
+}
+
+absl::Status StagingPlace::MakeRoom() {
+  return more_.Reserve(device_, std::max(kLeastMoreBytes, missing_bytes_ + missing_bytes_ / 2));
+}
+
+absl::Status StagingPlace::CopyToDevice(cudaStream_t copy) const {
+  ZC_RETURN_IF_ERROR(CopyAsync(data_, data_bytes_, copy));
+  ZC_RETURN_IF_ERROR(CopyAsync(more_, more_bytes_, copy));
+  return copied_.Record(copy);
+}
+
+absl::Status StagingPlace::Launch(cudaStream_t compute) const {
+  ZC_RETURN_IF_ERROR(LaunchMixedBatch(*batch_, more_.device() + descriptors_at_, compute));
+  return used_.Record(compute);
+}
+
+}  // namespace zerocast

@@ -1,0 +1,85 @@
+#ifndef ZEROCAST_CLIENT_AGENT_CUDA_STAGING_PLACE_H_
+#define ZEROCAST_CLIENT_AGENT_CUDA_STAGING_PLACE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "client/agent/box_copy.h"
+#include "kernels/copy/cuda/mixed_batch.h"
+#include "kernels/device/buffer.h"
+#include "kernels/device/event.h"
+
+namespace zerocast {
+
+// Memory twice, page-locked on the host and on a device, which grows together.  Move-only.
+class StagingMemory {
+ public:
+  // At least `num_bytes` of both, aligned to 4096 on the host and to 256 on the device; what was in
+  // it may be gone, and nobody may use it.  Errors: those of kernels/device.
+  absl::Status Reserve(int device, int64_t num_bytes);
+
+  std::byte* host() const { return host_data_; }
+  std::byte* device() const { return device_.has_value() ? device_->data() : nullptr; }
+  int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  std::optional<PinnedBuffer> host_;
+  std::optional<DeviceBuffer> device_;
+  std::byte* host_data_ = nullptr;
+  int64_t num_bytes_ = 0;
+};
+
+// One place of the ring: what is read at once, beside it the descriptors of its boxes, and what the
+// kernel needs besides, its scales and sources that the file does not align.  Thread-compatible.
+class StagingPlace {
+ public:
+  // Errors: those of kernels/device.
+  static absl::StatusOr<StagingPlace> Create(int device);
+
+  // Of what is read.  Reserve while nobody uses the place.
+  StagingMemory& data() { return data_; }
+
+  // Describes `copies`, whose sources are in the first `num_bytes` bytes of data() or elsewhere on
+  // the device, for its kernel.  False where there is not room for it besides: make room, with the
+  // device done with the place, and repeat.  Errors: those of MixedBatch::Make.
+  absl::StatusOr<bool> Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies);
+  absl::Status MakeRoom();
+
+  // Copies what Describe described to the device, and runs its kernels.  The first two on `copy`,
+  // a stream of the device, the last on `compute`.
+  absl::Status CopyToDevice(cudaStream_t copy) const;
+  absl::Status Launch(cudaStream_t compute) const;
+
+  // Marked when the host's memory, and the device's, may be written again.
+  const Event& copied() const { return copied_; }
+  const Event& used() const { return used_; }
+
+  int64_t device_bytes() const { return data_.num_bytes() + more_.num_bytes(); }
+
+ private:
+  StagingPlace(int device, Event copied, Event used)
+      : device_(device), copied_(std::move(copied)), used_(std::move(used)) {}
+  MixedBox Placed(const BoxCopy& copy);
+  const std::byte* PlaceMore(const char* bytes, int64_t num_bytes);
+
+  int device_;
+  Event copied_, used_;
+  StagingMemory data_, more_;
+  int64_t data_bytes_ = 0, more_bytes_ = 0;  // to copy
+  int64_t descriptors_at_ = 0;               // in more_
+  int64_t missing_bytes_ = 0;                // that more_ should have had
+  std::vector<MixedBox> boxes_;
+  std::optional<MixedBatch> batch_;
+};
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_CUDA_STAGING_PLACE_H_

@@ -1,0 +1,163 @@
+// The executor with arenas on CUDA devices: on the stand-ins late and in random order, on a GPU as
+// it is.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/agent/cuda/cuda_copier.h"
+#include "client/agent/memory_needs.h"
+#include "kernels/device/buffer.h"
+#include "kernels/device/cuda_status.h"
+#include "kernels/device/device_scope.h"
+#include "tests/client/agent/load_fixture.h"
+#include "tests/cuda_emu/cuda_emu.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_dir.h"
+
+namespace zerocast {
+namespace {
+
+using ::testing::Each;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+// The arenas of one node's ranks in one allocation of a device, all zero.
+class DeviceArenas {
+ public:
+  DeviceArenas(int device, int64_t arena_bytes, int32_t num_ranks)
+      : arena_bytes_(arena_bytes),
+        num_ranks_(num_ranks),
+        buffer_(*DeviceBuffer::Create(device, arena_bytes * num_ranks)) {
+    const DeviceScope scope = *DeviceScope::Enter(device);
+    EXPECT_THAT(ToStatus(cudaMemset(buffer_.data(), 0, static_cast<size_t>(buffer_.num_bytes())),
+                         "clear the arenas"),
+                IsOk());
+    EXPECT_THAT(ToStatus(cudaDeviceSynchronize(), "clear the arenas"), IsOk());
+  }
+
+  char* OfRank(int32_t k) const {
+    return reinterpret_cast<char*>(buffer_.data()) + k * arena_bytes_;
+  }
+  ArenaMemory Memory(std::shared_ptr<const void> owner) const {
+    ArenaMemory memory;
+    for (int32_t k = 0; k < num_ranks_; ++k) memory.data.push_back(OfRank(k));
+    memory.owner = std::move(owner);
+    return memory;
+  }
+  // On the stream of nobody: only after everything is done.
+  void CopyTo(absl::Span<Arena> arenas) const {
+    const DeviceScope scope = *DeviceScope::Enter(buffer_.device());
+    for (int32_t k = 0; k < num_ranks_; ++k) {
+      EXPECT_THAT(ToStatus(cudaMemcpy(arenas[k].data(), OfRank(k),
+                                      static_cast<size_t>(arena_bytes_), cudaMemcpyDeviceToHost),
+                           "read an arena"),
+                  IsOk());
+    }
+  }
+
+ private:
+  const int64_t arena_bytes_;
+  const int32_t num_ranks_;
+  const DeviceBuffer buffer_;
+};
+
+class CudaExecutorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const absl::StatusOr<int> count = DeviceCount();
+    if (!count.ok()) GTEST_SKIP() << count.status();
+  }
+};
+
+struct Case {
+  Layout layout;
+  int num_threads = 2;
+  std::function<bool(CudaWait)> leaves_out;
+};
+
+// What is not as it must be after a load on device 0.
+std::vector<std::string> DifferencesOnDevice(const Case& wanted, uint64_t seed) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), seed);
+  ClusterOptions options;
+  const auto plan = options.plan = MakePlan(dir.path(), wanted.layout);
+  options.folder = dir.path();
+  options.num_threads = wanted.num_threads;
+  std::map<int32_t, std::shared_ptr<DeviceArenas>> arenas;
+  options.before_load = [&](int32_t node, ExecutorOptions* executor) {
+    CudaCopierOptions copier;
+    copier.num_threads = wanted.num_threads;
+    copier.leaves_out = wanted.leaves_out;
+    executor->device = *CudaCopier::Create(copier);
+    arenas[node] = std::make_shared<DeviceArenas>(
+        0, plan->arena_bytes, static_cast<int32_t>(executor->arenas.data.size()));
+    executor->arenas = arenas[node]->Memory(arenas[node]);
+  };
+  options.after_load = [&](int32_t node, absl::Span<Arena> host) { arenas[node]->CopyTo(host); };
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  return Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path()));
+}
+
+TEST_F(CudaExecutorTest, EveryPartitionHoldsExactlyItsBytes) {
+  const uint64_t seed = TestSeed();
+  for (const int ranks : {1, 3}) {
+    for (const DTypePolicy dtype :
+         {DTypePolicy::kStored, DTypePolicy::kFloat32, DTypePolicy::kBFloat16}) {
+      for (const int64_t round_bytes : {200, 5000, 32 << 20}) {
+        Case wanted;
+        wanted.layout = MakeLayout(1, ranks);
+        wanted.layout.dtype = dtype;
+        wanted.layout.round_bytes = round_bytes;
+        EXPECT_THAT(DifferencesOnDevice(wanted, seed), IsEmpty())
+            << ranks << " ranks, rounds of " << round_bytes;
+      }
+    }
+  }
+}
+
+TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "a GPU has one schedule: its own";
+  const uint64_t seed = TestSeed();
+  Case wanted;
+  wanted.layout = MakeLayout(1, 2);
+  wanted.layout.round_bytes = 1000;
+  for (int k = 0; k < 200 && !HasFailure(); ++k) {
+    EXPECT_THAT(DifferencesOnDevice(wanted, seed), IsEmpty()) << "load " << k;
+  }
+}
+
+// Loads without one wait until one is spoilt: bytes are wrong, or a kernel ran on garbage.  Ends
+// the process, whose device is of no more use then: 3 when that came about.
+[[noreturn]] void LoadWithout(CudaWait left_out, uint64_t seed) {
+  Case wanted;
+  wanted.layout = MakeLayout(1, 2);
+  wanted.layout.round_bytes = 1000;
+  wanted.leaves_out = [left_out](CudaWait wait) { return wait == left_out; };
+  for (int k = 0; k < 100; ++k) {
+    if (!DifferencesOnDevice(wanted, seed).empty() || ::testing::Test::HasFailure()) ::_exit(3);
+  }
+  ::_exit(0);
+}
+
+class CudaWaitTest : public CudaExecutorTest, public ::testing::WithParamInterface<CudaWait> {};
+
+TEST_P(CudaWaitTest, CannotBeLeftOut) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "a GPU may be quick enough not to show it";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  // Kernels on garbage do anything: the process may not even live to say so.
+  const auto is_spoilt = [](int status) { return !WIFEXITED(status) || WEXITSTATUS(status) != 0; };
+  EXPECT_EXIT(LoadWithout(GetParam(), TestSeed()), is_spoilt, "");
+}
+
+INSTANTIATE_TEST_SUITE_P(OfOneDevice, CudaWaitTest,
+                         ::testing::Values(CudaWait::kStagingCopied, CudaWait::kStagingUsed,
+                                           CudaWait::kStagingArrived, CudaWait::kFinish));
+
+}  // namespace
+}  // namespace zerocast
