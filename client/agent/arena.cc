@@ -97,4 +97,6 @@ ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas) {
   return memory;
 }
 
+int64_t Arena::TotalBytes() { return total_bytes; }
+
 }  // namespace zerocast
