@@ -383,7 +383,9 @@ TEST(Schedule, SizesThatDifferFailAndCopyNothing) {
     return r == 0 ? group[0]->Exchange({{1, data.data(), 100}}, {}, kShort)
                   : group[1]->Exchange({}, {{0, other.data(), 50}}, kShort);
   });
-  if (kSenderLearnsOfSizes) EXPECT_THAT(statuses[0], Not(IsOk()));
+  if (kSenderLearnsOfSizes) {
+    EXPECT_THAT(statuses[0], Not(IsOk()));
+  }
   EXPECT_THAT(statuses[1], Not(IsOk()));
   EXPECT_THAT(Same(other, Bytes(200, 2)), IsOk());
 }
