@@ -51,4 +51,17 @@ void PinnedBuffer::Traits::Destroy(Handle handle) noexcept {
   LogIfError(cudaFreeHost(handle), "free pinned host memory");
 }
 
+absl::StatusOr<PinnedRange> PinnedRange::Create(int device, void* memory, int64_t num_bytes) {
+  const std::string what =
+      absl::StrCat("page-lock ", num_bytes, " bytes of host memory for device ", device);
+  ZC_RETURN_IF_ERROR(CheckSize(num_bytes, what));
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
+  ZC_RETURN_IF_ERROR(ToStatus(cudaHostRegister(memory, num_bytes, cudaHostRegisterPortable), what));
+  return PinnedRange(memory);
+}
+
+void PinnedRange::Traits::Destroy(Handle handle) noexcept {
+  LogIfError(cudaHostUnregister(handle), "unlock pages of host memory");
+}
+
 }  // namespace zerocast

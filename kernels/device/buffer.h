@@ -65,6 +65,27 @@ class PinnedBuffer {
   int64_t num_bytes_;
 };
 
+// Page-locks host memory that somebody else owns (a mapped file, say) as long as it lives.
+// Move-only; moved from, it locks nothing.
+//
+// It ends before the memory is unmapped, and waits for all work of the device.
+class PinnedRange {
+ public:
+  // For use from `device` and from all others.  INVALID_ARGUMENT when num_bytes < 1,
+  // RESOURCE_EXHAUSTED when the system locks no more; else errors as DeviceScope::Enter.
+  static absl::StatusOr<PinnedRange> Create(int device, void* memory, int64_t num_bytes);
+
+ private:
+  struct Traits {
+    using Handle = void*;
+    static constexpr Handle kNull = nullptr;
+    static void Destroy(Handle handle) noexcept;
+  };
+  explicit PinnedRange(void* memory) : handle_(memory) {}
+
+  UniqueHandle<Traits> handle_;
+};
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_KERNELS_DEVICE_BUFFER_H_
