@@ -5,6 +5,7 @@
 
 #include "kernels/copy/algebra.h"
 #include "server/plan/loops.h"
+#include "server/plan/read_shares.h"
 
 namespace zerocast {
 namespace {
@@ -14,66 +15,12 @@ using SharedReads = std::shared_ptr<const NodeReads>;
 // A file system reads whole pages: a gap below a page costs nothing and saves a request.
 constexpr int64_t kPageBytes = 4096;
 
-// Sorts, and joins what touches or overlaps.
-void Normalize(std::vector<FileRange>* ranges) {
-  std::sort(ranges->begin(), ranges->end());
-  size_t kept = 0;
-  for (const FileRange& range : *ranges) {
-    if (kept > 0) {
-      FileRange& last = (*ranges)[kept - 1];
-      if (last.file == range.file && range.begin <= last.end) {
-        last.end = std::max(last.end, range.end);
-        continue;
-      }
-    }
-    (*ranges)[kept++] = range;
-  }
-  ranges->resize(kept);
-}
-
 std::vector<FileRange> AllRanges(const SourceIndex& index) {
   std::vector<FileRange> ranges;
   ranges.reserve(index.needed().size());
   for (const NeededSource& source : index.needed()) ranges.push_back(source.range);
-  Normalize(&ranges);
+  JoinRanges(&ranges);
   return ranges;
-}
-
-// Node n of N gets bytes [n * T / N, (n + 1) * T / N) of the T bytes of `ranges`, each end moved
-// down to the element it lies in.
-std::vector<SharedReads> AssignShares(const Plan& plan, const SourceIndex& index) {
-  const std::vector<FileRange> ranges = AllRanges(index);
-  int64_t total = 0;
-  for (const FileRange& range : ranges) total += range.end - range.begin;
-  const int64_t num_nodes = plan.layout.num_nodes;
-  std::vector<SharedReads> reads;
-  size_t at = 0;            // the range that the share begins in ...
-  int64_t range_start = 0;  // ... and its place in the concatenation
-  int64_t begin = 0;        // the share's place in the concatenation
-  for (int64_t node = 0; node < num_nodes; ++node) {
-    const int64_t wanted =
-        static_cast<int64_t>(static_cast<__int128>(total) * (node + 1) / num_nodes);
-    std::vector<FileRange> share;
-    while (at < ranges.size() && begin < wanted) {
-      const FileRange& range = ranges[at];
-      const int64_t range_end = range_start + (range.end - range.begin);
-      int64_t end = std::min(wanted, range_end);
-      if (end < range_end) {
-        end = range_start +
-              (index.ElementBoundary(range.file, range.begin + (end - range_start)) - range.begin);
-      }
-      if (end > begin) {
-        share.push_back(
-            {range.file, range.begin + (begin - range_start), range.begin + (end - range_start)});
-        begin = end;
-      }
-      if (end < range_end) break;
-      range_start = range_end;
-      ++at;
-    }
-    reads.push_back(std::make_shared<NodeReads>(share, index, plan.layout.round_bytes));
-  }
-  return reads;
 }
 
 // Appends the bytes that `box` reads of `source`: its rows, or all between them where the gaps are
@@ -135,7 +82,7 @@ class RoundScales {
   // Moves all of them to their places among `ranges`.
   void TakeAll(std::vector<FileRange>* ranges) {
     if (scales_.empty()) return;
-    Normalize(&scales_);
+    JoinRanges(&scales_);
     ranges->insert(ranges->end(), scales_.begin(), scales_.end());
     std::sort(ranges->begin(), ranges->end());
     scales_.clear();
@@ -183,7 +130,7 @@ class LocalReads {
         }
       }
     }
-    Normalize(&common_);
+    JoinRanges(&common_);
     const int64_t round_bytes = plan_.layout.round_bytes;
     const auto none = std::make_shared<const NodeReads>();
     SharedReads common;
@@ -198,7 +145,7 @@ class LocalReads {
         reads.push_back(common);
       } else {
         own_[node].insert(own_[node].end(), common_.begin(), common_.end());
-        Normalize(&own_[node]);
+        JoinRanges(&own_[node]);
         reads.push_back(std::make_shared<const NodeReads>(own_[node], index_, round_bytes));
       }
     }
@@ -315,7 +262,11 @@ std::vector<SharedReads> AssignReads(const Plan& plan, const SourceIndex& index,
       return reads;
     }
   }
-  return AssignShares(plan, index);
+  std::vector<SharedReads> reads;
+  for (const std::vector<FileRange>& share : ShareReads(plan, index, first_ranks)) {
+    reads.push_back(std::make_shared<const NodeReads>(share, index, plan.layout.round_bytes));
+  }
+  return reads;
 }
 
 }  // namespace zerocast

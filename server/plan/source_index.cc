@@ -4,6 +4,22 @@
 
 namespace zerocast {
 
+void JoinRanges(std::vector<FileRange>* ranges) {
+  std::sort(ranges->begin(), ranges->end());
+  size_t kept = 0;
+  for (const FileRange& range : *ranges) {
+    if (kept > 0) {
+      FileRange& last = (*ranges)[kept - 1];
+      if (last.file == range.file && range.begin <= last.end) {
+        last.end = std::max(last.end, range.end);
+        continue;
+      }
+    }
+    (*ranges)[kept++] = range;
+  }
+  ranges->resize(kept);
+}
+
 SourceIndex::SourceIndex(const Plan& plan) : plan_(plan) {
   const std::vector<ManifestTensor>& tensors = plan.manifest->tensors;
   // Counted, then placed: no list for each source.

@@ -23,6 +23,9 @@ inline bool operator<(const FileRange& a, const FileRange& b) {
   return a.file != b.file ? a.file < b.file : a.begin < b.begin;
 }
 
+// Sorts, and joins what touches or overlaps.
+void JoinRanges(std::vector<FileRange>* ranges);
+
 // A tensor of the manifest that some box reads; never empty.
 struct NeededSource {
   FileRange range;

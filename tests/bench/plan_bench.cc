@@ -1,5 +1,5 @@
-// From the bytes that an agent receives to a proved plan and its slices: time, memory and size over
-// four models and four world sizes.  Prints a table; asserts no time.
+// From the bytes that an agent receives to a proved plan, its schedule and slices: time, memory and
+// size over four models and four world sizes.  Prints a table; asserts no time.
 //
 //   plan_bench                 all models and world sizes, each measured in a process of its own
 //   plan_bench --one FILE      the measured process: the plan input that FILE holds
@@ -40,8 +40,8 @@ constexpr int kRepeats = 5;
 
 struct Measured {
   int64_t tensors = 0, targets = 0, boxes = 0, slices = 0;
-  double receive = 0, plan = 0, slice = 0;  // seconds
-  double peak_mb = 0;                       // of the process
+  double receive = 0, plan = 0, schedule = 0, slice = 0;  // seconds
+  double peak_mb = 0;                                     // of the process
 };
 
 // The boxes of the ranks of one node, as that node's agent cuts them.
@@ -71,6 +71,10 @@ Measured MeasureOnce(const std::string& bytes) {
   if (!plan.ok()) Die(plan.status().ToString());
   measured.plan = ProcessorSeconds() - start;
   start = ProcessorSeconds();
+  const absl::StatusOr<Schedule> schedule = Schedule::Create(*plan);
+  if (!schedule.ok()) Die(schedule.status().ToString());
+  measured.schedule = ProcessorSeconds() - start;
+  start = ProcessorSeconds();
   measured.slices = CountSlices(*plan, plan->layout.num_nodes / 2);
   measured.slice = ProcessorSeconds() - start;
   measured.tensors = static_cast<int64_t>(input->manifest->tensors.size());
@@ -93,12 +97,14 @@ int MeasureFile(const std::string& path) {
     const Measured next = MeasureOnce(bytes);
     best.receive = std::min(best.receive, next.receive);
     best.plan = std::min(best.plan, next.plan);
+    best.schedule = std::min(best.schedule, next.schedule);
     best.slice = std::min(best.slice, next.slice);
   }
-  std::printf("%8lld %8lld %8lld %8.1f %8.1f %8lld %8.1f %8.1f",
+  std::printf("%8lld %8lld %8lld %8.1f %8.1f %8.1f %8lld %8.1f %8.1f",
               static_cast<long long>(best.tensors), static_cast<long long>(best.targets),
               static_cast<long long>(best.boxes), best.receive * 1e3, best.plan * 1e3,
-              static_cast<long long>(best.slices), best.slice * 1e3, best.peak_mb);
+              best.schedule * 1e3, static_cast<long long>(best.slices), best.slice * 1e3,
+              best.peak_mb);
   return 0;
 }
 
@@ -145,9 +151,9 @@ int Main(int argc, char** argv) {
       "%s: processor time of one thread, the fastest of %d; "
       "peak is that of a whole process\n\n",
       argv[0], kRepeats);
-  std::printf("%-18s %6s %8s %8s %8s %8s %8s %8s %8s %8s %9s\n", "model", "world", "tensors",
-              "targets", "boxes", "recv ms", "plan ms", "slices", "slice ms", "peak MiB",
-              "wire MB");
+  std::printf("%-18s %6s %8s %8s %8s %8s %8s %8s %8s %8s %8s %9s\n", "model", "world", "tensors",
+              "targets", "boxes", "recv ms", "plan ms", "sched ms", "slices", "slice ms",
+              "peak MiB", "wire MB");
   for (const char* model : {"mixtral-8x7b", "qwen3-moe-235b", "deepseek-v3-671b", "kimi-k2-1t"}) {
     MeasureModel(argv[0], model, 1024);
   }
