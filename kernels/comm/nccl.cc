@@ -29,8 +29,9 @@ using Clock = std::chrono::steady_clock;
 
 // How often a call that waits looks for what its peers said of their ends.
 constexpr absl::Duration kLookAtPeers = absl::Milliseconds(20);
-// How long after a deadline, or an error of NCCL, peers are given to say that they are late, too.
-constexpr absl::Duration kHearPeers = absl::Milliseconds(250);
+// How long peers are given to say that they are late, too, or that they have lost somebody, too.
+constexpr absl::Duration kHearLate = absl::Milliseconds(250);
+constexpr absl::Duration kHearLost = absl::Seconds(1);
 // A peer that gave this call up is not waited for longer than this.
 constexpr absl::Duration kAfterLatePeer = absl::Seconds(1);
 // How long an abort may take until the device has left the caller's memory.
@@ -99,7 +100,7 @@ class Impl : public NcclCommunicator {
   absl::Status CheckPeers(const Call& call, Clock::time_point* late_since);
   absl::Status LateError(const Call& call);
   absl::Status LostError(const Call& call, const absl::Status& status);
-  NcclPeers HearPeers(const Call& call);
+  NcclPeers HearPeers(const Call& call, absl::Span<const int> peers, absl::Duration at_most);
   absl::Status Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
   bool Drain();
   void Finish(ncclComm_t comm);
@@ -313,9 +314,13 @@ absl::Status Impl::CheckNccl(const Call& call, ncclComm_t comm, bool* in_progres
 absl::Status Impl::CheckPeers(const Call& call, Clock::time_point* late_since) {
   if (abort_wanted_) return CheckOpen();
   const NcclPeers sorted = SortPeers(ends_.get(), call.peers, call.number);
-  if (!sorted.gone.empty()) {
-    return absl::UnavailableError(
-        absl::StrCat(call.what, ": gone: ", NamePeers(sorted.gone), ": ", sorted.reasons));
+  if (!sorted.left.empty()) {
+    return absl::UnavailableError(absl::StrCat(call.what, ": gone: ", sorted.Text()));
+  }
+  if (!sorted.failed.empty()) {
+    return LostError(call, absl::UnavailableError(absl::StrCat(
+                               NamePeers(sorted.failed),
+                               " failed: ", sorted.reasons.at(sorted.failed.front()))));
   }
   if (call.deadline.Passed()) return LateError(call);
   if (sorted.late.empty()) return absl::OkStatus();
@@ -323,16 +328,18 @@ absl::Status Impl::CheckPeers(const Call& call, Clock::time_point* late_since) {
   if (Clock::now() - *late_since < absl::ToChronoNanoseconds(kAfterLatePeer)) {
     return absl::OkStatus();
   }
-  return absl::UnavailableError(
-      absl::StrCat(call.what, ": given up by ", NamePeers(sorted.late), ": ", sorted.reasons));
+  return absl::UnavailableError(absl::StrCat(call.what, ": given up by ", NamePeers(sorted.late),
+                                             ": ", sorted.reasons.at(sorted.late.front())));
 }
 
 // Waits a little for what peers say; returns early when all have spoken.
-NcclPeers Impl::HearPeers(const Call& call) {
-  const Deadline deadline(kHearPeers);
+NcclPeers Impl::HearPeers(const Call& call, absl::Span<const int> peers, absl::Duration at_most) {
+  const Deadline deadline(at_most);
   for (;;) {
-    NcclPeers sorted = SortPeers(ends_.get(), call.peers, call.number);
-    if (sorted.silent.empty() || deadline.Passed() || abort_wanted_) return sorted;
+    NcclPeers sorted = SortPeers(ends_.get(), peers, call.number);
+    if (sorted.silent.empty() || !sorted.left.empty() || deadline.Passed() || abort_wanted_) {
+      return sorted;
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
 }
@@ -340,27 +347,33 @@ NcclPeers Impl::HearPeers(const Call& call) {
 absl::Status Impl::LateError(const Call& call) {
   const std::string late = absl::StrCat(" after ", absl::FormatDuration(call.timeout));
   ends_->Say({NcclEnd::kLate, completed_, absl::StrCat(call.what, ": not done", late)});
-  const NcclPeers sorted = HearPeers(call);
+  const NcclPeers sorted = HearPeers(call, call.peers, kHearLate);
   // Those that gave up at the same time were not waited for, unless there is nobody else.
   std::vector<int> missing = sorted.silent;
-  missing.insert(missing.end(), sorted.gone.begin(), sorted.gone.end());
+  missing.insert(missing.end(), sorted.left.begin(), sorted.left.end());
   return absl::DeadlineExceededError(absl::StrCat(
       call.what, ": still waiting for ", NamePeers(missing.empty() ? call.peers : missing), late));
 }
 
-// An error of NCCL, with the peers that it does not name: by what they said, else those that
-// said nothing.
+// The error of a peer that is lost, which NCCL does not name: by what all peers say.
 absl::Status Impl::LostError(const Call& call, const absl::Status& status) {
   if (!absl::IsUnavailable(status)) return status;
-  const NcclPeers sorted = HearPeers(call);
-  if (abort_wanted_) return CheckOpen();
-  if (!sorted.gone.empty()) {
-    return absl::UnavailableError(
-        absl::StrCat(call.what, ": gone: ", NamePeers(sorted.gone), ": ", sorted.reasons));
+  // First of all: others that wait for this participant shall not hold it for lost.
+  ends_->Say({NcclEnd::kFailed, completed_, std::string(status.message())});
+  std::vector<int> others;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_) others.push_back(peer);
   }
-  const std::vector<int>& lost = sorted.silent.empty() ? sorted.late : sorted.silent;
+  const NcclPeers all = HearPeers(call, others, kHearLost);
+  if (abort_wanted_) return CheckOpen();
+  // Peers of the call first; where they are victims, too, whoever it was.
+  NcclPeers sorted = SortPeers(ends_.get(), call.peers, call.number);
+  if (sorted.left.empty() && sorted.silent.empty()) sorted = all;
+  if (!sorted.left.empty()) {
+    return absl::UnavailableError(absl::StrCat(call.what, ": gone: ", sorted.Text()));
+  }
   return absl::UnavailableError(
-      absl::StrCat(call.what, ": lost ", NamePeers(lost), ": ", status.message()));
+      absl::StrCat(call.what, ": lost ", NamePeers(sorted.Culprits()), ": ", status.message()));
 }
 
 // Ends everything after an error; returns it, with what the clean-up met.

@@ -141,10 +141,9 @@ class Connecting {
   // UNAVAILABLE when one of the others has given up.
   absl::Status CheckPeers() {
     const NcclPeers sorted = SortPeers(ends_, peers_, 1);
-    const std::vector<int>& gone = sorted.gone.empty() ? sorted.late : sorted.gone;
-    if (gone.empty()) return absl::OkStatus();
-    return absl::UnavailableError(
-        absl::StrCat(What(), ": gone: ", NamePeers(gone), ": ", sorted.reasons));
+    // Silent ones may still connect.
+    if (sorted.silent.size() == peers_.size()) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(What(), ": gone: ", sorted.Text()));
   }
 
  public:

@@ -3,6 +3,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "kernels/comm/checks.h"
 
 namespace zerocast {
 namespace {
@@ -54,27 +55,42 @@ std::optional<NcclEnd> NcclEnds::Of(int peer) {
 
 NcclPeers SortPeers(NcclEnds* ends, absl::Span<const int> peers, uint64_t call) {
   NcclPeers sorted;
-  std::vector<int> left;
-  std::vector<int> failed;
-  std::map<int, std::string> reasons;
   for (const int peer : peers) {
     const std::optional<NcclEnd> end = ends->Of(peer);
     if (!end.has_value() || end->completed >= call) {
       sorted.silent.push_back(peer);
       continue;
     }
-    reasons[peer] = end->reason;
-    if (end->kind == NcclEnd::kLate && end->completed + 1 == call) {
+    sorted.reasons[peer] = end->reason;
+    if (end->kind == NcclEnd::kFailed) {
+      sorted.failed.push_back(peer);
+    } else if (end->kind == NcclEnd::kLate && end->completed + 1 == call) {
       sorted.late.push_back(peer);
     } else {
-      (end->kind == NcclEnd::kFailed ? failed : left).push_back(peer);
+      sorted.left.push_back(peer);
     }
   }
-  sorted.gone = left.empty() ? failed : left;
-  for (const int peer : sorted.gone.empty() ? sorted.late : sorted.gone) {
-    absl::StrAppend(&sorted.reasons, sorted.reasons.empty() ? "" : "; ", reasons[peer]);
-  }
   return sorted;
+}
+
+const std::vector<int>& NcclPeers::Culprits() const {
+  for (const std::vector<int>* peers : {&left, &silent, &late}) {
+    if (!peers->empty()) return *peers;
+  }
+  return failed;
+}
+
+std::string NcclPeers::Text() const {
+  const std::vector<int>& culprits = Culprits();
+  for (const int peer : culprits) {
+    const auto reason = reasons.find(peer);
+    if (reason != reasons.end()) {
+      return absl::StrCat(NamePeers(culprits), ": ", reason->second);
+    }
+  }
+  // Who says nothing is dead, or hangs: a victim knows what was seen of it.
+  const std::string& seen = reasons.empty() ? "no word of it" : reasons.begin()->second;
+  return absl::StrCat(NamePeers(culprits), ": ", seen);
 }
 
 }  // namespace zerocast

@@ -56,12 +56,19 @@ class NcclEnds {
 
 // The peers of call number `call` (from 1), by what they have said.
 struct NcclPeers {
-  std::vector<int> gone;    // will not take part in the call any more
+  std::vector<int> left;    // will not take part in the call any more, of themselves
+  std::vector<int> failed;  // will not either, because of others
   std::vector<int> late;    // gave this very call up at their deadlines
   std::vector<int> silent;  // may still come, or have done their part
-  std::string reasons;      // of those that are gone or late, in their words
+
+  // Those who are to blame for the end of the call: the first of left, silent, late and failed that
+  // has any.
+  const std::vector<int>& Culprits() const;
+  // "participant 2: aborted: enough": the culprits, and in their words, or those of a victim, why.
+  std::string Text() const;
+
+  std::map<int, std::string> reasons;
 };
-// Of those that are gone, only the ones that left of themselves, if there are any.
 NcclPeers SortPeers(NcclEnds* ends, absl::Span<const int> peers, uint64_t call);
 
 }  // namespace zerocast
