@@ -366,9 +366,9 @@ absl::Status Impl::LostError(const Call& call, const absl::Status& status) {
   }
   const NcclPeers all = HearPeers(call, others, kHearLost);
   if (abort_wanted_) return CheckOpen();
-  // Peers of the call first; where they are victims, too, whoever it was.
+  // Peers of the call first; where all of them are victims, too, whoever it was.
   NcclPeers sorted = SortPeers(ends_.get(), call.peers, call.number);
-  if (sorted.left.empty() && sorted.silent.empty()) sorted = all;
+  if (sorted.failed.size() == call.peers.size()) sorted = all;
   if (!sorted.left.empty()) {
     return absl::UnavailableError(absl::StrCat(call.what, ": gone: ", sorted.Text()));
   }
