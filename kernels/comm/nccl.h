@@ -49,7 +49,9 @@ absl::Status FindNccl();
 // lets stream() wait for that work first (cudaStreamWaitEvent(communicator->stream(), event, 0)).
 // When Exchange or Broadcast returns OK, its bytes are there for every stream and for the host.
 // After an error NCCL has left the caller's memory, too, unless the message says that the device
-// still uses it.
+// still uses it.  Freeing device or pinned memory waits for transfers in progress of all devices of
+// the process, and so for their peers: a load frees nothing between its first and its last call,
+// and who gives up calls Abort before it frees.
 //
 // Beyond the contract of Communicator:
 // - DATA_LOSS never comes: NCCL has no checksums.
