@@ -4,7 +4,8 @@
     python3 -m venv venv && venv/bin/pip install torch==2.15.0 && venv/bin/pip install deepspeed==0.19.8
     venv/bin/python tests/oracle/make_hpz.py [FOLDER]
 
-For each case it starts the ranks as processes on this machine's CPUs (gloo), builds the model of
+For each case it starts the ranks as processes on this machine's CPUs (gloo), forks of this one, which has imported the
+libraries once (the import costs more than all the rest), builds the model of
 tests/hpz_model.py under zero.Init, and writes FOLDER/wWhH.json (default: tests/data/hpz): for each rank and
 parameter the sizes of the primary and of the secondary partition and the SHA-256 of their bytes. The rest of a
 primary partition behind the parameter's elements is uninitialised memory and not hashed; the secondary's is zero.
@@ -12,12 +13,13 @@ primary partition behind the parameter's elements is uninitialised memory and no
 
 import hashlib
 import json
+import multiprocessing
 import os
 import pathlib
 import socket
-import subprocess
 import sys
 import tempfile
+import time
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
@@ -57,8 +59,10 @@ def build_model(torch):
     return module("")
 
 
-def run_rank(group_size):
-    """One rank; prints its record."""
+def run_rank(group_size, environment):
+    """One rank, in a process of its own; writes its record."""
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     import torch
 
     import deepspeed
@@ -90,36 +94,40 @@ def free_port():
 
 def run_case(world_size, group_size):
     """Starts the ranks; returns what they wrote."""
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "WORLD_SIZE": str(world_size),
-                       "LOCAL_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-                       "OMP_NUM_THREADS": "1", "DS_IGNORE_CUDA_DETECTION": "1"}
+        environment = {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": str(free_port())}
         files = [pathlib.Path(folder) / str(rank) for rank in range(world_size)]
-        ranks = [subprocess.Popen([sys.executable, "-B", __file__, "--rank", str(group_size)],
-                                  stdout=subprocess.DEVNULL,
-                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank),
-                                       "HPZ_OUT": str(file)})
+        ranks = [fork.Process(target=run_rank,
+                              args=(group_size, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                                                 "HPZ_OUT": str(file)}))
                  for rank, file in enumerate(files)]
+        deadline = time.monotonic() + TIMEOUT_S
         try:
-            codes = [process.wait(timeout=TIMEOUT_S) for process in ranks]
+            for process in ranks:
+                process.start()
+            for process in ranks:
+                process.join(max(0, deadline - time.monotonic()))
+            codes = [process.exitcode for process in ranks]
         finally:
             for process in ranks:
                 process.kill()
-        if any(codes):
+                process.join()
+        if any(code != 0 for code in codes):
             raise RuntimeError(f"the ranks ended with {codes}")
         return {"world_size": world_size, "zero_hpz_partition_size": group_size,
                 "ranks": [json.loads(file.read_text(encoding="utf-8")) for file in files]}
 
 
 def main(folder):
+    os.environ.update({"DS_ACCELERATOR": "cpu", "DS_IGNORE_CUDA_DETECTION": "1", "OMP_NUM_THREADS": "1"})
+    import deepspeed  # noqa: F401
     for world_size, group_size in CASES:
         path = folder / f"w{world_size}h{group_size}.json"
         path.write_text(json.dumps(run_case(world_size, group_size), indent=1) + "\n", encoding="utf-8")
-        print(path.name)
+        print(path.name, flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--rank"]:
-        run_rank(int(sys.argv[2]))
-    else:
-        main(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else TESTS / "data" / "hpz")
+    main(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else TESTS / "data" / "hpz")
