@@ -21,6 +21,7 @@ import pathlib
 
 import numpy as np
 import torch
+from splitmix import mix
 
 FLOATS = {
     "float8_e4m3fn": (torch.float8_e4m3fn, np.uint8),
@@ -44,15 +45,6 @@ INTEGERS = {
 TYPES = {**FLOATS, **INTEGERS}
 WIDE_INPUTS = 1 << 16
 OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "casts"
-
-
-def mix(index):
-    """splitmix64 of an index: the random inputs."""
-    with np.errstate(over="ignore"):
-        z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
 
 
 def inputs(name):

@@ -15,19 +15,12 @@ import pathlib
 
 import numpy
 import torch
+from splitmix import mix
 
 TARGETS = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64")
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 NUM_SCALES = 256
 OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "decodes"
-
-
-def mix(index):
-    """splitmix64 of each index."""
-    z = (index + numpy.uint64(1)) * numpy.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
-    return z ^ (z >> numpy.uint64(31))
 
 
 def checksum(tensor):
