@@ -1,6 +1,6 @@
 #include "client/agent/digest.h"
 
-#include <xxhash.h>
+#include "kernels/base/xxh3.h"
 
 namespace zerocast {
 

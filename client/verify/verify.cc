@@ -1,7 +1,5 @@
 #include "client/verify/verify.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -16,6 +14,7 @@
 #include "client/verify/checkpoint_files.h"
 #include "client/verify/materialise.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/xxh3.h"
 #include "server/base/errors.h"
 #include "server/conversion/pattern.h"
 

@@ -90,10 +90,10 @@ class GlooCommunicator : public Communicator {
   }
 
   absl::Status Transfer(absl::Span<const Message> sends, absl::Span<const Message> receives,
-                        absl::Duration timeout) {
+                        absl::Duration timeout, GlooTransfer::Passing* passing = nullptr) {
     if (links_ == nullptr) return absl::OkStatus();
-    ZC_RETURN_IF_ERROR(
-        GlooTransfer(links_.get(), watch_.get(), nonce_, calls_, timeout).Run(sends, receives));
+    ZC_RETURN_IF_ERROR(GlooTransfer(links_.get(), watch_.get(), nonce_, calls_, timeout)
+                           .Run(sends, receives, passing));
     for (const Message& send : sends) bytes_sent_ += send.num_bytes;
     for (const Message& receive : receives) bytes_received_ += receive.num_bytes;
     return absl::OkStatus();
@@ -112,8 +112,10 @@ class GlooCommunicator : public Communicator {
       if (place + bit < size_) sends.push_back({peer_at(place + bit), data, num_bytes});
     }
     if (place != 0) receives.push_back({peer_at(place - bit), data, num_bytes});
-    ZC_RETURN_IF_ERROR(Transfer({}, receives, deadline.Remaining()));
-    return Transfer(sends, {}, deadline.Remaining());
+    GlooTransfer::Passing passing;
+    ZC_RETURN_IF_ERROR(Transfer({}, receives, deadline.Remaining(), &passing));
+    passing.sent = passing.received;
+    return Transfer(sends, {}, deadline.Remaining(), &passing);
   }
 
   // From place to place, a segment at a time: each link carries the bytes once, however many
@@ -128,14 +130,16 @@ class GlooCommunicator : public Communicator {
     };
     const int64_t num_segments = (num_bytes + kSegmentBytes - 1) / kSegmentBytes;
     std::vector<Message> sends, receives;
+    GlooTransfer::Passing passing;
     for (int64_t step = 0; step <= num_segments; ++step) {
+      passing.sent = std::exchange(passing.received, absl::nullopt);
       sends.clear();
       receives.clear();
       if (place > 0 && step < num_segments) {
         receives.push_back(segment((rank_ - 1 + size_) % size_, step));
       }
       if (place + 1 < size_ && step > 0) sends.push_back(segment((rank_ + 1) % size_, step - 1));
-      ZC_RETURN_IF_ERROR(Transfer(sends, receives, deadline.Remaining()));
+      ZC_RETURN_IF_ERROR(Transfer(sends, receives, deadline.Remaining(), &passing));
     }
     return absl::OkStatus();
   }

@@ -1,7 +1,6 @@
 #include "kernels/comm/gloo_transfer.h"
 
 #include <gloo/transport/unbound_buffer.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <exception>
@@ -9,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/xxh3.h"
 #include "kernels/comm/checks.h"
 
 namespace zerocast {
@@ -62,8 +62,9 @@ GlooTransfer::GlooTransfer(GuardedContext* links, LinkWatch* watch, uint64_t non
 // Here, where the type of the buffers is complete.
 GlooTransfer::~GlooTransfer() = default;
 
-absl::Status GlooTransfer::Run(absl::Span<const Message> sends,
-                               absl::Span<const Message> receives) {
+absl::Status GlooTransfer::Run(absl::Span<const Message> sends, absl::Span<const Message> receives,
+                               Passing* passing) {
+  passing_ = passing;
   for (const Message& message : receives) AddMessage(message, /*is_send=*/false);
   for (const Message& message : sends) AddMessage(message, /*is_send=*/true);
   watch_->SetWaker([this] {
@@ -120,11 +121,25 @@ uint64_t GlooTransfer::Slot(const Message& message, bool is_send, uint64_t part)
 }
 
 GlooTransfer::Digest GlooTransfer::ComputeDigest(const Message& message, bool is_send) const {
+  uint64_t seed = 0;
+  if (passing_ == nullptr) {
+    seed = Slot(message, is_send, kTrailerPart);
+  } else {
+    const uint64_t name[] = {call_, static_cast<uint64_t>(message.num_bytes)};
+    seed = XXH3_64bits_withSeed(name, sizeof(name), nonce_);
+  }
   const uint64_t digest =
-      XXH3_64bits_withSeed(message.data, message.num_bytes, Slot(message, is_send, kTrailerPart));
+      XXH3_64bits_withSeed(message.data, static_cast<size_t>(message.num_bytes), seed);
   Digest bytes;
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(digest >> 8 * i);
   return bytes;
+}
+
+GlooTransfer::Digest GlooTransfer::DigestToSend(const Message& message) {
+  if (passing_ != nullptr && passing_->sent.has_value()) return *passing_->sent;
+  const Digest digest = ComputeDigest(message, /*is_send=*/true);
+  if (passing_ != nullptr) passing_->sent = digest;
+  return digest;
 }
 
 absl::Status GlooTransfer::PostAll() {
@@ -136,7 +151,7 @@ absl::Status GlooTransfer::PostAll() {
   // Last, so that the hashing runs while the event thread sends.
   for (Operation& operation : operations_) {
     if (!operation.is_send || operation.trailer == nullptr) continue;
-    operation.trailer->digest = ComputeDigest(operation.trailer->message, /*is_send=*/true);
+    operation.trailer->digest = DigestToSend(operation.trailer->message);
     ZC_RETURN_IF_ERROR(Post(operation));
   }
   return absl::OkStatus();
@@ -211,8 +226,11 @@ bool GlooTransfer::IsDone(Operation& operation) {
   return operation.done;
 }
 
-absl::Status GlooTransfer::CheckTrailer(const Trailer& trailer) const {
-  if (trailer.digest == ComputeDigest(trailer.message, /*is_send=*/false)) return absl::OkStatus();
+absl::Status GlooTransfer::CheckTrailer(const Trailer& trailer) {
+  if (trailer.digest == ComputeDigest(trailer.message, /*is_send=*/false)) {
+    if (passing_ != nullptr) passing_->received = trailer.digest;
+    return absl::OkStatus();
+  }
   return absl::DataLossError(absl::StrCat(what_, ": receive ", trailer.message.num_bytes,
                                           " bytes from participant ", trailer.message.peer,
                                           ": they do not match the digest sent with them"));

@@ -1,6 +1,7 @@
 #ifndef ZEROCAST_KERNELS_COMM_GLOO_TRANSFER_H_
 #define ZEROCAST_KERNELS_COMM_GLOO_TRANSFER_H_
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -12,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "kernels/base/mutex.h"
 #include "kernels/comm/communicator.h"
@@ -55,6 +57,15 @@ class LinkWatch {
 // One call: posts everything, waits for everything, checks every digest.
 class GlooTransfer {
  public:
+  using Digest = std::array<unsigned char, 8>;
+
+  // For messages whose bytes many participants get, each from another one: all that are sent hold
+  // the same bytes, of which there is one digest on all links, computed once.
+  struct Passing {
+    absl::optional<Digest> sent;      // when not set: is computed, and set
+    absl::optional<Digest> received;  // of the one message received; set once it has been checked
+  };
+
   // `call` counts the calls of this communicator; equal on all participants.
   GlooTransfer(GuardedContext* links, LinkWatch* watch, uint64_t nonce, uint64_t call,
                absl::Duration timeout);
@@ -64,11 +75,11 @@ class GlooTransfer {
 
   // Call once, with messages that CheckExchange accepts.  Afterwards no other thread uses their
   // memory.  Errors as Communicator::Exchange.
-  absl::Status Run(absl::Span<const Message> sends, absl::Span<const Message> receives);
+  // `passing`, where not null, says that the messages are passed on.
+  absl::Status Run(absl::Span<const Message> sends, absl::Span<const Message> receives,
+                   Passing* passing = nullptr);
 
  private:
-  using Digest = std::array<unsigned char, 8>;
-
   // The digest that travels behind a message.  A deque of these never moves them.
   struct Trailer {
     Message message;
@@ -90,6 +101,7 @@ class GlooTransfer {
   void AddOperation(Operation operation, void* data, size_t num_bytes);
   uint64_t Slot(const Message& message, bool is_send, uint64_t part) const;
   Digest ComputeDigest(const Message& message, bool is_send) const;
+  Digest DigestToSend(const Message& message);
 
   absl::Status PostAll();
   absl::Status Post(Operation& operation);
@@ -98,7 +110,7 @@ class GlooTransfer {
   WaitResult WaitOnce(Operation& operation, std::chrono::milliseconds timeout, std::string* error);
   bool IsDone(Operation& operation);
 
-  absl::Status CheckTrailer(const Trailer& trailer) const;
+  absl::Status CheckTrailer(const Trailer& trailer);
   absl::Status CheckLinks();
   absl::Status FailureOf(const Operation& operation, const std::string& error);
   absl::Status DeadlineError();
@@ -111,6 +123,7 @@ class GlooTransfer {
   const absl::Duration timeout_;
   const Deadline deadline_;
   const std::string what_;
+  Passing* passing_ = nullptr;
   std::deque<Trailer> trailers_;
   std::vector<Operation> operations_;
 };

@@ -17,9 +17,9 @@ namespace zerocast {
 // schedule.
 class RoundExchange {
  public:
-  // Less than this of a reader's round goes along in the messages: passing a broadcast on from node
-  // to node takes some hundred microseconds whatever its size (tests/bench/comm_bench).
-  static constexpr int64_t kLeastBroadcastBytes = int64_t{256} << 10;
+  // Less than this of a reader's round goes along in the messages: a broadcast more is a call more
+  // on each node.  Where both take as long (tests/bench/comm_bench: 4 and 8 nodes over loopback).
+  static constexpr int64_t kLeastBroadcastBytes = int64_t{1} << 20;
 
   RoundExchange(const Plan& plan, const Schedule& schedule, int64_t round, int32_t reader,
                 int64_t least_broadcast_bytes = kLeastBroadcastBytes);
