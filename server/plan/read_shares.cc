@@ -16,7 +16,7 @@ int64_t NumBytes(const FileRange& range) { return range.end - range.begin; }
 struct Wish {
   FileRange range;
   int32_t node = kAnyNode;
-  int64_t granted = 0;  // bytes of it that are the node's own
+  int64_t own = 0;  // bytes of it that lie in the node's partitions
 };
 
 // Finds out who holds what of the sources, in pieces of some size.
@@ -94,10 +94,10 @@ class Wishes {
           (last.node == node || NumBytes(last.range) < least_bytes_)) {
         last.range.end = range.end;
         if (last.node == node) {
-          last.granted += NumBytes(range);
-        } else if (NumBytes(range) > last.granted) {
+          last.own += NumBytes(range);
+        } else if (NumBytes(range) > last.own) {
           last.node = node;
-          last.granted = NumBytes(range);
+          last.own = NumBytes(range);
         }
         return;
       }
@@ -150,12 +150,16 @@ class Shares {
     for (int64_t node = 0; node < plan.layout.num_nodes; ++node) {
       const auto end =
           static_cast<int64_t>(static_cast<__int128>(total) * (node + 1) / plan.layout.num_nodes);
-      room_.push_back(end - begin);
+      accounts_.push_back({end - begin});
       begin = end;
     }
   }
 
   std::vector<std::vector<FileRange>> Run(const std::vector<Wish>& wishes) {
+    for (const Wish& wish : wishes) {
+      if (wish.node == kAnyNode) continue;
+      accounts_[static_cast<size_t>(wish.node)].wished += NumBytes(wish.range);
+    }
     for (const Wish& wish : wishes) Grant(wish);
     JoinRanges(&rest_);
     Distribute();
@@ -164,30 +168,48 @@ class Shares {
   }
 
  private:
+  // Bytes of one node.
+  struct Account {
+    int64_t share = 0;
+    int64_t wished = 0;
+    int64_t seen = 0;  // of those wished for, the ones that were considered
+    int64_t granted = 0;
+  };
+
+  // Of a node that wishes for more than its share, the same part of it everywhere in the files: in
+  // no round do all others read for that node.
   void Grant(const Wish& wish) {
     const FileRange& range = wish.range;
     if (wish.node == kAnyNode) return rest_.push_back(range);
-    int64_t& room = room_[static_cast<size_t>(wish.node)];
+    Account& account = accounts_[static_cast<size_t>(wish.node)];
+    account.seen += NumBytes(range);
     int64_t end = range.end;
-    if (room < NumBytes(range)) {
-      end = room < least_bytes_ ? range.begin
-                                : index_.ElementBoundary(range.file, range.begin + room);
+    if (account.wished > account.share) {
+      const auto allowed = static_cast<int64_t>(static_cast<__int128>(account.seen) *
+                                                account.share / account.wished);
+      const int64_t more = allowed - account.granted;
+      if (more < least_bytes_) {
+        end = range.begin;
+      } else if (more < NumBytes(range)) {
+        end = index_.ElementBoundary(range.file, range.begin + more);
+      }
     }
     if (end > range.begin) {
       shares_[static_cast<size_t>(wish.node)].push_back({range.file, range.begin, end});
-      room -= end - range.begin;
+      account.granted += end - range.begin;
     }
     if (end < range.end) rest_.push_back({range.file, end, range.end});
   }
 
-  // Each node has as much of what is left as it has room for, each end moved down to an element.
+  // Each node has as much of what is left as its share still holds, each end moved down to an
+  // element.
   void Distribute() {
     size_t at = 0;            // the range that the node's part begins in ...
     int64_t range_start = 0;  // ... and its place in the concatenation of rest_
     int64_t begin = 0;        // the part's place there
     int64_t wanted = 0;
     for (size_t node = 0; node < shares_.size(); ++node) {
-      wanted += room_[node];
+      wanted += accounts_[node].share - accounts_[node].granted;
       while (at < rest_.size() && begin < wanted) {
         const FileRange& range = rest_[at];
         const int64_t range_end = range_start + NumBytes(range);
@@ -212,7 +234,7 @@ class Shares {
   const SourceIndex& index_;
   const int64_t least_bytes_;
   std::vector<std::vector<FileRange>> shares_;
-  std::vector<int64_t> room_;  // by node: bytes until its share is full
+  std::vector<Account> accounts_;  // by node
   std::vector<FileRange> rest_;
 };
 

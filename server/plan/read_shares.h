@@ -18,8 +18,8 @@ inline constexpr int64_t kLeastShareBytes = int64_t{1} << 20;
 
 // By node, sorted and disjoint: all needed bytes, each once, the same number for every node but for
 // some of an element.  Where `least_bytes` and more of a source lie in partitions of one node's
-// ranks that node has them, as long as its share holds them: what a node reads for itself is not
-// sent.  All else lies one behind the other in file order, and each node has one range of that.
+// ranks that node has them, or as much of them as its share holds: what a node reads for itself is
+// not sent.  All else lies one behind the other in file order, and each node has one range of that.
 std::vector<std::vector<FileRange>> ShareReads(const Plan& plan, const SourceIndex& index,
                                                const std::vector<int32_t>& first_ranks,
                                                int64_t least_bytes = kLeastShareBytes);

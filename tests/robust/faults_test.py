@@ -198,7 +198,7 @@ class FaultsTest(unittest.TestCase):
         with cluster.Cluster(num_agents=2) as running:
             base = self.base(running)
             job = zc(running, "job", "submit", checkpoint, "--world-size", 4, "--node", "node0", "--node",
-                     "node1", "--round-bytes", "32K", "--start")
+                     "node1", "--move", "broadcast", "--round-bytes", "32K", "--start")
             self.assertEqual(job.code, 0, job)
             job = job.json()["job"]
 

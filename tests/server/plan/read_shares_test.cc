@@ -154,6 +154,25 @@ TEST(ReadSharesTest, NoNodeSendsMoreThanItReadsForOthers) {
   }
 }
 
+// A node that holds more than others gets it from them a little at a time: what it receives in a
+// round fits what is kept for it (DefaultRoundBytes).
+TEST(ReadSharesTest, NoNodeReceivesManyRoundsAtOnce) {
+  for (const std::string& kind : BenchKinds()) {
+    for (const Cluster& cluster : {Cluster{3, 2}, {7, 3}, {9, 8}, {17, 16}, {8, 4}}) {
+      SCOPED_TRACE(kind + ", " + std::to_string(cluster.world_size) + " ranks, " +
+                   std::to_string(cluster.num_nodes) + " nodes");
+      Plan plan = PlanOf(kind, cluster.world_size, cluster.num_nodes, MoveMode::kScatter);
+      plan.layout.round_bytes = 8 << 20;
+      ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
+      for (int32_t node = 0; node < cluster.num_nodes; ++node) {
+        const ExchangeBuffers buffers = ComputeExchangeBuffers(plan, schedule, node);
+        EXPECT_LE(buffers.sending + buffers.receiving, 6 * plan.layout.round_bytes)
+            << "node " << node;
+      }
+    }
+  }
+}
+
 // Without conversions, or with experts to stack, a node's parts are ranges of the files.
 TEST(ReadSharesTest, NodesReadWhatTheirOwnRanksHold) {
   for (const std::string kind : {"llama", "mixtral", "fp32"}) {
