@@ -5,6 +5,7 @@ partition with a reading of its own.
 """
 
 import array
+import contextlib
 import json
 import mmap
 import os
@@ -47,6 +48,15 @@ def rchar(pid):
         if line.startswith("rchar:"):
             return int(line.split()[1])
     raise AssertionError("no rchar")
+
+
+def memfds(pid):
+    """Arenas that a process has open."""
+    links = []
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(entry))
+    return sum("memfd:" in link for link in links)
 
 
 class Trainer:
@@ -198,12 +208,8 @@ class SharedLoadsTest(unittest.TestCase):
             self.assert_source(self.load(running, ["node2", "node3"]), "peers")
 
     def await_cached(self, running, num_bytes):
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            if sum(agent["cache_bytes"] for agent in running.agents()) >= num_bytes:
-                return
-            time.sleep(0.05)
-        self.fail(f"not kept: {running.agents()}")
+        self.until(f"{num_bytes} bytes to be kept",
+                   lambda: sum(agent["cache_bytes"] for agent in running.agents()) >= num_bytes)
 
     def test_a_donor_that_does_not_answer_means_the_files(self):
         with cluster.Cluster(2) as running:
@@ -217,6 +223,51 @@ class SharedLoadsTest(unittest.TestCase):
             finally:
                 os.kill(running.pid("node1"), signal.SIGCONT)
             self.assert_source(report, "files")
+
+    def test_a_donor_that_is_killed_while_it_gives_ends_the_load_with_its_name(self):
+        stage_timeout_s = 20
+        with cluster.Cluster(2, agent_args=["--send-rate=4M"]) as running:
+            self.load(running, ["node0", "node1"])
+            for index in (2, 3):
+                running.start_agent(index)
+            running.wait_for_agents(4)
+            takers = [running.pid(node) for node in ("node2", "node3")]
+            before = [memfds(pid) for pid in takers]
+            submitted = cluster.zerocast(
+                "--server", running.address, "--output", "json", "job", "submit", self.checkpoint, "--world-size", 4,
+                "--node", "node2", "--node", "node3", "--stage-timeout", stage_timeout_s, "--start")
+            self.assertEqual(submitted.code, 0, submitted)
+            job = submitted.json()["job"]
+
+            def takes():
+                shown = cluster.zerocast("--server", running.address, "--output", "json", "job", "get", job)
+                (load,) = shown.json()["loads"]
+                self.assertIn(load["state"], ("pending", "inspecting", "preparing", "loading"),
+                              "the load ended before the donor could be killed")
+                return any(node["bytes_received"] > 0 for node in load["nodes"])
+
+            self.until("shards on their way", takes)
+            os.kill(running.pid("node1"), signal.SIGKILL)
+            running.processes.pop("node1").wait()
+            killed = time.monotonic()
+            ended = cluster.zerocast("--server", running.address, "--output", "json", "job", "watch", job,
+                                     "--deadline", PATIENCE_S)
+            self.assertLess(time.monotonic() - killed, stage_timeout_s)
+            self.assertEqual(ended.code, 5, ended)
+            self.assertIn("node1", ended.json()["error"]["message"])
+            # What had come is gone, and the donor that lives has what it had.
+            self.until("the takers' memory to go", lambda: [memfds(pid) for pid in takers] == before)
+            again = self.load(running, ["node2", "node3"])
+            self.assertIn(again["source"], ("files", "peers"))
+            inside = self.load(running, ["node2", "node3"])
+            self.assert_source(inside, "cache")
+
+    def until(self, what, ready):
+        end = time.monotonic() + PATIENCE_S
+        while not ready():
+            if time.monotonic() > end:
+                self.fail(f"waited in vain for {what}")
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":
