@@ -137,11 +137,11 @@ class Cluster:
     def wait_for_agents(self, number):
         self._wait(f"{number} agents", lambda: len(self.agents()) == number)
 
-    def start_agent(self, index, roots=None):
+    def start_agent(self, index, roots=None, extra=()):
         name = f"node{index}"
         self._spawn(name, BIN / "zerocast-agent", f"--server={self.address}", f"--node={name}",
                     f"--socket={self.folder}/{name}.sock", "--bulk-host=127.0.0.1",
-                    *[f"--root={root}" for root in roots or self._roots], *self._agent_args)
+                    *[f"--root={root}" for root in roots or self._roots], *self._agent_args, *extra)
 
     def agents(self):
         result = zerocast("--server", self.address, "--output", "json", "agents")

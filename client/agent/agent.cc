@@ -188,6 +188,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   session.node_name = std::move(options.node_name);
   session.socket_path = std::move(options.socket_path);
   session.bulk_host = std::move(options.bulk_host);
+  session.max_buffer_bytes = options.max_buffer_bytes;
   session.version = ZEROCAST_VERSION;
   session.incarnation = RandomIncarnation();
   rep->session =

@@ -63,7 +63,8 @@ absl::Status CheckBuffers(const MemoryNeeds& needs, const Layout& layout,
           "plan the buffers: ", needs.buffers(), " bytes (", needs.reading, " to read, ",
           needs.sending, " to send, ", needs.receiving, " to receive, with rounds of ",
           layout.round_bytes, "), more than --max-buffer-memory ", max_buffer_bytes,
-          "; allow more, or load with a smaller --max-buffer-memory, which makes smaller rounds")),
+          "; allow more, or load with smaller rounds (--round-bytes, or a smaller "
+          "--max-buffer-memory of the load)")),
       "RESOURCE_EXHAUSTED");
 }
 

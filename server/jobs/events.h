@@ -34,6 +34,7 @@ struct AgentRegistered {
   std::vector<HeldLoad> held_loads;
   std::vector<HeldShards> held_shards;
   int64_t cache_bytes = 0;
+  int64_t max_buffer_bytes = 0;  // its own limit for one load; 0: not known
 };
 
 // What other loads can take from an agent, all of it.
@@ -213,6 +214,8 @@ struct CompilePlanCommand {
   int64_t epoch = 0;
   std::shared_ptr<const Job> job;
   std::string compressed_manifest;
+  // Of one node, beyond the arenas: the job's limit, or the smallest of the load's agents.
+  int64_t max_buffer_bytes = 0;
   // For a dry run: its answer also says what memory the nodes need.
   bool plan_only = false;
 };

@@ -42,6 +42,7 @@ struct Agent {
   absl::Duration last_heard;
   std::vector<HeldShards> held_shards;  // that other loads can take
   int64_t cache_bytes = 0;              // of those the ones that no load uses any more
+  int64_t max_buffer_bytes = 0;         // of one load; 0: not known
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.

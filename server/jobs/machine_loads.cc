@@ -213,8 +213,16 @@ void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Com
   run->compiling = true;
   run->reported[0] = true;
   RestartWait(run, now);
-  out->push_back(CompilePlanCommand{run->load.name, run->load.epoch, run->load.job,
-                                    event.compressed_manifest, run->load.plan_only});
+  CompilePlanCommand command{run->load.name, run->load.epoch, run->load.job,
+                             event.compressed_manifest};
+  command.max_buffer_bytes = run->load.job->max_buffer_bytes;
+  for (const SessionId session : run->sessions) {
+    const Agent* const agent = FindAgent(session);
+    if (agent == nullptr || agent->max_buffer_bytes == 0) continue;
+    command.max_buffer_bytes = std::min(command.max_buffer_bytes, agent->max_buffer_bytes);
+  }
+  command.plan_only = run->load.plan_only;
+  out->push_back(std::move(command));
 }
 
 void Machine::On(const PlanCompiled& event, const Moment& now, std::vector<Command>* out) {

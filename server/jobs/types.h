@@ -38,6 +38,8 @@ struct Job {
   bool compute_digests = false;
   absl::Duration stage_timeout = absl::Seconds(60);
   int64_t max_buffer_bytes = 0;  // of one node, beyond the arenas
+  // layout.round_bytes is what follows from max_buffer_bytes: less where an agent allows less.
+  bool round_follows_buffers = false;
   std::string resolved_config_json, config_dtype;
   JobState state = JobState::kActive;
   absl::Time create_time;

@@ -37,6 +37,9 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   input.model_spec_json = command.job->model_spec_json;
   input.key_mapping_json = command.job->key_mapping_json;
   input.layout = command.job->layout;
+  if (command.job->round_follows_buffers) {
+    input.layout.round_bytes = DefaultRoundBytes(command.max_buffer_bytes);
+  }
   Report report;
   absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
   // The report is there where the compiler came as far as the weights.
@@ -48,7 +51,7 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   out->plan = Summarize(*plan, schedule);
   if (command.plan_only) {
-    out->plan->memory_by_node = MemoryOfNodes(*plan, schedule, command.job->max_buffer_bytes);
+    out->plan->memory_by_node = MemoryOfNodes(*plan, schedule, command.max_buffer_bytes);
   }
   out->compressed_plan_input = std::make_shared<const std::string>(CompressPlanInput(input));
   return absl::OkStatus();

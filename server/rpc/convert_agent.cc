@@ -228,6 +228,9 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
                             absl::StrCat("must have at most ", kMaxTextBytes, " bytes")});
     }
   }
+  if (message.max_buffer_bytes() < 0) {
+    violations.push_back({"register.max_buffer_bytes", "must not be negative"});
+  }
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
   jobs::AgentRegistered event;
   event.session = session;
@@ -241,6 +244,7 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   }
   ZC_ASSIGN_OR_RETURN(event.held_shards, HeldFromProto(message.held_shards().shards()));
   event.cache_bytes = message.held_shards().cache_bytes();
+  event.max_buffer_bytes = message.max_buffer_bytes();
   return event;
 }
 

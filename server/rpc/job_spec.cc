@@ -138,6 +138,7 @@ void ReadBuffers(const v1::LoadOptions& options, jobs::Job* job, Violations* vio
     Add(violations, "spec.options.max_buffer_bytes",
         absl::StrCat("must be 0 or at least ", kMinBufferBytes, ", was ", job->max_buffer_bytes));
   }
+  job->round_follows_buffers = options.round_bytes() == 0;
   job->layout.round_bytes =
       options.round_bytes() != 0 ? options.round_bytes() : DefaultRoundBytes(job->max_buffer_bytes);
 }

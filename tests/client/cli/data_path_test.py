@@ -1,8 +1,11 @@
 """How a load may read and how much memory and network it may use: flags of load and agent."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -55,12 +58,32 @@ class DataPathTest(unittest.TestCase):
         with cluster.Cluster(num_agents=2, agent_args=["--max-buffer-memory", "1M"]) as running:
             allowed = cluster.zerocast("--server", running.address, *LOAD)
             self.assertEqual(allowed.code, 0, allowed)
-            # Threads that each need some.
+        # Threads that each need some.
         flags = ["--max-buffer-memory", "1M", "--threads", "64"]
         with cluster.Cluster(num_agents=2, agent_args=flags) as running:
             refused = cluster.zerocast("--server", running.address, *LOAD)
             self.assertEqual(refused.code, 5, refused)
             self.assertRegex(refused.stderr, r"plan the buffers: \d+ bytes \(\d+ to read")
+
+    def test_rounds_are_as_small_as_the_smallest_agent_wants_them(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="zc_data_path_"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        # 160 MB, of which each node gets half from the other.
+        cluster.write_safetensors(folder / "model.safetensors", {
+            f"w{index}": ("BF16", [5, 8 << 20], os.urandom(1 << 20) * 80) for index in range(2)})
+        load = ["--output", "json", "load", folder, "--world-size", 2, "--nodes", 2, "--move", "broadcast"]
+        with cluster.Cluster(num_agents=1) as running:
+            running.start_agent(1, extra=["--max-buffer-memory", "64M"])
+            running.wait_for_agents(2)
+            result = cluster.zerocast("--server", running.address, *load, "--verify", "--release")
+            self.assertEqual(result.code, 0, result)
+            for node in result.json()["nodes"]:
+                self.assertGreater(node["buffer_bytes"], 16 << 20)
+                self.assertLessEqual(node["buffer_bytes"], 64 << 20)
+            # Who says how large a round is gets that, or an error with the figures.
+            refused = cluster.zerocast("--server", running.address, *load, "--round-bytes", "32M")
+            self.assertEqual(refused.code, 5, refused)
+            self.assertRegex(refused.stderr, r"with rounds of 33554432.*--round-bytes")
 
     def test_an_agents_flags_that_are_wrong_are_told_together(self):
         result = subprocess.run(

@@ -25,6 +25,7 @@ inline Job TwoNodes(const std::string& name = "jobs/j") {
   job.layout.num_nodes = 2;
   job.layout.node_of_rank = PlaceRanks(4, 2);
   job.stage_timeout = absl::Seconds(60);
+  job.max_buffer_bytes = int64_t{100} << 20;
   return job;
 }
 
@@ -41,8 +42,10 @@ class MachineTest : public ::testing::Test {
     return out;
   }
   std::vector<Command> Register(const std::string& node, SessionId session,
-                                std::vector<HeldLoad> held = {}, uint64_t incarnation = 1) {
+                                std::vector<HeldLoad> held = {}, uint64_t incarnation = 1,
+                                int64_t max_buffer_bytes = 0) {
     AgentRegistered event;
+    event.max_buffer_bytes = max_buffer_bytes;
     event.session = session;
     event.node_name = node;
     event.incarnation = incarnation;

@@ -66,6 +66,28 @@ TEST_F(MachineTest, GoesFromPendingToReady) {
   EXPECT_EQ(load().shards[2].agent_socket, "/run/b");
 }
 
+TEST_F(MachineTest, PlansForTheSmallestLimitOfBuffers) {
+  constexpr int64_t kMib = int64_t{1} << 20;
+  struct Case {
+    int64_t of_a, of_b, expected;
+  };
+  const int64_t of_job = (*machine_.GetJob("jobs/j"))->max_buffer_bytes;
+  ASSERT_EQ(of_job, 100 * kMib);
+  for (const Case& c : {Case{0, 0, of_job}, Case{64 * kMib, 0, 64 * kMib},
+                        Case{64 * kMib, 32 * kMib, 32 * kMib}, Case{200 * kMib, 0, of_job}}) {
+    machine_ = Machine(MachineOptions());
+    machine_.AddJob(TwoNodes(), &ignored_);
+    Register("a", 1, {}, 1, c.of_a);
+    Register("b", 2, {}, 1, c.of_b);
+    Register("c", 3, {}, 1, kMib);  // no node of the load
+    Create();
+    const auto commands =
+        Only<CompilePlanCommand>(Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"}));
+    ASSERT_EQ(commands.size(), 1u);
+    EXPECT_EQ(commands[0].max_buffer_bytes, c.expected);
+  }
+}
+
 TEST_F(MachineTest, AnotherDigestIsRefused) {
   DriveTo(LoadState::kPreparing);
   const auto out = Apply(PlanReport{2, kLoad, 7, absl::OkStatus(), "other"});
