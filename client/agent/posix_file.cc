@@ -4,23 +4,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/agent/piece_cursor.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
-namespace {
-
-size_t TotalLength(absl::Span<const struct iovec> pieces) {
-  size_t total = 0;
-  for (const struct iovec& piece : pieces) total += piece.iov_len;
-  return total;
-}
-
-}  // namespace
 
 PosixFile::PosixFile(std::shared_ptr<PosixReaderState> reader, std::string path, int fd)
     : reader_(std::move(reader)), path_(std::move(path)), fd_(fd) {}
@@ -39,28 +30,20 @@ absl::StatusOr<FileIdentity> PosixFile::Identity() const {
 }
 
 absl::Status PosixFile::ReadAt(int64_t offset, absl::Span<const struct iovec> pieces) {
-  struct iovec call[kMaxPieces];
-  size_t skip = 0;  // bytes of pieces.front() that are there already
-  while (true) {
-    while (!pieces.empty() && skip >= pieces.front().iov_len) {
-      skip -= pieces.front().iov_len;
-      pieces.remove_prefix(1);
-    }
-    if (pieces.empty()) return absl::OkStatus();
-    const size_t count = std::min(pieces.size(), kMaxPieces);
-    std::copy_n(pieces.begin(), count, call);
-    call[0].iov_base = static_cast<char*>(call[0].iov_base) + skip;
-    call[0].iov_len -= skip;
-    const ssize_t got = Read(call, static_cast<int>(count), offset);
+  PieceCursor cursor(pieces);
+  while (!cursor.at_end()) {
+    const absl::Span<const struct iovec> call = cursor.Next();
+    const ssize_t got = Read(call.data(), static_cast<int>(call.size()), offset);
     if (got < 0) {
       if (errno == EINTR) continue;
       return ReadError(errno, offset);
     }
-    if (got == 0) return TooShort(offset, static_cast<int64_t>(TotalLength(pieces) - skip));
+    if (got == 0) return TooShort(offset, static_cast<int64_t>(cursor.BytesLeft()));
     CountRead(got);
     offset += got;
-    skip += static_cast<size_t>(got);
+    cursor.Advance(static_cast<size_t>(got));
   }
+  return absl::OkStatus();
 }
 
 ssize_t PosixFile::Read(const struct iovec* pieces, int count, int64_t offset) const {

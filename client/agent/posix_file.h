@@ -1,10 +1,7 @@
 #ifndef ZEROCAST_CLIENT_AGENT_POSIX_FILE_H_
 #define ZEROCAST_CLIENT_AGENT_POSIX_FILE_H_
 
-#include <limits.h>
-
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,10 +18,6 @@ namespace zerocast {
 inline constexpr int64_t kDirectAlignment = 4096;
 
 enum class Residency { kCached, kNotCached, kUnknown };
-
-// Pieces of memory that one system call fills.
-inline constexpr size_t kMaxPieces = 256;
-static_assert(kMaxPieces <= IOV_MAX);
 
 // What the files of one reader share.
 struct PosixReaderState {

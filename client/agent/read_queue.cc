@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/agent/piece_cursor.h"
 #include "kernels/base/mutex.h"
 
 namespace zerocast {
@@ -17,7 +18,7 @@ class Progress {
  public:
   void Begin(const ReadRequest& request) {
     request_ = &request;
-    rest_ = request.pieces;
+    cursor_ = PieceCursor(request.pieces);
     done_ = 0;
     is_done_ = false;
     status_ = absl::OkStatus();
@@ -40,13 +41,7 @@ class Progress {
   int64_t offset() const { return request_->offset + done_; }
 
   // The pieces of the next system call; they stay where they are until Advance.
-  absl::Span<const struct iovec> Next() {
-    const size_t count = std::min(rest_.size(), kMaxPieces);
-    call_.assign(rest_.begin(), rest_.begin() + static_cast<std::ptrdiff_t>(count));
-    call_[0].iov_base = static_cast<char*>(call_[0].iov_base) + skip_;
-    call_[0].iov_len -= skip_;
-    return call_;
-  }
+  absl::Span<const struct iovec> Next() { return cursor_.Next(); }
 
   // What the system call returned: bytes, or a negative error number.
   void Advance(int64_t result) {
@@ -66,25 +61,18 @@ class Progress {
     }
     request_->file->CountRead(std::min(result, request_->needed - done_));
     done_ += result;
-    skip_ += static_cast<size_t>(result);
-    while (!rest_.empty() && skip_ >= rest_.front().iov_len) {
-      skip_ -= rest_.front().iov_len;
-      rest_.remove_prefix(1);
-    }
+    cursor_.Advance(static_cast<size_t>(result));
     if (done_ >= request_->needed) Finish(absl::OkStatus());
   }
 
   void Finish(absl::Status status) {
     status_ = std::move(status);
     is_done_ = true;
-    skip_ = 0;
   }
 
  private:
   const ReadRequest* request_ = nullptr;
-  absl::Span<const struct iovec> rest_;
-  size_t skip_ = 0;  // bytes of rest_.front() that are there already
-  std::vector<struct iovec> call_;
+  PieceCursor cursor_;
   int fd_ = -1;
   int64_t done_ = 0;
   bool is_done_ = true;
