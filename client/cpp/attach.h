@@ -74,7 +74,7 @@ struct AttachOptions {
   absl::Duration timeout = absl::Seconds(30);
 };
 
-// Takes the shard of a rank from its node's agent: client/agent/README.md has the protocol. Errors:
+// Takes the shard of a rank from its node's agent: client/agent/HANDOVER.md has the protocol. Errors:
 //   NOT_FOUND, UNAVAILABLE  no agent behind the socket, or it did not answer.
 //   PERMISSION_DENIED       wrong user or token.
 //   FAILED_PRECONDITION     the load is not ready, or the shard was handed over before.

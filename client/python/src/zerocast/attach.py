@@ -1,6 +1,6 @@
 """Attaching to a shard: the client's side of the agent's hand-over protocol.
 
-The protocol is described in client/agent/README.md.
+The protocol is described in client/agent/HANDOVER.md.
 """
 
 from __future__ import annotations
