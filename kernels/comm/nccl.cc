@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 // How often a call that waits looks for what its peers said of their ends.
 constexpr absl::Duration kLookAtPeers = absl::Milliseconds(20);
 // How long peers are given to say that they are late, too, or that they have lost somebody, too.
-constexpr absl::Duration kHearLate = absl::Milliseconds(250);
+constexpr absl::Duration kHearLate = absl::Milliseconds(500);
 constexpr absl::Duration kHearLost = absl::Seconds(1);
 // A peer that gave this call up is not waited for longer than this.
 constexpr absl::Duration kAfterLatePeer = absl::Seconds(1);

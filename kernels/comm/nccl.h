@@ -61,7 +61,8 @@ absl::Status FindNccl();
 // destruction).
 //   When a peer's process died it comes where NCCL sees that (network transports); over NVLink and
 //   shared memory NCCL waits on, and the call ends by its deadline, or by Abort.
-// - DEADLINE_EXCEEDED may come 250 ms late: the time to learn which peers are late, too, and which
+// - DEADLINE_EXCEEDED may come half a second late: the time to learn which peers are late, too, and
+// which
 //   are missing.
 // - A broadcast counts as a ring's: what this participant got, and what it passed on.
 class NcclCommunicator : public Communicator {

@@ -126,7 +126,10 @@ class NcclProcesses : public ::testing::Test {
 
   void WaitFor(const std::string& key) { ASSERT_TRUE(rendezvous_.Get(key, kAll).ok()) << key; }
 
-  // Nobody waits longer than the time-out, or for a participant that is still there.
+  // Seconds within which healthy participants are done with anything: kernels of processes that
+  // share a GPU take turns.
+  static double Soon() { return cudaEmu() == nullptr ? 20 : 5; }
+
   const TempDir folder_;
   FileRendezvous rendezvous_{folder_.path()};
   const absl::Time deadline_ = absl::Now() + kAll;
@@ -147,17 +150,18 @@ TEST_F(NcclProcesses, AParticipantThatNeverComesIsNamed) {
 }
 
 TEST_F(NcclProcesses, OneThatHangsWhileConnectingEndsByTheDeadline) {
-  Start(2, 2, "stuck", 3);
+  Start(2, 2, "stuck", Soon());
   EXPECT_THAT(Text(0), StartsWith("DEADLINE_EXCEEDED: "));
   ASSERT_TRUE(rendezvous_.Put("end", "").ok());
   EXPECT_EQ(Text(1), "OK\n");
 }
 
 TEST_F(NcclProcesses, OneThatHangsBetweenRoundsIsNamed) {
-  Start(3, 3, "idle", 5);
+  Start(3, 3, "idle", Soon());
   for (int rank = 0; rank < 2; ++rank) {
-    EXPECT_THAT(Text(rank),
-                AllOf(StartsWith("DEADLINE_EXCEEDED: "), HasSubstr("waiting for participant 2 ")));
+    // With the other one, at worst, when it has no processor to say in time that it is late, too.
+    EXPECT_THAT(Text(rank), AllOf(StartsWith("DEADLINE_EXCEEDED: "),
+                                  ContainsRegex("waiting for participants? ([01], )?2 ")));
   }
   ASSERT_TRUE(rendezvous_.Put("end", "").ok());
   EXPECT_EQ(Text(2), "OK\n");
@@ -182,7 +186,7 @@ TEST_F(NcclProcesses, OneThatLeavesEndsTheOthers) {
 
 // Where NCCL sees the end of a process, its peers are lost at once; else by the deadline.
 TEST_F(NcclProcesses, OneThatIsKilledEndsTheOthersByTheDeadline) {
-  Start(3, 3, "loop", 10);
+  Start(3, 3, "loop", 2 * Soon());
   for (int rank = 0; rank < 3; ++rank) WaitFor(absl::StrCat("running/", rank));
   processes_[2]->Kill();
   for (int rank = 0; rank < 2; ++rank) {
