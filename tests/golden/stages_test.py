@@ -103,7 +103,12 @@ class StagesTest(unittest.TestCase):
         total = 4 * sum(math.prod(shape) for shape in hpz_model.SHAPES.values())
         for stage, world_size in ((0, 2), (2, 6)):
             result, _ = self.load(source, "--world-size", world_size, "--zero-stage", stage, nodes=2)
-            self.assertEqual(bytes_sent(result), total)
+            self.assert_sent(result, total, pieces=len(hpz_model.SHAPES) + 1)
+
+    def assert_sent(self, result, num_bytes, pieces):
+        """So much, but for what brings each piece to a multiple of 16 bytes."""
+        self.assertGreaterEqual(bytes_sent(result), num_bytes)
+        self.assertLessEqual(bytes_sent(result), num_bytes + 15 * pieces)
 
     def tiny_checkpoint(self):
         source = self.folder / "tiny"
@@ -160,8 +165,8 @@ class StagesTest(unittest.TestCase):
         result, _ = self.load(source, "--world-size", 4, "--ds-config", config, "--dtype", "stored",
                               nodes=2)
         # Each of the two nodes needs all, and reads half of it.
-        self.assertEqual(bytes_sent(result),
-                         4 * sum(math.prod(shape) for shape in hpz_model.SHAPES.values()))
+        self.assert_sent(result, 4 * sum(math.prod(shape) for shape in hpz_model.SHAPES.values()),
+                         pieces=2 * len(hpz_model.SHAPES) + 1)
 
     def test_groups_that_do_not_divide_the_ranks_are_refused_by_name(self):
         config = self.config("ds.json", {"train_batch_size": 4, "zero_optimization": {
