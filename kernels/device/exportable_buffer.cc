@@ -18,7 +18,8 @@ CUmemAllocationProp Properties(int device) {
   CUmemAllocationProp properties{};
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {device}};
+  properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  properties.location.id = device;
   return properties;
 }
 
@@ -110,7 +111,8 @@ absl::StatusOr<ExportableBuffer> ExportableBuffer::Map(Allocation allocation, in
       ToStatus(driver->map(range.address, range.num_bytes, 0, buffer.allocation_.get(), 0), what));
   buffer.mapping_ = UniqueHandle<MappingTraits>(range);
   CUmemAccessDesc access{};
-  access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {device}};
+  access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  access.location.id = device;
   access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
   ZC_RETURN_IF_ERROR(ToStatus(driver->set_access(range.address, range.num_bytes, &access, 1),
                               absl::StrCat(what, ": let the device use them")));
