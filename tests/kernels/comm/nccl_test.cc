@@ -6,7 +6,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -31,6 +33,7 @@ namespace zerocast {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -238,6 +241,61 @@ TEST_F(NcclTest, AnErrorOfNcclWithinATransferEndsAllParticipants) {
     EXPECT_LT(absl::Now() - begin, kLong / 2);
     EXPECT_EQ(emu_->objectsAlive(), before);
   }
+}
+
+// NCCL connects to a peer when it first has something for it, in the background.
+class Connecting : public NcclTest {
+ protected:
+  void TearDown() override { unsetenv("EMU_NCCL_CONNECT_MS"); }
+  static void TakesMillis(const char* number) { setenv("EMU_NCCL_CONNECT_MS", number, 1); }
+};
+
+TEST_F(Connecting, IsWaitedFor) {
+  TakesMillis("100");
+  for (const absl::Status& status : RunAll(
+           2, [&](int rank) { return Participate(Options(rank, 2), rendezvous_.get(), 1000); })) {
+    EXPECT_THAT(status, IsOk());
+  }
+}
+
+TEST_F(Connecting, ThatHangsEndsByTheDeadlineOrByAbort) {
+  TakesMillis("100000000");
+  const uint64_t before = emu_->objectsAlive();
+  const absl::Time begin = absl::Now();
+  {
+    Things things[] = {*Things::Create(0, 1000), *Things::Create(1, 1000)};
+    std::unique_ptr<NcclCommunicator> communicators[2];
+    RunAll(2, [&](int rank) {
+      communicators[rank] = *NcclCommunicator::Create(Options(rank, 2));
+      return absl::OkStatus();
+    });
+    std::atomic<int> calling{0};
+    const auto statuses = RunAll(3, [&](int r) {
+      if (r == 2) {
+        while (calling < 2) std::this_thread::yield();
+        communicators[1]->Abort("enough");
+        return absl::OkStatus();
+      }
+      ++calling;
+      return Work(*communicators[r], things[r], absl::Milliseconds(r == 0 ? 300 : 60000));
+    });
+    EXPECT_THAT(statuses[0], AnyOf(StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("1")),
+                                   StatusIs(absl::StatusCode::kUnavailable, HasSubstr("enough"))));
+    EXPECT_THAT(statuses[1], StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("enough")));
+    // And by the deadline, where nobody says anything.
+    rendezvous_ = std::make_shared<MapRendezvous>();
+    RunAll(2, [&](int rank) {
+      communicators[rank] = *NcclCommunicator::Create(Options(rank, 2));
+      return absl::OkStatus();
+    });
+    EXPECT_THAT(
+        Work(*communicators[0], things[0], absl::Milliseconds(300)),
+        StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("waiting for participant 1")));
+    communicators[0].reset();
+    communicators[1].reset();
+  }
+  EXPECT_LT(absl::Now() - begin, kLong / 2);
+  EXPECT_EQ(emu_->objectsAlive(), before);
 }
 
 struct Function {
