@@ -26,43 +26,6 @@ namespace {
 
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
-std::string PathOf(const std::string& folder, const ManifestFile& file) {
-  return absl::StrCat(folder, "/", file.path);
-}
-
-absl::Status CheckSize(const std::string& path, int64_t expected, int64_t found) {
-  if (expected == found) return absl::OkStatus();
-  return WithReason(
-      absl::AbortedError(absl::StrCat("check ", path, ": it has ", found, " bytes, and had ",
-                                      expected, " when its header was read: the file changed")),
-      "CHECKPOINT_CHANGED");
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const Schedule& schedule,
-                                                        int32_t node,
-                                                        const std::string& checkpoint_path,
-                                                        FileReader* reader,
-                                                        const FileObserver& about_to) {
-  FileIdentity unread;
-  unread.num_bytes = -1;
-  std::vector<FileIdentity> identities(plan.manifest->files.size(), unread);
-  for (int64_t round = 0; round < schedule.num_rounds(); ++round) {
-    for (const Extent& extent : schedule.Reads(round, node)) {
-      const size_t k = static_cast<size_t>(extent.file);
-      if (identities[k].num_bytes >= 0) continue;
-      const ManifestFile& file = plan.manifest->files[k];
-      const std::string path = PathOf(checkpoint_path, file);
-      ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", path)));
-      ZC_ASSIGN_OR_RETURN(identities[k], reader->IdentityOf(path));
-      ZC_RETURN_IF_ERROR(CheckSize(path, file.num_bytes, identities[k].num_bytes));
-    }
-  }
-  return identities;
-}
-
-namespace {
 
 // One round on its way.
 struct Slot {
@@ -148,8 +111,8 @@ struct RoundReader::State {
     return absl::StrCat("read ", PathOfFile(extent.file), " at offset ", extent.begin);
   }
   std::string PathOfFile(int32_t file) const {
-    return PathOf(options.checkpoint_path,
-                  options.plan->manifest->files[static_cast<size_t>(file)]);
+    return zerocast::PathOfFile(options.checkpoint_path,
+                                options.plan->manifest->files[static_cast<size_t>(file)]);
   }
   Slot& SlotOf(int64_t round) { return slots[static_cast<size_t>(round) % slots.size()]; }
   bool IsDone(const Slot& slot, int64_t round) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {

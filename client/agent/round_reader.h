@@ -16,6 +16,7 @@
 #include "client/agent/device_copier.h"
 #include "client/agent/file_work.h"
 #include "client/agent/fresh_memory.h"
+#include "client/agent/identify_files.h"
 #include "client/agent/placement.h"
 #include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
@@ -23,15 +24,6 @@
 #include "server/plan/schedule.h"
 
 namespace zerocast {
-
-// The identity of every file of the manifest that this node reads; files it does not read have
-// num_bytes -1.  `about_to` is told of every call to the file system.  Errors: those of
-// FileReader::Open; ABORTED, reason CHECKPOINT_CHANGED, when a size is not the manifest's.
-absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const Schedule& schedule,
-                                                        int32_t node,
-                                                        const std::string& checkpoint_path,
-                                                        FileReader* reader,
-                                                        const FileObserver& about_to = {});
 
 struct RoundReaderOptions {
   std::shared_ptr<const Plan> plan;
