@@ -37,7 +37,12 @@ class Result:
 
 
 def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b"", cwd=None):
-    """Runs the zerocast command on the bytes of stdin and returns its Result, whatever the exit code."""
+    """Runs the zerocast command on the bytes of stdin and returns its Result, whatever the exit code.
+
+    Loads go to the device that ZC_LOAD_DEVICE names, if it is set.
+    """
+    if "load" in args and os.environ.get("ZC_LOAD_DEVICE"):
+        args = (*args, "--device", os.environ["ZC_LOAD_DEVICE"])
     environment = {k: v for k, v in os.environ.items() if k != "ZEROCAST_SERVER"}
     environment.update(env or {})
     completed = subprocess.run([str(BIN / "zerocast"), *map(str, args)], input=stdin,

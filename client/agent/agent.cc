@@ -148,6 +148,9 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
                           }));
   environment.communicators =
       options.communicators != nullptr ? options.communicators : GlooCommunicators();
+  if (options.find_devices != nullptr) {
+    environment.devices = std::make_shared<DeviceFinder>(options.find_devices);
+  }
   environment.reader = options.reader;
   if (environment.reader == nullptr) {
     PosixReaderOptions reader_options;

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/agent/communicators.h"
+#include "client/agent/devices.h"
 #include "client/agent/memory_needs.h"
 #include "client/agent/reader.h"
 #include "server/base/clock.h"
@@ -60,6 +61,9 @@ struct AgentOptions {
 
   // How the nodes of a load are connected; null: Gloo on bulk_host.
   CommunicatorFactory communicators;
+  // Finds the devices for shards that lie on some, when the first such load comes; null:
+  // FindCudaDevices.
+  DeviceFinder::Find find_devices;
   // Reads checkpoint data; null: the file system, confined to `roots`.
   std::shared_ptr<FileReader> reader;
   const Clock* clock = Clock::Real();

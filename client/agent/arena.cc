@@ -42,10 +42,21 @@ absl::StatusOr<Arena> Arena::Create(const std::string& name, int64_t num_bytes) 
   return arena;
 }
 
+Arena Arena::OnDevice(std::unique_ptr<DeviceMemory> memory) {
+  Arena arena;
+  arena.fd_ = memory->fd();
+  arena.data_ = memory->data();
+  arena.num_bytes_ = memory->num_bytes();
+  arena.device_ = std::move(memory);
+  total_bytes += arena.num_bytes_;
+  return arena;
+}
+
 Arena::Arena(Arena&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       data_(std::exchange(other.data_, nullptr)),
-      num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+      num_bytes_(std::exchange(other.num_bytes_, 0)),
+      device_(std::move(other.device_)) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   if (this != &other) {
@@ -53,6 +64,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
     fd_ = std::exchange(other.fd_, -1);
     data_ = std::exchange(other.data_, nullptr);
     num_bytes_ = std::exchange(other.num_bytes_, 0);
+    device_ = std::move(other.device_);
   }
   return *this;
 }
@@ -60,11 +72,13 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 Arena::~Arena() { Reset(); }
 
 void Arena::Reset() {
-  if (data_ != nullptr) {
-    ::munmap(data_, static_cast<size_t>(num_bytes_));
-    total_bytes -= num_bytes_;
+  total_bytes -= num_bytes_;
+  if (device_ != nullptr) {
+    device_.reset();
+  } else {
+    if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(num_bytes_));
+    if (fd_ >= 0) ::close(fd_);
   }
-  if (fd_ >= 0) ::close(fd_);
   fd_ = -1;
   data_ = nullptr;
   num_bytes_ = 0;
@@ -83,9 +97,19 @@ absl::Status Arena::AddSeals(int seals, const char* what) {
   return absl::OkStatus();
 }
 
-absl::Status Arena::Seal() { return AddSeals(F_SEAL_SHRINK | F_SEAL_GROW, "seal the arena"); }
+absl::Status Arena::Seal() {
+  // The size of a device's memory never changes.
+  if (device_ != nullptr) return absl::OkStatus();
+  return AddSeals(F_SEAL_SHRINK | F_SEAL_GROW, "seal the arena");
+}
 
 absl::Status Arena::SealForSharing() {
+  if (device_ != nullptr) {
+    return WithReason(absl::UnimplementedError("seal the arena against writing: it lies on a "
+                                               "device, whose memory has no such seal; attach with "
+                                               "mode shared"),
+                      "UNSUPPORTED");
+  }
   return AddSeals(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE,
                   "seal the arena against writing");
 }

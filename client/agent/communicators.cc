@@ -54,7 +54,7 @@ CommunicatorFactory GlooCommunicators() {
     options.size = request.num_nodes;
     options.bind_host = request.bulk_host;
     options.nonce = request.nonce;
-    options.rendezvous = request.rendezvous;
+    options.rendezvous = request.rendezvous.get();
     options.connect_timeout = request.timeout;
     options.cancelled = request.cancelled;
     return MakeGlooCommunicator(options);

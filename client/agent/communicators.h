@@ -19,8 +19,8 @@ struct CommunicatorRequest {
   int node = 0;
   int num_nodes = 1;
   std::string bulk_host;
-  uint64_t nonce = 0;                // equal on all nodes of this epoch
-  Rendezvous* rendezvous = nullptr;  // lives until the factory returns
+  uint64_t nonce = 0;  // equal on all nodes of this epoch
+  std::shared_ptr<Rendezvous> rendezvous;
   absl::Duration timeout;
   std::function<bool()> cancelled;
 };

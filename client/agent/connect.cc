@@ -12,9 +12,12 @@ namespace {
 // A rendezvous between this agent and the others of one epoch, through the server.
 class RelayedRendezvous : public Rendezvous {
  public:
-  RelayedRendezvous(AgentEvents* events, const LoadKey& key, std::string prefix,
+  RelayedRendezvous(std::shared_ptr<AgentEvents> events, LoadKey key, std::string prefix,
                     MapRendezvous* entries)
-      : events_(events), key_(key), prefix_(std::move(prefix)), entries_(entries) {}
+      : events_(std::move(events)),
+        key_(std::move(key)),
+        prefix_(std::move(prefix)),
+        entries_(entries) {}
 
   absl::Status Put(absl::string_view name, absl::string_view value) override {
     const std::string full = absl::StrCat(prefix_, name);
@@ -27,8 +30,8 @@ class RelayedRendezvous : public Rendezvous {
   }
 
  private:
-  AgentEvents* const events_;
-  const LoadKey& key_;
+  const std::shared_ptr<AgentEvents> events_;
+  const LoadKey key_;
   const std::string prefix_;
   MapRendezvous* const entries_;
 };
@@ -38,8 +41,6 @@ class RelayedRendezvous : public Rendezvous {
 absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
     const LoadEnvironment& environment, const ConnectRequest& request) {
   const bool peers = request.kind == LinkKind::kPeers;
-  RelayedRendezvous rendezvous(environment.events.get(), request.key, peers ? "peers/" : "",
-                               request.entries);
   CommunicatorRequest wanted;
   wanted.load = peers ? absl::StrCat(request.key.load, "/peers") : request.key.load;
   wanted.epoch = request.key.epoch;
@@ -47,10 +48,13 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
   wanted.num_nodes = request.num_participants;
   wanted.bulk_host = environment.bulk_host;
   wanted.nonce = request.nonce;
-  wanted.rendezvous = &rendezvous;
+  wanted.rendezvous = std::make_shared<RelayedRendezvous>(environment.events, request.key,
+                                                          peers ? "peers/" : "", request.entries);
   wanted.timeout = request.timeout;
-  wanted.cancelled = [cancelled = request.cancelled] { return cancelled->load(); };
-  absl::StatusOr<std::unique_ptr<Communicator>> communicator = environment.communicators(wanted);
+  wanted.cancelled = request.cancelled;
+  absl::StatusOr<std::unique_ptr<Communicator>> communicator =
+      request.devices == nullptr ? environment.communicators(wanted)
+                                 : request.devices->Connect(request.device, wanted);
   if (communicator.ok()) return communicator;
   return WithReason(
       Annotate(communicator.status(), peers ? "connect to the agents that give or take shards"

@@ -1,8 +1,8 @@
 #ifndef ZEROCAST_CLIENT_AGENT_CONNECT_H_
 #define ZEROCAST_CLIENT_AGENT_CONNECT_H_
 
-#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,9 +25,13 @@ struct ConnectRequest {
   int participant = 0;
   int num_participants = 1;
   uint64_t nonce = 0;
-  MapRendezvous* entries = nullptr;  // what the others have put, through the server
+  // What the others have put, through the server; outlives the communicator.
+  MapRendezvous* entries = nullptr;
   absl::Duration timeout;
-  const std::atomic<bool>* cancelled = nullptr;
+  // Not null: memory of its device number `device` is exchanged.
+  Devices* devices = nullptr;
+  int device = 0;
+  std::function<bool()> cancelled;
 };
 
 // Connects through the server.  Errors: those of CommunicatorFactory, with reason EXCHANGE_FAILED.

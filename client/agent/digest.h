@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "client/agent/arena.h"
 #include "server/plan/plan.h"
 
 namespace zerocast {
@@ -14,6 +16,14 @@ std::vector<uint64_t> PartitionDigests(const Plan& plan, const char* arena);
 
 // The same of each secondary partition, of the targets that have one.
 std::vector<uint64_t> SecondaryDigests(const Plan& plan, const char* arena);
+
+// Of both kinds, of a finished arena, on a device or not.  Errors: those of
+// DeviceMemory::CopyToHost.
+struct ArenaDigests {
+  std::vector<uint64_t> partitions;
+  std::vector<uint64_t> secondary;
+};
+absl::StatusOr<ArenaDigests> DigestsOf(const Plan& plan, const Arena& arena);
 
 }  // namespace zerocast
 

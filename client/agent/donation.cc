@@ -45,7 +45,7 @@ absl::Status Donation::Run() {
   request.nonce = command_.nonce;
   request.entries = &rendezvous_;
   request.timeout = command_.stage_timeout;
-  request.cancelled = &cancelled_;
+  request.cancelled = [this] { return cancelled_.load(); };
   ZC_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> connected,
                       ConnectThroughServer(*environment_, request));
   TransferOptions options;

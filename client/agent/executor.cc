@@ -12,6 +12,7 @@
 #include "client/agent/placement.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/messages.h"
 #include "server/plan/round_exchange.h"
 
 namespace zerocast {
@@ -61,6 +62,7 @@ class Executor {
 
   absl::Status Check() const;
   absl::Status StartUnpacking();
+  absl::Status ReserveMessages();
   absl::StatusOr<std::unique_ptr<RoundReader>> StartReading();
   absl::Status RunRound(int64_t round, RoundReader* reader);
   absl::StatusOr<std::vector<Message>> PlaceReceives(int64_t round,
@@ -116,12 +118,26 @@ absl::Status Executor::StartUnpacking() {
   if (num_nodes_ > 1) {
     for (RoundMessages& round : messages_) round.by_node.resize(static_cast<size_t>(num_nodes_));
   }
-  if (options_.device != nullptr) return absl::OkStatus();
+  if (options_.device != nullptr) return ReserveMessages();
   fresh_ = std::make_shared<FreshMemory>(options_.arenas.data, plan_.arena_bytes);
   destination_.fresh = fresh_.get();
   if (num_nodes_ == 1) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(pool_, CopyPool::Create(num_threads_));
   destination_.pool = pool_.get();
+  return absl::OkStatus();
+}
+
+// The most that any round needs: later to make room on a device could wait for the other nodes.
+absl::Status Executor::ReserveMessages() {
+  if (num_nodes_ == 1) return absl::OkStatus();
+  const ExchangeBuffers most = ComputeExchangeBuffers(plan_, schedule_, options_.node);
+  for (size_t k = 0; k < 2; ++k) {
+    for (const auto& [which, num_bytes] : {std::pair(kOutgoingMessages, most.outgoing[k]),
+                                           std::pair(kIncomingMessages, most.incoming[k]),
+                                           std::pair(kIncomingBroadcasts, most.broadcasts[k])}) {
+      ZC_RETURN_IF_ERROR(options_.device->ReserveMessages(which + k, num_bytes).status());
+    }
+  }
   return absl::OkStatus();
 }
 

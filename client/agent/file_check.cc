@@ -10,31 +10,52 @@
 
 namespace zerocast {
 
+namespace {
+
+// Of all files that some participant reads, as IdentifyFiles.
+absl::StatusOr<std::vector<FileIdentity>> IdentifyAll(const Participants& participants,
+                                                      const std::string& folder, FileReader* reader,
+                                                      const FileObserver& about_to) {
+  std::vector<FileIdentity> all;
+  for (const int32_t number : participants.numbers) {
+    ZC_ASSIGN_OR_RETURN(std::vector<FileIdentity> identities,
+                        IdentifyFiles(*participants.plan, *participants.schedule, number, folder,
+                                      reader, about_to));
+    if (all.empty()) all = identities;
+    for (size_t k = 0; k < all.size(); ++k) {
+      if (all[k].num_bytes < 0) all[k] = identities[k];
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
 bool NamesContent(const Layout& layout, int32_t node) {
   return node == 0 || layout.read_mode == ReadMode::kLocal;
 }
 
 absl::StatusOr<CheckedFiles> CheckFiles(const LoadEnvironment& environment,
                                         const std::shared_ptr<const Plan>& plan,
-                                        const std::shared_ptr<const Schedule>& schedule,
+                                        const Participants& participants,
                                         const PrepareCommand& command,
                                         const std::atomic<bool>* cancelled) {
   const int32_t node = command.node;
   const bool names_content = NamesContent(plan->layout, node);
-  if (schedule->ReadBytes(node) == 0 && !names_content) {
+  if (participants.ReadBytes() == 0 && !names_content) {
     CheckedFiles none;
     ZC_ASSIGN_OR_RETURN(none.identities,
-                        IdentifyFiles(*plan, *schedule, node, "", environment.reader.get()));
+                        IdentifyAll(participants, "", environment.reader.get(), {}));
     return none;
   }
   // The thread may be left behind: it gets what it needs, and nothing of the load.
-  const auto check = [roots = environment.roots, reader = environment.reader, plan, schedule, node,
-                      names_content, path = command.checkpoint_path](
+  const auto check = [roots = environment.roots, reader = environment.reader, plan, participants,
+                      node, names_content, path = command.checkpoint_path](
                          const FileObserver& about_to) -> absl::StatusOr<CheckedFiles> {
     CheckedFiles checked;
     ZC_ASSIGN_OR_RETURN(checked.folder, ResolveCheckpoint(roots, path, about_to));
-    ZC_ASSIGN_OR_RETURN(checked.identities, IdentifyFiles(*plan, *schedule, node, checked.folder,
-                                                          reader.get(), about_to));
+    ZC_ASSIGN_OR_RETURN(checked.identities,
+                        IdentifyAll(participants, checked.folder, reader.get(), about_to));
     Manifest read_here;
     for (size_t k = 0; k < checked.identities.size(); ++k) {
       if (checked.identities[k].num_bytes < 0) continue;

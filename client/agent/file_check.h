@@ -9,9 +9,9 @@
 #include "absl/status/statusor.h"
 #include "client/agent/load_environment.h"
 #include "client/agent/messages.h"
+#include "client/agent/participants.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
-#include "server/plan/schedule.h"
 
 namespace zerocast {
 
@@ -30,7 +30,7 @@ bool NamesContent(const Layout& layout, int32_t node);
 // have at all.  Errors: as Load::Prepare's about files.
 absl::StatusOr<CheckedFiles> CheckFiles(const LoadEnvironment& environment,
                                         const std::shared_ptr<const Plan>& plan,
-                                        const std::shared_ptr<const Schedule>& schedule,
+                                        const Participants& participants,
                                         const PrepareCommand& command,
                                         const std::atomic<bool>* cancelled);
 

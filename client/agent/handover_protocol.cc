@@ -159,9 +159,13 @@ std::string AttachAnswer(const ShardOffer& offer) {
                  {"world_size", offer.index->world_size},
                  {"plan_digest", offer.index->plan_digest},
                  {"mode", std::string(AttachModeName(offer.mode))},
-                 {"way", "memfd"},
+                 {"way", offer.way},
                  {"arena_bytes", offer.arena_bytes},
                  {"targets", std::move(targets)}};
+  if (offer.allocation_bytes > 0) {
+    answer["device"] = offer.device_uuid;
+    answer["allocation_bytes"] = offer.allocation_bytes;
+  }
   if (offer.index->secondary_group_size > 0) {
     answer["secondary_group_size"] = offer.index->secondary_group_size;
   }

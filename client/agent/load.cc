@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/agent/digest.h"
-#include "client/agent/executor.h"
 #include "client/agent/file_check.h"
+#include "client/agent/node_reading.h"
 #include "client/agent/path_policy.h"
 #include "client/agent/peer_transfer.h"
 #include "client/agent/placement.h"
@@ -78,20 +78,20 @@ absl::StatusOr<PreparedPlan> Load::Prepare(const PrepareCommand& command) {
   progress.node_name = environment_->node_name;
   Report(progress);
   ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, Compile(command));
-  ZC_ASSIGN_OR_RETURN(Schedule schedule, Schedule::Create(*plan));
   plan_ = plan;
-  // The schedule refers to the plan: whoever holds it holds both.
-  schedule_ = std::shared_ptr<const Schedule>(new Schedule(std::move(schedule)),
-                                              [plan](const Schedule* owned) { delete owned; });
+  ZC_RETURN_IF_ERROR(FindDevices());
+  ZC_ASSIGN_OR_RETURN(participants_, MakeParticipants(plan, command.node));
   ZC_RETURN_IF_ERROR(PlanBuffers());
   ZC_ASSIGN_OR_RETURN(CheckedFiles files,
-                      CheckFiles(*environment_, plan_, schedule_, command_, &cancelled_));
+                      CheckFiles(*environment_, plan_, participants_, command_, &cancelled_));
   if (!files.folder.empty()) command_.checkpoint_path = std::move(files.folder);
   identities_ = std::move(files.identities);
-  held_ = environment_->cache->Find(plan_->digest);
   PreparedPlan prepared;
   prepared.digest = plan_->digest;
-  prepared.content_key = std::move(files.content_key);
+  if (!on_devices()) {
+    held_ = environment_->cache->Find(plan_->digest);
+    prepared.content_key = std::move(files.content_key);
+  }
   prepared.held = ListHeld(held_);
   // Where all is here already, none may ever be needed.
   if (!HoldsAllOwn(prepared.held)) ZC_RETURN_IF_ERROR(MakeArenas(OwnRanks()));
@@ -119,23 +119,55 @@ absl::Status Load::MakeArenas(const std::vector<int32_t>& ranks) {
   arena_ranks_ = ranks;
   for (const int32_t rank : ranks) {
     if (cancelled_) return Cancelled("prepare");
-    ZC_ASSIGN_OR_RETURN(
-        Arena arena,
-        Arena::Create(absl::StrCat("zerocast-", key_.load, "-rank-", rank), plan_->arena_bytes));
+    ZC_ASSIGN_OR_RETURN(Arena arena, MakeArena(rank));
     arenas_->push_back(std::move(arena));
   }
   return absl::OkStatus();
 }
 
+absl::StatusOr<Arena> Load::MakeArena(int32_t rank) const {
+  if (!on_devices()) {
+    return Arena::Create(absl::StrCat("zerocast-", key_.load, "-rank-", rank), plan_->arena_bytes);
+  }
+  const int device = rank - RanksOfNode(plan_->layout, command_.node).first;
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> memory =
+      devices_->Allocate(device, plan_->arena_bytes);
+  if (memory.ok()) return Arena::OnDevice(*std::move(memory));
+  return Annotate(memory.status(), absl::StrCat("make the shard of rank ", rank, " on ",
+                                                devices_->Describe(device)));
+}
+
+absl::Status Load::FindDevices() {
+  if (!on_devices()) return absl::OkStatus();
+  const std::string what = absl::StrCat("prepare ", key_.load, " on node ", environment_->node_name,
+                                        " with --device cuda");
+  absl::StatusOr<std::shared_ptr<Devices>> found = environment_->devices->Get();
+  if (!found.ok()) return Annotate(found.status(), what);
+  devices_ = *std::move(found);
+  const auto num_ranks = static_cast<int>(OwnRanks().size());
+  if (num_ranks <= devices_->count()) return absl::OkStatus();
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          what, ": the job has ", num_ranks, " ranks there, and the agent sees ", devices_->count(),
+          " devices; each rank needs one: use more nodes, or let the agent see more devices")),
+      "UNSUPPORTED");
+}
+
 absl::Status Load::PlanBuffers() {
   int64_t limit = environment_->max_buffer_bytes;
   if (command_.max_buffer_bytes > 0) limit = std::min(limit, command_.max_buffer_bytes);
-  num_threads_ = ReadingThreads(environment_->num_threads);
-  chunk_bytes_ = ChunkBytes(plan_->layout, num_threads_, limit);
-  const MemoryNeeds needs =
-      ComputeMemoryNeeds(*plan_, *schedule_, command_.node, num_threads_, chunk_bytes_);
-  buffer_bytes_ = needs.buffers();
-  return CheckBuffers(needs, plan_->layout, limit);
+  const Plan& plan = *participants_.plan;
+  const auto count = static_cast<int>(participants_.numbers.size());
+  num_threads_ = std::max(1, ReadingThreads(environment_->num_threads) / count);
+  chunk_bytes_ = ChunkBytes(plan.layout, num_threads_, limit);
+  buffer_bytes_ = 0;
+  for (const int32_t number : participants_.numbers) {
+    const MemoryNeeds needs =
+        ComputeMemoryNeeds(plan, *participants_.schedule, number, num_threads_, chunk_bytes_);
+    ZC_RETURN_IF_ERROR(CheckBuffers(needs, plan.layout, limit));
+    buffer_bytes_ += needs.buffers();
+  }
+  return absl::OkStatus();
 }
 
 bool Load::BeginRun() { return may_run_.exchange(false); }
@@ -149,7 +181,7 @@ NodeResult Load::Run(const StartCommand& start) {
   result.progress.seconds.prepare = prepare_duration_;
   result.status = RunStages(start, &result);
   result.progress.seconds.total = environment_->clock->Steady() - began;
-  DropCommunicator();
+  links_.Drop();
   if (result.status.ok()) {
     result.progress.stage = NodeStage::kDone;
   } else {
@@ -160,7 +192,7 @@ NodeResult Load::Run(const StartCommand& start) {
   taken_.clear();
   held_.clear();
   plan_.reset();
-  schedule_.reset();
+  participants_ = {};
   identities_.clear();
   return result;
 }
@@ -216,41 +248,52 @@ ShardLease* Load::FindHeld(const std::string& content_key, int32_t rank) {
 }
 
 absl::Status Load::Read(NodeProgress* progress) {
-  progress->num_rounds = schedule_->num_rounds();
-  progress->bytes_to_read = schedule_->ReadBytes(command_.node);
-  progress->stage = NodeStage::kConnecting;
-  if (NeedsExchange(plan_->layout)) {
-    ConnectRequest request;
-    request.participant = command_.node;
-    request.num_participants = plan_->layout.num_nodes;
-    ZC_RETURN_IF_ERROR(Connect(std::move(request), progress));
-  }
-  return Execute(progress);
-}
-
-absl::Status Load::Connect(ConnectRequest request, NodeProgress* progress) {
+  progress->num_rounds = participants_.schedule->num_rounds();
+  progress->bytes_to_read = participants_.ReadBytes();
   progress->stage = NodeStage::kConnecting;
   Report(*progress);
-  const absl::Duration start = environment_->clock->Steady();
+  const absl::Duration began = environment_->clock->Steady();
+  std::atomic<bool> is_connected{false};
+  NodeReadingOptions options;
+  options.environment = environment_;
+  options.devices = devices_;
+  options.participants = participants_;
+  options.command = command_;
+  options.identities = identities_;
+  options.arenas = arenas_;
+  options.num_threads = num_threads_;
+  options.chunk_bytes = chunk_bytes_;
+  options.connect = [&](size_t k, const std::function<bool()>& cancelled) {
+    ConnectRequest request;
+    request.participant = participants_.numbers[k];
+    request.num_participants = participants_.plan->layout.num_nodes;
+    if (on_devices()) {
+      request.devices = devices_.get();
+      request.device = static_cast<int>(k);
+    }
+    request.cancelled = cancelled;
+    return Connect(std::move(request));
+  };
+  options.abort = [this](const std::string& why) { links_.Abort(why); };
+  options.cancelled = &cancelled_;
+  options.on_progress = [&] {
+    if (progress->stage == NodeStage::kLoading && !is_connected.exchange(true)) {
+      progress->seconds.connect = environment_->clock->Steady() - began;
+      return Report(*progress);
+    }
+    if (environment_->clock->Steady() - last_report_ >= kReportInterval) Report(*progress);
+  };
+  return ReadNode(options, progress);
+}
+
+absl::StatusOr<Communicator*> Load::Connect(ConnectRequest request) {
   request.key = key_;
   request.nonce = BulkNonce(key_.load, key_.epoch, command_.plan_digest, command_.attach_token);
   request.entries = &rendezvous_;
   request.timeout = command_.stage_timeout;
-  request.cancelled = &cancelled_;
-  absl::StatusOr<std::unique_ptr<Communicator>> communicator =
-      ConnectThroughServer(*environment_, request);
-  progress->seconds.connect = environment_->clock->Steady() - start;
-  ZC_RETURN_IF_ERROR(communicator.status());
-  progress->transport = std::string((*communicator)->transport());
-  MutexLock lock(&mutex_);
-  if (cancelled_) return Cancelled("connect");
-  communicator_ = *std::move(communicator);
-  return absl::OkStatus();
-}
-
-Communicator* Load::communicator() {
-  MutexLock lock(&mutex_);
-  return communicator_.get();
+  ZC_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                      ConnectThroughServer(*environment_, request));
+  return links_.Keep(std::move(communicator));
 }
 
 absl::Status Load::Transfer(const StartCommand& start, NodeProgress* progress) {
@@ -258,7 +301,14 @@ absl::Status Load::Transfer(const StartCommand& start, NodeProgress* progress) {
   request.kind = LinkKind::kPeers;
   request.participant = start.peers.participant;
   request.num_participants = static_cast<int>(start.peers.participants.size());
-  ZC_RETURN_IF_ERROR(Connect(std::move(request), progress));
+  request.cancelled = [this] { return cancelled_.load(); };
+  progress->stage = NodeStage::kConnecting;
+  Report(*progress);
+  const absl::Duration before = environment_->clock->Steady();
+  const absl::StatusOr<Communicator*> communicator = Connect(std::move(request));
+  progress->seconds.connect = environment_->clock->Steady() - before;
+  ZC_RETURN_IF_ERROR(communicator.status());
+  progress->transport = std::string((*communicator)->transport());
   progress->stage = NodeStage::kLoading;
   Report(*progress);
   TransferOptions options;
@@ -273,7 +323,7 @@ absl::Status Load::Transfer(const StartCommand& start, NodeProgress* progress) {
   for (size_t k = 0; k < arena_ranks_.size(); ++k) {
     options.arenas[arena_ranks_[k]] = (*arenas_)[k].data();
   }
-  options.communicator = communicator();
+  options.communicator = *communicator;
   options.round_timeout = command_.stage_timeout;
   options.send_limit = environment_->send_limit;
   options.cancelled = &cancelled_;
@@ -297,64 +347,17 @@ absl::Status Load::Transfer(const StartCommand& start, NodeProgress* progress) {
   return status;
 }
 
-absl::Status Load::Execute(NodeProgress* progress) {
-  progress->stage = NodeStage::kLoading;
-  Report(*progress);
-  ExecutorOptions options;
-  options.plan = plan_;
-  options.schedule = schedule_;
-  options.node = command_.node;
-  options.checkpoint_path = command_.checkpoint_path;
-  options.reader = environment_->reader;
-  options.file_work = environment_->file_work;
-  options.identities = identities_;
-  options.communicator = communicator();
-  options.arenas = MemoryOf(arenas_);
-  options.num_threads = num_threads_;
-  options.chunk_bytes = chunk_bytes_;
-  options.io = environment_->io;
-  options.read_limit = environment_->read_limit;
-  options.send_limit = environment_->send_limit;
-  options.node_names = command_.node_names;
-  options.stage_timeout = command_.stage_timeout;
-  options.cancelled = &cancelled_;
-  options.clock = environment_->clock;
-  options.hooks = environment_->hooks;
-  const auto update = [progress](const ExecutorProgress& now) {
-    progress->round = now.round;
-    progress->bytes_read = now.bytes_read;
-    progress->bytes_sent = now.bytes_sent;
-    progress->bytes_received = now.bytes_received;
-    progress->seconds.read = now.read;
-    progress->seconds.copy = now.copy;
-    progress->seconds.exchange = now.exchange;
-    progress->read_calls = now.io.calls;
-    progress->direct_bytes = now.io.direct_bytes;
-    progress->direct_refusal = now.io.refusal;
-  };
-  options.on_progress = [this, progress, &update](const ExecutorProgress& now) {
-    update(now);
-    if (environment_->clock->Steady() - last_report_ >= kReportInterval) Report(*progress);
-  };
-  ExecutorProgress end;
-  absl::Status status = ExecuteLoad(options, &end);
-  update(end);
-  environment_->bytes_sent += end.bytes_sent;
-  environment_->bytes_received += end.bytes_received;
-  return status;
-}
-
-void Load::AddDigests(const char* arena, ShardReport* shard) const {
-  const std::vector<uint64_t> digests = PartitionDigests(*plan_, arena);
-  for (size_t t = 0; t < digests.size(); ++t) {
-    shard->digests.push_back({plan_->targets[t].name, digests[t]});
+absl::Status Load::AddDigests(const Arena& arena, ShardReport* shard) const {
+  ZC_ASSIGN_OR_RETURN(const ArenaDigests digests, DigestsOf(*plan_, arena));
+  for (size_t t = 0; t < digests.partitions.size(); ++t) {
+    shard->digests.push_back({plan_->targets[t].name, digests.partitions[t]});
   }
-  const std::vector<uint64_t> secondary = SecondaryDigests(*plan_, arena);
-  auto next = secondary.begin();
+  auto next = digests.secondary.begin();
   for (const Target& target : plan_->targets) {
     if (target.secondary_elements == 0) continue;
     shard->digests.push_back({target.name, *next++, /*secondary=*/true});
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ShardReport> Load::FinishShard(int32_t rank, const Arena& arena) const {
@@ -362,7 +365,7 @@ absl::StatusOr<ShardReport> Load::FinishShard(int32_t rank, const Arena& arena) 
   ShardReport shard;
   shard.rank = rank;
   shard.arena_bytes = plan_->arena_bytes;
-  if (command_.compute_digests) AddDigests(arena.data(), &shard);
+  if (command_.compute_digests) ZC_RETURN_IF_ERROR(AddDigests(arena, &shard));
   return shard;
 }
 
@@ -371,7 +374,8 @@ absl::Status Load::Finish(const StartCommand& start, NodeResult* result) {
   Report(result->progress);
   const absl::Duration began = environment_->clock->Steady();
   for (Arena& arena : *arenas_) ZC_RETURN_IF_ERROR(arena.Seal());
-  const ShardContent content = {plan_->digest, start.content_key};
+  // What lies on devices is handed over, never given to another load.
+  const ShardContent content = {plan_->digest, on_devices() ? "" : start.content_key};
   environment_->cache->CountHits(static_cast<int64_t>(taken_.size()));
   environment_->cache->CountMisses(static_cast<int64_t>(arenas_->size()));
   for (size_t k = 0; k < arenas_->size(); ++k) {
@@ -406,19 +410,13 @@ void Load::Report(const NodeProgress& progress) {
   if (!cancelled_) environment_->events->Progress(key_, progress);
 }
 
-void Load::DropCommunicator() {
-  std::unique_ptr<Communicator> dropped;  // destroyed after the lock is released
-  MutexLock lock(&mutex_);
-  dropped = std::move(communicator_);
-}
-
 void Load::Cancel(const std::string& why) {
   cancelled_ = true;
   rendezvous_.Cancel(why);
+  links_.Abort(why);
   std::shared_ptr<ShardBook> freed;  // its arenas are unmapped after the lock is released
   {
     MutexLock lock(&mutex_);
-    if (communicator_ != nullptr) communicator_->Abort(why);
     freed = std::move(shards_);
     shards_ = nullptr;
     ready_at_ = absl::InfiniteDuration();

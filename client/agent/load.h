@@ -13,8 +13,10 @@
 #include "absl/status/statusor.h"
 #include "client/agent/arena.h"
 #include "client/agent/connect.h"
+#include "client/agent/links.h"
 #include "client/agent/load_environment.h"
 #include "client/agent/messages.h"
+#include "client/agent/participants.h"
 #include "client/agent/rate_limit.h"
 #include "client/agent/reader.h"
 #include "client/agent/shard_cache.h"
@@ -50,6 +52,8 @@ class Load {
   //   INVALID_ARGUMENT     the plan input is damaged; DATA_LOSS when its proof fails.
   //   DEADLINE_EXCEEDED    a call to the file system took longer than the stage timeout; names it.
   //   RESOURCE_EXHAUSTED   no memory for the arenas, or the buffers need more than allowed.
+  // For shards on devices also those of Devices, and FAILED_PRECONDITION, reason UNSUPPORTED, where
+  // there are none or too few.
   absl::StatusOr<PreparedPlan> Prepare(const PrepareCommand& command);
 
   // True once, after Prepare has succeeded: then Run may be called.
@@ -78,46 +82,48 @@ class Load {
   std::vector<int32_t> OwnRanks() const;
   bool HoldsAllOwn(const std::vector<HeldShards>& held) const;
   absl::Status MakeArenas(const std::vector<int32_t>& ranks);
+  absl::StatusOr<Arena> MakeArena(int32_t rank) const;
+  bool on_devices() const { return plan_->layout.device != LoadDevice::kCpu; }
+  // Where the shards lie on devices: one for each rank of this node.
+  absl::Status FindDevices();
   absl::Status RunStages(const StartCommand& start, NodeResult* result);
   absl::Status TakeHeld(const StartCommand& start);
   ShardLease* FindHeld(const std::string& content_key, int32_t rank);
   absl::Status Read(NodeProgress* progress);
-  absl::Status Connect(ConnectRequest request, NodeProgress* progress);
-  absl::Status Execute(NodeProgress* progress);
+  absl::StatusOr<Communicator*> Connect(ConnectRequest request);
   // Gives and takes shards; the arenas of the ranks that are taken must be there.
   absl::Status Transfer(const StartCommand& start, NodeProgress* progress);
   absl::Status Finish(const StartCommand& start, NodeResult* result);
   absl::StatusOr<ShardReport> FinishShard(int32_t rank, const Arena& arena) const;
-  void AddDigests(const char* arena, ShardReport* shard) const;
+  absl::Status AddDigests(const Arena& arena, ShardReport* shard) const;
   absl::Status PlanBuffers();
   void Report(const NodeProgress& progress);
-  Communicator* communicator();
-  void DropCommunicator();
   absl::Status Cancelled(absl::string_view doing) const;
 
   const std::shared_ptr<LoadEnvironment> environment_;
   const LoadKey key_;
   MapRendezvous rendezvous_;
+  Links links_;  // behind what they rendezvous by: it ends first
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> may_run_{false};
 
   // Of the worker thread that runs Prepare or Run.
   PrepareCommand command_;
   std::shared_ptr<const Plan> plan_;
-  std::shared_ptr<const Schedule> schedule_;
+  std::shared_ptr<Devices> devices_;  // where the shards lie on some
+  Participants participants_;
   std::vector<FileIdentity> identities_;
   std::vector<ShardLease> held_;                // of this plan, any content and rank
   std::map<int32_t, ShardLease> taken_;         // of those the ones that this load uses, by rank
   std::vector<int32_t> arena_ranks_;            // of arenas_, in their order
   std::shared_ptr<std::vector<Arena>> arenas_;  // shared with reads that are left behind
   absl::Duration prepare_duration_;
-  int num_threads_ = 0;
+  int num_threads_ = 0;  // of each participant
   int64_t chunk_bytes_ = 0, buffer_bytes_ = 0;
   absl::Duration last_report_ = -absl::InfiniteDuration();
 
   mutable Mutex mutex_;
   CondVar cancel_changed_;
-  std::unique_ptr<Communicator> communicator_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardBook> shards_ ABSL_GUARDED_BY(mutex_);
   absl::Duration ready_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
 };

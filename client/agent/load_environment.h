@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "client/agent/communicators.h"
+#include "client/agent/devices.h"
 #include "client/agent/executor.h"
 #include "client/agent/file_work.h"
 #include "client/agent/memory_needs.h"
@@ -26,6 +27,9 @@ struct LoadEnvironment {
   std::string bulk_host;
   std::vector<std::string> roots;  // resolved
   CommunicatorFactory communicators;
+  // For loads onto devices.
+  std::shared_ptr<DeviceFinder> devices =
+      std::make_shared<DeviceFinder>([] { return FindCudaDevices(); });
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<FileWork> file_work = std::make_shared<FileWork>();
   // The finished shards of all loads.

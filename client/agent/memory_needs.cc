@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/agent/chunks.h"
 #include "client/agent/placement.h"
+#include "client/agent/posix_file.h"
 #include "server/base/errors.h"
 #include "server/plan/messages.h"
 #include "server/plan/round_exchange.h"
@@ -40,6 +41,11 @@ int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_byt
                     kMostChunkBytes);
 }
 
+int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes) {
+  // O_DIRECT reads whole blocks at both ends.
+  return chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1) + 2 * kDirectAlignment;
+}
+
 MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32_t node,
                                int num_threads, int64_t chunk_bytes) {
   MemoryNeeds needs;
@@ -50,8 +56,8 @@ MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32
         num_threads * kChunksUnderWay * chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1);
   }
   const ExchangeBuffers exchange = ComputeExchangeBuffers(plan, schedule, node);
-  needs.sending = exchange.sending;
-  needs.receiving = exchange.receiving;
+  needs.sending = exchange.sending();
+  needs.receiving = exchange.receiving();
   return needs;
 }
 

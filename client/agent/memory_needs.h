@@ -24,6 +24,9 @@ int ReadingThreads(int wanted);
 // bytes.  Rounds that transpose read kTransposedChunks (chunks.h) times as much.
 int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_bytes);
 
+// The most that a thread reads at once; bytes.  Without tensors whose elements are larger.
+int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes);
+
 // The memory that a node needs for its part of a load, known before a byte is read; bytes.
 struct MemoryNeeds {
   int64_t arenas = 0;     // of all its ranks

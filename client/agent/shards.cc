@@ -72,6 +72,12 @@ absl::Status ShardBook::Reserve(Slot* slot, int32_t rank, AttachMode wanted, Att
   if (slot->state == State::kOffered) {
     return WrongState(rank, "it is being handed over to another process");
   }
+  const bool on_device = slot->shard.arena().device() != nullptr;
+  if (wanted == AttachMode::kPrivate && on_device) {
+    return WrongState(rank,
+                      "it lies on a device, whose memory cannot be mapped privately; attach with "
+                      "mode shared");
+  }
   if (wanted == AttachMode::kPrivate) return absl::OkStatus();
   absl::Status status;
   if (slot->state == State::kPrivate) {
@@ -84,7 +90,7 @@ absl::Status ShardBook::Reserve(Slot* slot, int32_t rank, AttachMode wanted, Att
   }
   if (status.ok()) {
     *mode = AttachMode::kShared;
-  } else if (wanted == AttachMode::kAuto) {
+  } else if (wanted == AttachMode::kAuto && !on_device) {
     return absl::OkStatus();
   }
   return status;
@@ -125,6 +131,11 @@ absl::StatusOr<ShardOffer> ShardBook::Offer(int32_t rank, absl::string_view toke
   offer.index = index_;
   offer.rank = rank;
   offer.arena_bytes = slot.num_bytes;
+  if (const DeviceMemory* const device = slot.shard.arena().device(); device != nullptr) {
+    offer.way = device->way();
+    offer.device_uuid = device->device_uuid();
+    offer.allocation_bytes = device->allocation_bytes();
+  }
   return offer;
 }
 

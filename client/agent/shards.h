@@ -53,6 +53,10 @@ struct ShardOffer {
   AttachMode mode = AttachMode::kPrivate;
   int64_t arena_bytes = 0;
   UniqueFd fd;
+  // How it is taken over: "memfd", or DeviceMemory's way, with what belongs to that.
+  std::string way = "memfd";
+  std::string device_uuid;
+  int64_t allocation_bytes = 0;
 };
 
 // The finished shards of one load, and who owns each.  Thread-safe.

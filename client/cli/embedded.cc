@@ -55,6 +55,9 @@ absl::StatusOr<std::unique_ptr<EmbeddedCluster>> EmbeddedCluster::Start(const Op
     // The command is the only one that takes them, and its end frees them.
     agent_options.unclaimed_ttl = absl::InfiniteDuration();
     agent_options.socket_path = absl::StrCat(cluster->rep_->folder.path(), "/node", node, ".sock");
+    agent_options.find_devices = [node, num_agents = options.num_agents] {
+      return FindCudaDevices(node, num_agents);
+    };
     ZC_ASSIGN_OR_RETURN(auto agent, Agent::Start(std::move(agent_options)));
     cluster->rep_->agents.push_back(std::move(agent));
   }

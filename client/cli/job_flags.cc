@@ -176,6 +176,11 @@ void JobFlags::AddTo(CLI::App* command) {
       ->type_name("MOVE")
       ->capture_default_str();
   command
+      ->add_option("--device", device, "Where the shards lie: cpu, or cuda (a GPU for each rank)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  command
       ->add_option("--allow-missing", allow_missing, "Weights matching this may be missing; repeat")
       ->type_name("PATTERN");
   command->add_flag("--ignore-mismatched", ignore_mismatched, "Leave out weights of another shape");
@@ -230,6 +235,7 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   options->set_dtype(DtypeOf(dtype));
   options->set_read_mode(ReadModeOf(mode));
   options->set_move_mode(move == "broadcast" ? v1::MOVE_MODE_BROADCAST : v1::MOVE_MODE_SCATTER);
+  options->set_device(device == "cuda" ? v1::DEVICE_CUDA : v1::DEVICE_CPU);
   for (const std::string& pattern : allow_missing) options->add_allow_missing(pattern);
   options->set_ignore_mismatched(ignore_mismatched);
   if (stage_timeout_seconds > 0) {

@@ -19,7 +19,7 @@ struct JobFlags {
   int32_t nodes = 0;
   std::vector<std::string> node_names;
   int32_t zero_stage = -1;
-  std::string dtype, mode = "parallel", move = "scatter";
+  std::string dtype, mode = "parallel", move = "scatter", device = "cpu";
   std::string ds_config, training_arguments, model_config, model_spec, key_mapping, rules, dialect;
   int64_t num_training_steps = -1;
   std::vector<std::string> allow_missing;

@@ -120,6 +120,11 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   spec.mutable_options()->set_compute_digests(flags.verify);
   std::optional<OutputFolder> out;
   if (!flags.out.empty()) {
+    if (spec.options().device() == v1::DEVICE_CUDA && !global.server.empty()) {
+      return InvalidFields({{"--out",
+                             "would take the shards from the job: what lies on devices has "
+                             "one owner; leave --server or --out out"}});
+    }
     ZC_ASSIGN_OR_RETURN(OutputFolder made, OutputFolder::Create(flags.out));
     out.emplace(std::move(made));
     ZC_RETURN_IF_ERROR(
@@ -183,7 +188,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   ZC_RETURN_IF_ERROR(check_interrupted());
   if (out.has_value()) {
     const absl::Status written =
-        WriteShards(load, created.attach_token(), flags.out, check_interrupted);
+        WriteShards(load, created.attach_token(), spec.options().device() == v1::DEVICE_CUDA,
+                    flags.out, check_interrupted);
     // An interruption frees the shards, and whatever failed then failed for it.
     if (!written.ok()) ZC_RETURN_IF_ERROR(check_interrupted());
     ZC_RETURN_IF_ERROR(written);

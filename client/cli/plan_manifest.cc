@@ -51,6 +51,7 @@ absl::StatusOr<Layout> LayoutOf(const v1::JobSpec& job, std::string* dtype_reaso
   if (options.has_zero_stage()) layout.zero_stage = options.zero_stage();
   ZC_ASSIGN_OR_RETURN(layout.read_mode, ReadModeFromProto(options.read_mode()));
   ZC_ASSIGN_OR_RETURN(layout.move_mode, MoveModeFromProto(options.move_mode()));
+  ZC_ASSIGN_OR_RETURN(layout.device, LoadDeviceFromProto(options.device()));
   *dtype_reason = "default";
   if (options.dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
     ZC_ASSIGN_OR_RETURN(layout.dtype, DTypePolicyFromProto(options.dtype()));
@@ -83,16 +84,17 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   input.key_mapping_json = job.options().key_mapping_json();
   Report report;
   ZC_ASSIGN_OR_RETURN(input.layout, LayoutOf(job, &report.dtype_reason));
-  absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
+  absl::StatusOr<Plan> compiled = CompilePlanInput(input, &report);
   v1::PlanLoadResponse response;
-  if (!plan.ok()) {
-    const absl::Status refused = Annotate(plan.status(), path);
+  if (!compiled.ok()) {
+    const absl::Status refused = Annotate(compiled.status(), path);
     if (ReasonOf(refused) != "WEIGHTS_INCOMPLETE") return refused;
     *response.mutable_report() = ReportToProto(report);
     *response.mutable_failure() = FailureFromStatus(refused);
     return response;
   }
   *response.mutable_report() = ReportToProto(report);
+  const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
   const int64_t max_buffer_bytes = job.options().max_buffer_bytes();

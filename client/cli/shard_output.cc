@@ -207,7 +207,7 @@ absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_
   return absl::OkStatus();
 }
 
-absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
+absl::Status WriteShards(const v1::Load& load, const std::string& attach_token, bool on_devices,
                          const std::string& folder, const std::function<absl::Status()>& go_on) {
   StagedFiles files(folder);
   ZC_RETURN_IF_ERROR(files.Make());
@@ -218,12 +218,14 @@ absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
     options.load = load.name();
     options.rank = entry.rank();
     options.token = attach_token;
+    options.shared = on_devices;
     absl::StatusOr<AttachedShard> shard = Attach(options);
     if (!shard.ok()) {
       return Annotate(shard.status(),
                       absl::StrCat("take rank ", entry.rank(), " from node ", entry.node_name(),
                                    " (--out needs the agents on this host)"));
     }
+    ZC_RETURN_IF_ERROR(shard->MoveToHost());
     ZC_RETURN_IF_ERROR(WriteFilesOf(*shard, entry.rank(), &files));
   }
   ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(files.Add(kReport)));

@@ -39,11 +39,11 @@ enum class ShardFile { kPrimary, kSecondary };
 // one do not have: beside the new files it would pass for one of theirs.
 absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_t num_ranks);
 
-// Takes every shard of a ready load from its agent (privately: the agent keeps it) and writes
-// rank_00000.safetensors ... (each parameter as a 1-D tensor of its partition's elements, without
-// ZeRO-3 of all of them; metadata: rank, world_size, plan digest, the shape of each),
-// secondary_00000.safetensors ... where there are hierarchical partitions (the same with the
-// elements of the secondary partition; metadata besides: secondary_group_size),
+// Takes every shard of a ready load from its agent (privately: the agent keeps it; `on_devices`,
+// for good) and writes rank_00000.safetensors ... (each parameter as a 1-D tensor of its
+// partition's elements, without ZeRO-3 of all of them; metadata: rank, world_size, plan digest, the
+// shape of each), secondary_00000.safetensors ... where there are hierarchical partitions (the same
+// with the elements of the secondary partition; metadata besides: secondary_group_size),
 // buffers.safetensors (whole, in their shape) and report.json.  The metadata's "unfilled", a JSON
 // list, names the tensors that the checkpoint has nothing for: their zeros are no weights.
 //
@@ -53,7 +53,7 @@ absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_
 // `go_on` is asked before each shard and before the first rename; its error ends the call, with
 // nothing changed.  The agents' sockets must be on this host.  Errors: as Attach(), of `go_on` and
 // from the file system.
-absl::Status WriteShards(const v1::Load& load, const std::string& attach_token,
+absl::Status WriteShards(const v1::Load& load, const std::string& attach_token, bool on_devices,
                          const std::string& folder, const std::function<absl::Status()>& go_on);
 
 }  // namespace zerocast

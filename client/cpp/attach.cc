@@ -255,11 +255,38 @@ AttachedShard::AttachedShard(AttachedShard&& other) noexcept
       plan_digest_(std::move(other.plan_digest_)),
       world_size_(other.world_size_),
       secondary_group_size_(other.secondary_group_size_),
+      way_(std::move(other.way_)),
+      device_uuid_(std::move(other.device_uuid_)),
+      device_(std::move(other.device_)),
       data_(std::exchange(other.data_, nullptr)),
       num_bytes_(std::exchange(other.num_bytes_, 0)) {}
 
 AttachedShard::~AttachedShard() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(num_bytes_));
+  if (data_ != nullptr && device_ == nullptr) ::munmap(data_, static_cast<size_t>(num_bytes_));
+}
+
+absl::Status AttachedShard::CopyToHost(int64_t offset, absl::Span<char> to) const {
+  if (device_ != nullptr) return device_->CopyToHost(offset, to);
+  if (!to.empty()) std::memcpy(to.data(), data_ + offset, to.size());
+  return absl::OkStatus();
+}
+
+absl::Status AttachedShard::MoveToHost() {
+  if (device_ == nullptr) return absl::OkStatus();
+  const auto size = static_cast<size_t>(num_bytes_);
+  void* const place =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (place == MAP_FAILED) return ErrnoStatus(errno, absl::StrCat("allocate ", size, " bytes"));
+  const absl::Status copied =
+      device_->CopyToHost(0, absl::MakeSpan(static_cast<char*>(place), size));
+  if (!copied.ok()) {
+    ::munmap(place, size);
+    return copied;
+  }
+  device_.reset();
+  device_uuid_.clear();
+  data_ = static_cast<char*>(place);
+  return absl::OkStatus();
 }
 
 absl::Status AttachedShard::ReadIndex(const std::string& text) {
@@ -270,6 +297,13 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
   }
   num_bytes_ = answer["arena_bytes"].get<int64_t>();
   if (num_bytes_ < 0) return BadAnswer("arena_bytes is out of range");
+  way_ = TextOf(answer, "way", "memfd");
+  device_uuid_ = TextOf(answer, "device", "");
+  if ((way_ == "memfd") != device_uuid_.empty()) {
+    return BadAnswer("its way of handing over is not that of its device");
+  }
+  // Before the acknowledgement: after it nobody else can take the shard.
+  if (!device_uuid_.empty()) ZC_RETURN_IF_ERROR(CanImport(way_, device_uuid_));
   if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
     plan_digest_ = answer["plan_digest"].get<std::string>();
   }
@@ -292,6 +326,11 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
 absl::Status AttachedShard::Map(int fd, bool shared) {
   if (num_bytes_ <= 0) return absl::OkStatus();
   if (fd < 0) return BadAnswer("no file descriptor came with it");
+  if (!device_uuid_.empty()) {
+    ZC_ASSIGN_OR_RETURN(device_, ImportDeviceShard(way_, device_uuid_, fd, num_bytes_));
+    data_ = device_->data();
+    return absl::OkStatus();
+  }
   struct stat info;
   if (::fstat(fd, &info) != 0 || info.st_size < num_bytes_) {
     return BadAnswer("the arena is smaller than it says");

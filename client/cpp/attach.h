@@ -9,6 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/cpp/device_shard.h"
 #include "kernels/copy/dtype.h"
 
 namespace zerocast {
@@ -45,9 +47,17 @@ class AttachedShard {
   int32_t world_size() const { return world_size_; }
   // Neighbouring ranks that hold all parameters together in their secondary partitions; 0: none.
   int32_t secondary_group_size() const { return secondary_group_size_; }
-  // Start of the arena; null when it has no bytes.
+  // Start of the arena; null when it has no bytes.  With a device_uuid an address of that device.
   char* data() const { return data_; }
   int64_t num_bytes() const { return num_bytes_; }
+  // "GPU-..." of the device that the shard lies on; empty: in host memory.
+  const std::string& device_uuid() const { return device_uuid_; }
+  // Copies bytes [offset, offset + to.size()) of the arena, wherever it lies, and waits for that.
+  // Errors: those of DeviceShard::CopyToHost.
+  absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const;
+  // Moves a shard that lies on a device into host memory of this process; the device's is given
+  // back, and data() is host memory.  RESOURCE_EXHAUSTED without room; else errors as CopyToHost.
+  absl::Status MoveToHost();
 
  private:
   friend absl::StatusOr<AttachedShard> Attach(const struct AttachOptions& options);
@@ -59,6 +69,8 @@ class AttachedShard {
   std::string plan_digest_;
   int32_t world_size_ = 0;
   int32_t secondary_group_size_ = 0;
+  std::string way_, device_uuid_;
+  std::unique_ptr<DeviceShard> device_;
   char* data_ = nullptr;
   int64_t num_bytes_ = 0;
 };
@@ -69,12 +81,13 @@ struct AttachOptions {
   int32_t rank = 0;
   std::string token;  // CreateJobResponse::attach_token
   // Shared: this process becomes the owner, the agent forgets the shard.  Private: the agent keeps
-  // it, writes stay in this process (copy on write).
+  // it, writes stay in this process (copy on write); not possible where the shard lies on a device.
   bool shared = false;
   absl::Duration timeout = absl::Seconds(30);
 };
 
-// Takes the shard of a rank from its node's agent: client/agent/HANDOVER.md has the protocol. Errors:
+// Takes the shard of a rank from its node's agent: client/agent/HANDOVER.md has the protocol.
+// Errors:
 //   NOT_FOUND, UNAVAILABLE  no agent behind the socket, or it did not answer.
 //   PERMISSION_DENIED       wrong user or token.
 //   FAILED_PRECONDITION     the load is not ready, or the shard was handed over before.

@@ -54,6 +54,9 @@ void CheckEnums(const Layout& layout, bool has_spec, Violations* violations) {
     violations->Add("move_mode",
                     absl::StrCat("is no move mode: ", static_cast<int>(layout.move_mode)));
   }
+  if (layout.device < LoadDevice::kCpu || layout.device > LoadDevice::kCuda) {
+    violations->Add("device", absl::StrCat("is no device: ", static_cast<int>(layout.device)));
+  }
   if (layout.dtype < DTypePolicy::kStored || layout.dtype > DTypePolicy::kFloat32) {
     violations->Add("dtype", absl::StrCat("is no dtype policy: ", static_cast<int>(layout.dtype)));
   } else if (layout.dtype == DTypePolicy::kSpec && !has_spec) {

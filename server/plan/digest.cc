@@ -97,6 +97,7 @@ void AddLayout(const Layout& layout, Hasher* hasher) {
   hasher->Number(layout.hpz_partition_size);
   hasher->Number(static_cast<int64_t>(layout.read_mode));
   hasher->Number(static_cast<int64_t>(layout.move_mode));
+  hasher->Number(static_cast<int64_t>(layout.device));
   hasher->Number(static_cast<int64_t>(layout.dtype));
   hasher->Number(layout.round_bytes);
   hasher->Texts(layout.allow_missing);

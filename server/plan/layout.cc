@@ -14,6 +14,13 @@ std::vector<int32_t> PlaceRanks(int32_t world_size, int32_t num_nodes) {
   return node_of_rank;
 }
 
+Layout ExchangeLayout(Layout layout) {
+  if (layout.device == LoadDevice::kCpu) return layout;
+  layout.num_nodes = layout.world_size;
+  layout.node_of_rank = PlaceRanks(layout.world_size, layout.world_size);
+  return layout;
+}
+
 int32_t SecondaryGroupSize(const Layout& layout) {
   if (layout.zero_stage != 3 || layout.hpz_partition_size <= 1) return 0;
   return std::min(layout.hpz_partition_size, layout.world_size);

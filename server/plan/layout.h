@@ -19,6 +19,12 @@ enum class MoveMode {
   kBroadcast,  // what is read goes whole to every node, which keeps its slices
 };
 
+// Where shards lie.
+enum class LoadDevice {
+  kCpu,   // host memory; who reads and exchanges is a node
+  kCuda,  // a CUDA device for each rank; who reads and exchanges is a rank
+};
+
 enum class DTypePolicy {
   kStored,    // every target keeps the file's dtype
   kSpec,      // the dtype that the model spec names
@@ -49,14 +55,20 @@ struct Layout {
   int32_t hpz_partition_size = 1;
   ReadMode read_mode = ReadMode::kParallel;
   MoveMode move_mode = MoveMode::kScatter;
+  LoadDevice device = LoadDevice::kCpu;
   DTypePolicy dtype = DTypePolicy::kStored;
-  int64_t round_bytes = 32 << 20;  // at most this many bytes are read by one node in one round
+  // At most this many bytes are read in one round by one node, or rank (LoadDevice).
+  int64_t round_bytes = 32 << 20;
   std::vector<std::string> allow_missing;  // regular expressions, searched in names
   bool ignore_mismatched = false;
   // Which rules apply (RuleChoice): "" is the model spec's dialect, or 5.23.0; the built-in table.
   std::string dialect;
   std::string rule_table_json;
 };
+
+// `layout` as those who read and exchange see it: where shards lie on devices every rank is a node
+// of its own, which schedule, messages and the numbers of participants are derived from.
+Layout ExchangeLayout(Layout layout);
 
 // Ranks that hold all parameters together in their secondary partitions: hpz_partition_size, at
 // most world_size; 0 where there are no secondary partitions.

@@ -22,7 +22,7 @@ class Messages {
       const int64_t broadcast = BroadcastBytes(plan_, exchange.broadcast_pieces());
       if (reader != node_) {
         receives += AlignedMessage(BytesFor(exchange, node_));
-        if (broadcast > 0) Raise(&broadcasts_[num_broadcasts_ % 2], broadcast);
+        if (broadcast > 0) Raise(&buffers_.broadcasts[num_broadcasts_ % 2], broadcast);
       } else {
         for (int32_t to = 0; to < plan_.layout.num_nodes; ++to) {
           if (to != node_) sends += AlignedMessage(BytesFor(exchange, to));
@@ -31,14 +31,11 @@ class Messages {
       }
       if (broadcast > 0) ++num_broadcasts_;
     }
-    Raise(&sends_[round % 2], sends);
-    Raise(&receives_[round % 2], receives);
+    Raise(&buffers_.outgoing[round % 2], sends);
+    Raise(&buffers_.incoming[round % 2], receives);
   }
 
-  int64_t sending() const { return sends_[0] + sends_[1]; }
-  int64_t receiving() const {
-    return receives_[0] + receives_[1] + broadcasts_[0] + broadcasts_[1];
-  }
+  const ExchangeBuffers& buffers() const { return buffers_; }
 
  private:
   static void Raise(int64_t* most, int64_t value) { *most = std::max(*most, value); }
@@ -54,8 +51,7 @@ class Messages {
   const int32_t node_;
   const std::vector<int32_t> first_ranks_;  // by node
   std::vector<Piece> pieces_;
-  // As the executor's buffers: two of each, by turns.
-  int64_t sends_[2] = {}, receives_[2] = {}, broadcasts_[2] = {};
+  ExchangeBuffers buffers_;
   int64_t num_broadcasts_ = 0;
 };
 
@@ -96,7 +92,7 @@ ExchangeBuffers ComputeExchangeBuffers(const Plan& plan, const Schedule& schedul
   if (!NeedsExchange(plan.layout)) return {};
   Messages messages(plan, schedule, node);
   for (int64_t round = 0; round < schedule.num_rounds(); ++round) messages.Add(round);
-  return {messages.sending(), messages.receiving()};
+  return messages.buffers();
 }
 
 std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule,
@@ -111,8 +107,8 @@ std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule
     if (schedule.ReadBytes(node) > 0) {
       of_node.reading_bytes = max_buffer_bytes / (NeedsExchange(plan.layout) ? 4 : 2);
     }
-    of_node.sending_bytes = exchange.sending;
-    of_node.receiving_bytes = exchange.receiving;
+    of_node.sending_bytes = exchange.sending();
+    of_node.receiving_bytes = exchange.receiving();
     memory.push_back(of_node);
   }
   return memory;

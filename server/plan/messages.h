@@ -29,10 +29,14 @@ inline int64_t AlignedMessage(int64_t num_bytes) {
   return (num_bytes + kMessageAlignment - 1) / kMessageAlignment * kMessageAlignment;
 }
 
-// What a node's buffers must hold; bytes.
+// What a node's buffers must hold, two of each used in turn; bytes.
 struct ExchangeBuffers {
-  int64_t sending = 0;    // messages and broadcasts of two rounds
-  int64_t receiving = 0;  // messages of two rounds, and two broadcasts
+  int64_t outgoing[2] = {};    // messages and broadcasts of a round
+  int64_t incoming[2] = {};    // messages of a round
+  int64_t broadcasts[2] = {};  // that come
+
+  int64_t sending() const { return outgoing[0] + outgoing[1]; }
+  int64_t receiving() const { return incoming[0] + incoming[1] + broadcasts[0] + broadcasts[1]; }
 };
 
 // Derives every message that `node` sends or gets: as long as a load's own derivation takes.

@@ -57,4 +57,11 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
   return plan;
 }
 
+std::shared_ptr<const Plan> ExchangePlan(std::shared_ptr<const Plan> plan) {
+  if (plan->layout.device == LoadDevice::kCpu) return plan;
+  auto exchange = std::make_shared<Plan>(*plan);
+  exchange->layout = ExchangeLayout(std::move(exchange->layout));
+  return exchange;
+}
+
 }  // namespace zerocast

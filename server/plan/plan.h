@@ -102,6 +102,10 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
                                  const std::vector<Rule>& key_mapping, const Layout& layout,
                                  Report* report);
 
+// `plan` with its ExchangeLayout: what schedules are made from.  `plan` itself where that is its
+// own.
+std::shared_ptr<const Plan> ExchangePlan(std::shared_ptr<const Plan> plan);
+
 // The proof of a plan that may come from anywhere: every element of every filled target is written
 // exactly once, from places inside its sources, by castable types; decoders have a scale for each
 // element; no element of a source goes to two places, and scales to none; partitions lie in the

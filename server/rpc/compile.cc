@@ -41,13 +41,14 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
     input.layout.round_bytes = DefaultRoundBytes(command.max_buffer_bytes);
   }
   Report report;
-  absl::StatusOr<Plan> plan = CompilePlanInput(input, &report);
+  absl::StatusOr<Plan> compiled = CompilePlanInput(input, &report);
   // The report is there where the compiler came as far as the weights.
-  if (plan.ok() || ReasonOf(plan.status()) == "WEIGHTS_INCOMPLETE") {
+  if (compiled.ok() || ReasonOf(compiled.status()) == "WEIGHTS_INCOMPLETE") {
     report.dtype_reason = command.job->dtype_reason;
     out->report = std::move(report);
   }
-  ZC_RETURN_IF_ERROR(plan.status());
+  ZC_RETURN_IF_ERROR(compiled.status());
+  const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   out->plan = Summarize(*plan, schedule);
   if (command.plan_only) {

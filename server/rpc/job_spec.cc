@@ -151,6 +151,9 @@ void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* vio
   const auto move_mode = MoveModeFromProto(options.move_mode());
   AddStatus(violations, "spec.options.", "move_mode", move_mode.status());
   if (move_mode.ok()) layout.move_mode = *move_mode;
+  const auto device = LoadDeviceFromProto(options.device());
+  AddStatus(violations, "spec.options.", "device", device.status());
+  if (device.ok()) layout.device = *device;
   if (options.dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
     const auto dtype = DTypePolicyFromProto(options.dtype());
     AddStatus(violations, "spec.options.", "dtype", dtype.status());

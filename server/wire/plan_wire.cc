@@ -198,6 +198,16 @@ v1::MoveMode MoveModeToProto(MoveMode mode) {
   return v1::MOVE_MODE_UNSPECIFIED;
 }
 
+v1::Device LoadDeviceToProto(LoadDevice device) {
+  switch (device) {
+    case LoadDevice::kCpu:
+      return v1::DEVICE_CPU;
+    case LoadDevice::kCuda:
+      return v1::DEVICE_CUDA;
+  }
+  return v1::DEVICE_UNSPECIFIED;
+}
+
 v1::DtypePolicy DTypePolicyToProto(DTypePolicy policy) {
   switch (policy) {
     case DTypePolicy::kStored:
@@ -225,6 +235,18 @@ absl::StatusOr<ReadMode> ReadModeFromProto(v1::ReadMode mode) {
       return ReadMode::kRank0;
     default:
       return InvalidFields({{"read_mode", absl::StrCat("must be a known mode, was ", mode)}});
+  }
+}
+
+absl::StatusOr<LoadDevice> LoadDeviceFromProto(v1::Device device) {
+  switch (device) {
+    case v1::DEVICE_UNSPECIFIED:
+    case v1::DEVICE_CPU:
+      return LoadDevice::kCpu;
+    case v1::DEVICE_CUDA:
+      return LoadDevice::kCuda;
+    default:
+      return InvalidFields({{"device", absl::StrCat("must be a known device, was ", device)}});
   }
 }
 
@@ -306,6 +328,7 @@ v1::Layout LayoutToProto(const Layout& layout) {
   out.set_hpz_partition_size(layout.hpz_partition_size);
   out.set_read_mode(ReadModeToProto(layout.read_mode));
   out.set_move_mode(MoveModeToProto(layout.move_mode));
+  out.set_device(LoadDeviceToProto(layout.device));
   out.set_dtype(DTypePolicyToProto(layout.dtype));
   out.set_round_bytes(layout.round_bytes);
   for (const std::string& pattern : layout.allow_missing) out.add_allow_missing(pattern);
@@ -339,6 +362,7 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   out.rule_table_json = layout.rule_table_json();
   take(ReadModeFromProto(layout.read_mode()), &out.read_mode);
   take(MoveModeFromProto(layout.move_mode()), &out.move_mode);
+  take(LoadDeviceFromProto(layout.device()), &out.device);
   take(DTypePolicyFromProto(layout.dtype()), &out.dtype);
 
   if (out.world_size < 1) {

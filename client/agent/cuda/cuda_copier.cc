@@ -23,10 +23,11 @@ absl::StatusOr<std::unique_ptr<CudaCopier>> CudaCopier::Create(const CudaCopierO
   ZC_ASSIGN_OR_RETURN(Event started, Event::Create(options.device));
   std::unique_ptr<CudaCopier> copier(
       new CudaCopier(options, std::move(copy), std::move(compute), std::move(started)));
-  const size_t num_places =
-      static_cast<size_t>(options.num_threads * kChunksUnderWay) + kUnpackingPlaces;
-  for (size_t k = 0; k < num_places; ++k) {
-    ZC_ASSIGN_OR_RETURN(StagingPlace place, StagingPlace::Create(options.device));
+  const auto num_reading = static_cast<size_t>(options.num_threads * kChunksUnderWay);
+  for (size_t k = 0; k < num_reading + kUnpackingPlaces; ++k) {
+    ZC_ASSIGN_OR_RETURN(
+        StagingPlace place,
+        StagingPlace::Create(options.device, k < num_reading ? options.staging_bytes : 0));
     copier->places_.push_back(std::move(place));
   }
   return copier;
@@ -82,14 +83,13 @@ absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const
 
 absl::StatusOr<char*> CudaCopier::ReserveMessages(size_t which, int64_t num_bytes) {
   MutexLock lock(&mutex_);
-  std::unique_ptr<DeviceBuffer>& buffer = messages_[which];
-  if (buffer == nullptr || buffer->num_bytes() < num_bytes) {
-    buffer.reset();  // never both at once
-    ZC_ASSIGN_OR_RETURN(DeviceBuffer created,
+  std::vector<DeviceBuffer>& buffers = messages_[which];
+  if (buffers.empty() || buffers.back().num_bytes() < num_bytes) {
+    ZC_ASSIGN_OR_RETURN(DeviceBuffer buffer,
                         DeviceBuffer::Create(options_.device, std::max<int64_t>(1, num_bytes)));
-    buffer = std::make_unique<DeviceBuffer>(std::move(created));
+    buffers.push_back(std::move(buffer));
   }
-  return reinterpret_cast<char*>(buffer->data());
+  return reinterpret_cast<char*>(buffers.back().data());
 }
 
 absl::Status CudaCopier::OrderExchange() {
@@ -113,7 +113,9 @@ int64_t CudaCopier::device_bytes() const {
   int64_t num_bytes = 0;
   for (const StagingPlace& place : places_) num_bytes += place.device_bytes();
   MutexLock lock(&mutex_);
-  for (const auto& buffer : messages_) num_bytes += buffer == nullptr ? 0 : buffer->num_bytes();
+  for (const std::vector<DeviceBuffer>& buffers : messages_) {
+    for (const DeviceBuffer& buffer : buffers) num_bytes += buffer.num_bytes();
+  }
   return num_bytes;
 }
 

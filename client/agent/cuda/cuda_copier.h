@@ -39,6 +39,8 @@ inline constexpr CudaWait kCudaWaits[] = {CudaWait::kStagingCopied, CudaWait::kS
 struct CudaCopierOptions {
   int device = 0;
   int num_threads = 1;  // that read
+  // Of each staging place of a reading thread, from the beginning.
+  int64_t staging_bytes = 0;
   // Of the communicator, on the same device; null where nothing is exchanged.  Not owned.
   cudaStream_t exchange_stream = nullptr;
   // For tests: a wait that is left out.
@@ -47,8 +49,9 @@ struct CudaCopierOptions {
 
 // A DeviceCopier on one CUDA device.  Bytes go to it on a stream of copies, and kernels bring them
 // to their places on another one; events alone order the two, the exchange, and the use of a place
-// again.  Its memory, on the host and the device, is that of its places and messages: they grow to
-// what is asked for.
+// again.  Its memory, on the host and the device, is that of its places and messages.  Where that
+// must grow the old memory is kept to the end: to free memory waits for all work of the device, and
+// so for what other participants have yet to send.
 class CudaCopier : public DeviceCopier {
  public:
   // Errors: those of kernels/device.
@@ -77,7 +80,8 @@ class CudaCopier : public DeviceCopier {
   const Event started_;  // all that was given to the compute stream, when somebody asks
   std::vector<StagingPlace> places_;
   mutable Mutex mutex_;
-  std::vector<std::unique_ptr<DeviceBuffer>> messages_ ABSL_GUARDED_BY(mutex_);
+  // Of each number the memory in use, behind what it has outgrown.
+  std::vector<std::vector<DeviceBuffer>> messages_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace zerocast

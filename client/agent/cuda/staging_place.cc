@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kHostAlignment = 4096;  // O_DIRECT's
 // Of what lies beside the data: every element, scale and descriptor is aligned to less.
 constexpr int64_t kMoreAlignment = 16;
-constexpr int64_t kLeastMoreBytes = int64_t{64} << 10;
+constexpr int64_t kLeastMoreBytes = int64_t{256} << 10;
 
 int64_t Align(int64_t value, int64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
@@ -32,27 +32,25 @@ absl::Status CopyAsync(const StagingMemory& memory, int64_t num_bytes, cudaStrea
 
 absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
   if (num_bytes <= num_bytes_) return absl::OkStatus();
-  // Never both at once.
-  host_.reset();
-  device_.reset();
-  host_data_ = nullptr;
-  num_bytes_ = 0;
   ZC_ASSIGN_OR_RETURN(PinnedBuffer host, PinnedBuffer::Create(device, num_bytes + kHostAlignment));
   ZC_ASSIGN_OR_RETURN(DeviceBuffer on_device, DeviceBuffer::Create(device, num_bytes));
-  host_ = std::move(host);
-  device_ = std::move(on_device);
-  const auto address = reinterpret_cast<uintptr_t>(host_->data());
+  host_.push_back(std::move(host));
+  device_.push_back(std::move(on_device));
+  const auto address = reinterpret_cast<uintptr_t>(host_.back().data());
   host_data_ =
-      host_->data() + (Align(static_cast<int64_t>(address % kHostAlignment), kHostAlignment) -
-                       static_cast<int64_t>(address % kHostAlignment));
+      host_.back().data() + (Align(static_cast<int64_t>(address % kHostAlignment), kHostAlignment) -
+                             static_cast<int64_t>(address % kHostAlignment));
   num_bytes_ = num_bytes;
   return absl::OkStatus();
 }
 
-absl::StatusOr<StagingPlace> StagingPlace::Create(int device) {
+absl::StatusOr<StagingPlace> StagingPlace::Create(int device, int64_t data_bytes) {
   ZC_ASSIGN_OR_RETURN(Event copied, Event::Create(device));
   ZC_ASSIGN_OR_RETURN(Event used, Event::Create(device));
-  return StagingPlace(device, std::move(copied), std::move(used));
+  StagingPlace place(device, std::move(copied), std::move(used));
+  ZC_RETURN_IF_ERROR(place.data_.Reserve(device, data_bytes));
+  ZC_RETURN_IF_ERROR(place.more_.Reserve(device, kLeastMoreBytes));
+  return place;
 }
 
 // Puts `bytes` beside the data, where there is room for them.

@@ -19,20 +19,22 @@
 
 namespace zerocast {
 
-// Memory twice, page-locked on the host and on a device, which grows together.  Move-only.
+// Memory twice, page-locked on the host and on a device, which grows together.  Move-only.  What it
+// has outgrown it keeps to its end (CudaCopier says why).
 class StagingMemory {
  public:
   // At least `num_bytes` of both, aligned to 4096 on the host and to 256 on the device; what was in
-  // it may be gone, and nobody may use it.  Errors: those of kernels/device.
+  // it is gone where it grows.  Errors: those of kernels/device.
   absl::Status Reserve(int device, int64_t num_bytes);
 
   std::byte* host() const { return host_data_; }
-  std::byte* device() const { return device_.has_value() ? device_->data() : nullptr; }
+  std::byte* device() const { return device_.empty() ? nullptr : device_.back().data(); }
   int64_t num_bytes() const { return num_bytes_; }
 
  private:
-  std::optional<PinnedBuffer> host_;
-  std::optional<DeviceBuffer> device_;
+  // In use are the last ones.
+  std::vector<PinnedBuffer> host_;
+  std::vector<DeviceBuffer> device_;
   std::byte* host_data_ = nullptr;
   int64_t num_bytes_ = 0;
 };
@@ -41,8 +43,8 @@ class StagingMemory {
 // kernel needs besides, its scales and sources that the file does not align.  Thread-compatible.
 class StagingPlace {
  public:
-  // Errors: those of kernels/device.
-  static absl::StatusOr<StagingPlace> Create(int device);
+  // With `data_bytes` of data().  Errors: those of kernels/device.
+  static absl::StatusOr<StagingPlace> Create(int device, int64_t data_bytes);
 
   // Of what is read.  Reserve while nobody uses the place.
   StagingMemory& data() { return data_; }

@@ -26,6 +26,7 @@ using ::testing::_;
 using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 AttachOptions To(const std::string& socket_path, int rank = 0) {
   AttachOptions options;
@@ -250,6 +251,19 @@ TEST_F(FakeAgentTest, SaysWhatTheProtocolSays) {
                                           {"token", kToken},
                                           {"mode", "private"}},
                                      json{{"op", "ack"}}));
+}
+
+TEST_F(FakeAgentTest, AShardOnADeviceThatIsNotHereIsRefusedUnacknowledged) {
+  json index = Index();
+  index["way"] = "cuda_vmm";
+  ExpectRefused(index);  // on which device?
+  index["device"] = "GPU-00000000-1111-2222-3333-444444444444";
+  index["allocation_bytes"] = 1 << 21;
+  EXPECT_THAT(AttachTo({{Frame(index.dump())}}), Not(IsOk()));
+  EXPECT_EQ(messages_.size(), 1);
+  index["way"] = "teleport";
+  EXPECT_THAT(AttachTo({{Frame(index.dump())}}), StatusIs(absl::StatusCode::kUnimplemented, _));
+  EXPECT_EQ(messages_.size(), 1);
 }
 
 TEST_F(FakeAgentTest, AnIndexThatDoesNotMatchItsArenaIsRefusedUnacknowledged) {

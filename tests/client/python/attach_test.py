@@ -165,6 +165,11 @@ class HostileAgentTest(unittest.TestCase):
                 path = self.serve(self.frame(answer), keep_open=True)
                 self.assert_refused("DATA_LOSS", path, mode=mode, timeout=5)
 
+    def test_a_shard_on_a_device_is_refused_before_it_is_acknowledged(self):
+        on_device = self.INDEX.replace(b'"memfd"', b'"cuda_vmm","device":"GPU-0","allocation_bytes":2097152')
+        path = self.serve(self.frame(on_device), keep_open=True)
+        self.assert_refused("UNIMPLEMENTED", path, timeout=5)
+
     def serve(self, answer, keep_open=False):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)

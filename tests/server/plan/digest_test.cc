@@ -63,7 +63,7 @@ Plan FixedPlan() {
 }
 
 TEST(DigestTest, IsTheRecordedOne) {
-  EXPECT_EQ(PlanDigest(FixedPlan()), "3b926825986f7c12de460d0b65c3cd21");
+  EXPECT_EQ(PlanDigest(FixedPlan()), "a0bdf910fcbbeeaa5bc23666923054ad");
 }
 
 TEST(DigestTest, DoesNotCoverItselfNorTheReasonOfTheDtype) {
@@ -104,6 +104,7 @@ TEST(DigestTest, ChangesWithEveryField) {
       [](Plan* p) { p->layout.hpz_partition_size = 2; },
       [](Plan* p) { p->layout.read_mode = ReadMode::kRank0; },
       [](Plan* p) { p->layout.move_mode = MoveMode::kBroadcast; },
+      [](Plan* p) { p->layout.device = LoadDevice::kCuda; },
       [](Plan* p) { p->layout.dtype = DTypePolicy::kSpec; },
       [](Plan* p) { p->layout.round_bytes++; },
       [](Plan* p) { p->layout.allow_missing[0] += "x"; },

@@ -166,7 +166,7 @@ TEST(ReadSharesTest, NoNodeReceivesManyRoundsAtOnce) {
       ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(plan));
       for (int32_t node = 0; node < cluster.num_nodes; ++node) {
         const ExchangeBuffers buffers = ComputeExchangeBuffers(plan, schedule, node);
-        EXPECT_LE(buffers.sending + buffers.receiving, 6 * plan.layout.round_bytes)
+        EXPECT_LE(buffers.sending() + buffers.receiving(), 6 * plan.layout.round_bytes)
             << "node " << node;
       }
     }

@@ -124,6 +124,7 @@ Layout FourRanks() {
   layout.hpz_partition_size = 2;
   layout.read_mode = ReadMode::kRank0;
   layout.move_mode = MoveMode::kBroadcast;
+  layout.device = LoadDevice::kCuda;
   layout.dtype = DTypePolicy::kBFloat16;
   layout.round_bytes = 12345;
   layout.allow_missing = {"lm_head"};

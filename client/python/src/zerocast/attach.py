@@ -311,6 +311,10 @@ def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
         num_bytes = int(answer["arena_bytes"])
         if answer["mode"] not in _FLAGS:
             raise ValueError(f"mode {answer['mode']!r}")
+        if answer["way"] != "memfd":
+            raise AttachError("UNIMPLEMENTED", "the shard lies on a device "
+                              f"({answer.get('device')}, way {answer['way']!r}), and this client attaches to "
+                              "host memory alone; load with --device cpu", "UNSUPPORTED")
         partitions = [_partition(entry, memory, num_bytes, make) for entry in answer["targets"]]
         return Shard(answer["load"], int(answer["rank"]), int(answer["world_size"]),
                      answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions,

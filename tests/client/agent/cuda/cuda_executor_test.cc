@@ -11,6 +11,8 @@
 
 #include "client/agent/cuda/cuda_copier.h"
 #include "client/agent/memory_needs.h"
+#include "kernels/comm/map_rendezvous.h"
+#include "kernels/comm/nccl.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/cuda_status.h"
 #include "kernels/device/device_scope.h"
@@ -24,7 +26,6 @@ namespace {
 
 using ::testing::Each;
 using ::testing::IsEmpty;
-using ::testing::Not;
 
 // The arenas of one node's ranks in one allocation of a device, all zero.
 class DeviceArenas {
@@ -80,28 +81,70 @@ struct Case {
   std::function<bool(CudaWait)> leaves_out;
 };
 
-// What is not as it must be after a load on device 0.
-std::vector<std::string> DifferencesOnDevice(const Case& wanted, uint64_t seed) {
+// The participants of one load, each on a device of its own, in this process.
+class DeviceCluster {
+ public:
+  DeviceCluster(const Case& wanted, const Plan& plan)
+      : case_(wanted), plan_(plan), nodes_(static_cast<size_t>(plan.layout.num_nodes)) {}
+
+  // On the node's own thread: NCCL connects all at once.
+  void Prepare(int32_t node, ExecutorOptions* executor) {
+    Node& own = nodes_[static_cast<size_t>(node)];
+    CudaCopierOptions copier;
+    copier.device = node;
+    copier.num_threads = case_.num_threads;
+    copier.leaves_out = case_.leaves_out;
+    if (nodes_.size() > 1) {
+      NcclOptions nccl;
+      nccl.device = node;
+      nccl.rank = node;
+      nccl.size = static_cast<int>(nodes_.size());
+      nccl.rendezvous = rendezvous_;
+      own.communicator = *NcclCommunicator::Create(nccl);
+      executor->communicator = own.communicator.get();
+      copier.exchange_stream = own.communicator->stream();
+    }
+    executor->device = *CudaCopier::Create(copier);
+    own.arenas = std::make_shared<DeviceArenas>(node, plan_.arena_bytes,
+                                                static_cast<int32_t>(executor->arenas.data.size()));
+    executor->arenas = own.arenas->Memory(own.arenas);
+  }
+  void Finish(int32_t node, absl::Span<Arena> host) const {
+    nodes_[static_cast<size_t>(node)].arenas->CopyTo(host);
+  }
+
+ private:
+  struct Node {
+    std::unique_ptr<NcclCommunicator> communicator;
+    std::shared_ptr<DeviceArenas> arenas;
+  };
+  const Case& case_;
+  const Plan& plan_;
+  const std::shared_ptr<MapRendezvous> rendezvous_ = std::make_shared<MapRendezvous>();
+  std::vector<Node> nodes_;
+};
+
+// What is not as it must be after a load, node k on device k.
+std::vector<std::string> DifferencesOnDevices(const Case& wanted, uint64_t seed) {
   const TempDir dir;
   WriteCheckpoint(dir.path(), seed);
   ClusterOptions options;
   const auto plan = options.plan = MakePlan(dir.path(), wanted.layout);
   options.folder = dir.path();
   options.num_threads = wanted.num_threads;
-  std::map<int32_t, std::shared_ptr<DeviceArenas>> arenas;
+  DeviceCluster cluster(wanted, *plan);
   options.before_load = [&](int32_t node, ExecutorOptions* executor) {
-    CudaCopierOptions copier;
-    copier.num_threads = wanted.num_threads;
-    copier.leaves_out = wanted.leaves_out;
-    executor->device = *CudaCopier::Create(copier);
-    arenas[node] = std::make_shared<DeviceArenas>(
-        0, plan->arena_bytes, static_cast<int32_t>(executor->arenas.data.size()));
-    executor->arenas = arenas[node]->Memory(arenas[node]);
+    cluster.Prepare(node, executor);
   };
-  options.after_load = [&](int32_t node, absl::Span<Arena> host) { arenas[node]->CopyTo(host); };
+  options.after_load = [&](int32_t node, absl::Span<Arena> host) { cluster.Finish(node, host); };
   const ClusterRun run = RunCluster(std::move(options));
   EXPECT_THAT(run.statuses, Each(IsOk()));
   return Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path()));
+}
+
+// Skips where there are fewer devices, with the reason.
+void NeedDevices(int count) {
+  if (*DeviceCount() < count) GTEST_SKIP() << "needs " << count << " devices";
 }
 
 TEST_F(CudaExecutorTest, EveryPartitionHoldsExactlyItsBytes) {
@@ -114,8 +157,31 @@ TEST_F(CudaExecutorTest, EveryPartitionHoldsExactlyItsBytes) {
         wanted.layout = MakeLayout(1, ranks);
         wanted.layout.dtype = dtype;
         wanted.layout.round_bytes = round_bytes;
-        EXPECT_THAT(DifferencesOnDevice(wanted, seed), IsEmpty())
+        EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty())
             << ranks << " ranks, rounds of " << round_bytes;
+      }
+    }
+  }
+}
+
+TEST_F(CudaExecutorTest, EveryDeviceGetsWhatTheOthersRead) {
+  const uint64_t seed = TestSeed();
+  for (const int nodes : {2, 4}) {
+    NeedDevices(nodes);
+    if (IsSkipped()) return;
+    for (const ReadMode read_mode : {ReadMode::kParallel, ReadMode::kLocal, ReadMode::kRank0}) {
+      for (const MoveMode move_mode : {MoveMode::kScatter, MoveMode::kBroadcast}) {
+        for (const int stage : {0, 3}) {
+          Case wanted;
+          wanted.layout = MakeLayout(nodes, 1);
+          wanted.layout.read_mode = read_mode;
+          wanted.layout.move_mode = move_mode;
+          wanted.layout.zero_stage = stage;
+          wanted.layout.round_bytes = 3000;
+          EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty())
+              << nodes << " devices, read mode " << static_cast<int>(read_mode) << ", move mode "
+              << static_cast<int>(move_mode) << ", stage " << stage;
+        }
       }
     }
   }
@@ -125,10 +191,11 @@ TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
   if (cudaEmu() == nullptr) GTEST_SKIP() << "a GPU has one schedule: its own";
   const uint64_t seed = TestSeed();
   Case wanted;
-  wanted.layout = MakeLayout(1, 2);
-  wanted.layout.round_bytes = 1000;
   for (int k = 0; k < 200 && !HasFailure(); ++k) {
-    EXPECT_THAT(DifferencesOnDevice(wanted, seed), IsEmpty()) << "load " << k;
+    // On 1, 2 and 4 devices by turns.
+    wanted.layout = MakeLayout(1 << k % 3, 2);
+    wanted.layout.round_bytes = 1000;
+    EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty()) << "load " << k;
   }
 }
 
@@ -136,11 +203,12 @@ TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
 // the process, whose device is of no more use then: 3 when that came about.
 [[noreturn]] void LoadWithout(CudaWait left_out, uint64_t seed) {
   Case wanted;
-  wanted.layout = MakeLayout(1, 2);
+  wanted.layout = MakeLayout(left_out == CudaWait::kExchange ? 2 : 1, 2);
+  wanted.layout.read_mode = ReadMode::kRank0;  // so that most of it is exchanged
   wanted.layout.round_bytes = 1000;
   wanted.leaves_out = [left_out](CudaWait wait) { return wait == left_out; };
   for (int k = 0; k < 100; ++k) {
-    if (!DifferencesOnDevice(wanted, seed).empty() || ::testing::Test::HasFailure()) ::_exit(3);
+    if (!DifferencesOnDevices(wanted, seed).empty() || ::testing::Test::HasFailure()) ::_exit(3);
   }
   ::_exit(0);
 }
@@ -155,9 +223,7 @@ TEST_P(CudaWaitTest, CannotBeLeftOut) {
   EXPECT_EXIT(LoadWithout(GetParam(), TestSeed()), is_spoilt, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(OfOneDevice, CudaWaitTest,
-                         ::testing::Values(CudaWait::kStagingCopied, CudaWait::kStagingUsed,
-                                           CudaWait::kStagingArrived, CudaWait::kFinish));
+INSTANTIATE_TEST_SUITE_P(All, CudaWaitTest, ::testing::ValuesIn(kCudaWaits));
 
 }  // namespace
 }  // namespace zerocast

@@ -1,0 +1,66 @@
+#ifndef ZEROCAST_CLIENT_AGENT_DEVICES_H_
+#define ZEROCAST_CLIENT_AGENT_DEVICES_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "client/agent/communicators.h"
+#include "client/agent/device_copier.h"
+#include "client/agent/device_memory.h"
+#include "kernels/base/mutex.h"
+#include "kernels/comm/communicator.h"
+
+namespace zerocast {
+
+// The devices of an agent, by their numbers from 0 on.  Thread-safe.
+class Devices {
+ public:
+  virtual ~Devices() = default;
+
+  virtual int count() const = 0;
+  // "GPU-..." and what it is, for people.
+  virtual std::string Describe(int device) const = 0;
+
+  // Memory for a shard, all zero.  Errors: those of kernels/device.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int device, int64_t num_bytes) = 0;
+
+  // Connects the devices of a load: a participant of its exchange is a device.  As
+  // CommunicatorFactory.
+  virtual absl::StatusOr<std::unique_ptr<Communicator>> Connect(
+      int device, const CommunicatorRequest& request) = 0;
+
+  // Who copies for `num_threads` reading threads, which read `staging_bytes` at once.
+  // `communicator` is one of Connect for the same device, or null, and outlives it.
+  virtual absl::StatusOr<std::shared_ptr<DeviceCopier>> MakeCopier(int device, int num_threads,
+                                                                   int64_t staging_bytes,
+                                                                   Communicator* communicator) = 0;
+};
+
+// Finds the devices when they are first wanted: to look for them starts a driver.  Thread-safe.
+class DeviceFinder {
+ public:
+  using Find = std::function<absl::StatusOr<std::shared_ptr<Devices>>()>;
+  explicit DeviceFinder(Find find) : find_(std::move(find)) {}
+
+  // What `find` brings, which is asked again after it failed.
+  absl::StatusOr<std::shared_ptr<Devices>> Get();
+
+ private:
+  const Find find_;
+  Mutex mutex_;
+  std::shared_ptr<Devices> found_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The CUDA devices that this process sees, or, for several agents in one process, part `part` of
+// `num_parts` of them, numbered anew from 0.  FAILED_PRECONDITION, reason UNSUPPORTED, saying why
+// where there is none, or this build has no CUDA.
+absl::StatusOr<std::shared_ptr<Devices>> FindCudaDevices(int part = 0, int num_parts = 1);
+
+}  // namespace zerocast
+
+#endif  // ZEROCAST_CLIENT_AGENT_DEVICES_H_
