@@ -69,20 +69,18 @@ ZC_HOST_DEVICE constexpr uint32_t RoundMagnitude(uint32_t magnitude) {
   return (significand + (1u << (shift - 1)) - 1 + odd) >> shift;
 }
 
-// The float32 bits of a finite magnitude of such a format.
+// The float32 bits of the product of two float32, rounded to nearest even; of a NaN, any NaN.
+ZC_HOST_DEVICE constexpr uint32_t FloatProduct(uint32_t a, uint32_t b) {
+  return __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, a) * __builtin_bit_cast(float, b));
+}
+
+// The float32 bits of a finite magnitude of such a format.  Its bits, as those of a float32, are
+// the number times a power of two, subnormal ones too, so that the product is exact.
 template <int kExponentBits, int kMantissaBits>
 ZC_HOST_DEVICE constexpr uint32_t WidenMagnitude(uint32_t magnitude) {
   constexpr uint32_t kBias = (1u << (kExponentBits - 1)) - 1;
-  if ((magnitude >> kMantissaBits) != 0) {
-    return (magnitude << (23 - kMantissaBits)) + ((127 - kBias) << 23);
-  }
-  if (magnitude == 0) return 0;
-  uint32_t exponent = 127 - kBias + 1;
-  while ((magnitude >> kMantissaBits) == 0) {
-    magnitude <<= 1;
-    --exponent;
-  }
-  return (exponent << 23) | ((magnitude << (23 - kMantissaBits)) & 0x7fffff);
+  constexpr uint32_t kPower = 127 + (127 - kBias);  // the exponent of 2^(127 - kBias)
+  return FloatProduct(magnitude << (23 - kMantissaBits), kPower << 23);
 }
 
 ZC_HOST_DEVICE constexpr uint32_t Float16ToFloat32(uint16_t bits) {

@@ -100,20 +100,12 @@ ZC_HOST_DEVICE constexpr bool IsNanFloat32(uint32_t bits) {
 
 // The product of an element and its scale, float32, rounded to nearest even, as bits.
 ZC_HOST_DEVICE inline uint32_t MultiplyFloat32(uint32_t a, uint32_t b) {
-  constexpr uint32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000, kQuiet = 0x400000;
+  constexpr uint32_t kQuiet = 0x400000;
+  const uint32_t product = FloatProduct(a, b);
+  if (!IsNanFloat32(product)) return product;
   if (IsNanFloat32(b)) return b | kQuiet;
   if (IsNanFloat32(a)) return a | kQuiet;
-  if (((a & kMagnitude) == kInfinity && (b & kMagnitude) == 0) ||
-      ((a & kMagnitude) == 0 && (b & kMagnitude) == kInfinity)) {
-    return 0xffc00000;
-  }
-  float x, y;
-  memcpy(&x, &a, sizeof(x));
-  memcpy(&y, &b, sizeof(y));
-  const float product = x * y;
-  uint32_t bits;
-  memcpy(&bits, &product, sizeof(bits));
-  return bits;
+  return 0xffc00000;  // 0 * infinity
 }
 
 // The float32 bits of scale number `index` at `scales`, of type `dtype`; unaligned.

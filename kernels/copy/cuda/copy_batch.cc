@@ -7,9 +7,21 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/copy/copy.h"
+#include "kernels/copy/cuda/piece_form.h"
 #include "kernels/copy/cuda/piece_list.h"
+#include "kernels/copy/cuda/warp.h"
 
 namespace zerocast {
+namespace {
+
+// The elements of `num_bytes` in the largest vector for which `address` is aligned.
+int64_t VectorAlignment(const void* address, int64_t num_bytes) {
+  int64_t most = kVectorBytes;
+  while (reinterpret_cast<uintptr_t>(address) % most != 0) most /= 2;
+  return std::max<int64_t>(most / num_bytes, 1);
+}
+
+}  // namespace
 
 absl::StatusOr<CopyBatch> MakeCopyBatch(absl::Span<const PlacedBox> boxes, DType source_dtype,
                                         DType target_dtype) {
@@ -24,6 +36,11 @@ absl::StatusOr<CopyBatch> MakeCopyBatch(absl::Span<const PlacedBox> boxes, DType
   batch.pieces.reserve(boxes.size());
   batch.first_elements.reserve(boxes.size() + 1);
   batch.first_elements.push_back(0);
+  PieceSides sides;
+  sides.target_bytes = SizeOf(target_dtype);
+  sides.wider_bytes = std::max(SizeOf(source_dtype), SizeOf(target_dtype));
+  sides.vector_elements = kVectorBytes / sides.wider_bytes;
+  sides.any_width = source_dtype == target_dtype;
   for (size_t i = 0; i < boxes.size(); ++i) {
     const Box& box = boxes[i].box;
     ZC_RETURN_IF_ERROR(CheckBox(i, box));
@@ -35,8 +52,9 @@ absl::StatusOr<CopyBatch> MakeCopyBatch(absl::Span<const PlacedBox> boxes, DType
         static_cast<const std::byte*>(boxes[i].source) + box.source_offset * SizeOf(source_dtype);
     piece.target =
         static_cast<std::byte*>(boxes[i].target) + box.target_offset * SizeOf(target_dtype);
-    piece.num_dims = box.num_dims;
-    std::copy(box.dims, box.dims + box.num_dims, piece.dims);
+    SetLoops(box, &piece);
+    sides.source_alignment = VectorAlignment(piece.source, SizeOf(source_dtype));
+    ChooseForm(sides, &piece);
     batch.pieces.push_back(piece);
   }
   return batch;

@@ -6,30 +6,62 @@
 #include <cstdint>
 
 #include "kernels/copy/box.h"
+#include "kernels/copy/cuda/divider.h"
 #include "kernels/copy/decode.h"
 
 namespace zerocast {
 
-// A box with its addresses: its first element lies at `source` and goes to `target`.  dims as in
-// Box, strides in elements.
+// How a warp goes through a piece.  piece_form.h chooses.
+enum class PieceForm : uint8_t {
+  kVectors = 0,  // by small vectors of elements, or single ones, in the order of the target
+  kRuns = 1,     // along the innermost loop, contiguous on both sides
+  kTiles = 2,    // by tiles of two loops, one contiguous in the source, the other in the target
+};
+
+// One loop, as in BoxDim; strides in elements.
+struct PieceDim {
+  int64_t extent;
+  int64_t source_stride;
+  int64_t target_stride;
+  Divider by_extent;  // where the piece is small
+};
+
+// A box with its addresses: its first element lies at `source` and goes to `target`.  Of form
+// kVectors the innermost loop steps over whole vectors.
 struct CopyPiece {
   const void* source;
   void* target;
-  int64_t num_dims;
-  BoxDim dims[kMaxBoxDims];
+  int32_t num_dims;
+  PieceForm form;
+  // Elements of a vector, of form kVectors.
+  uint8_t vector_elements;
+  // The loop that is contiguous in the source, of form kTiles; in the target it is the last one.
+  uint8_t reads_dim;
+  // Whether 32 bits hold the number of elements, so that dividers can be used.
+  uint8_t is_small;
+  PieceDim dims[kMaxBoxDims];
 };
 
 // A box that reads a quantised source: piece.source is null, and places of the source count logical
 // elements from `first_element` on.  The rest as in EncodedSource.
 struct DecodePiece {
-  CopyPiece piece;
   int64_t first_element;
   const char* stored;
   int64_t stored_first;
   const char* scales;
   int64_t scales_first;
   Decoder decoder;
+  int64_t grid_cols;  // of the decoder
+  // By the decoder's numbers, for use where 32 bits hold those of all elements that are read.
+  int64_t is_small;
+  Divider rows, cols, block_rows, block_cols;
+  CopyPiece piece;
 };
+
+// Most pieces have few loops: a warp reads the others of either kind only where there are some.
+inline constexpr int kFewDims = 3;
+template <typename Piece>
+inline constexpr int kFewDimsBytes = sizeof(Piece) - (kMaxBoxDims - kFewDims) * sizeof(PieceDim);
 
 }  // namespace zerocast
 

@@ -50,9 +50,10 @@ absl::Status LaunchCopyBoxes(absl::Span<const CopyPiece> pieces,
   ZC_RETURN_IF_ERROR(CheckSizes(what, num_pieces, static_cast<int64_t>(first_elements.size()),
                                 num_elements, stream));
   if (num_pieces == 0) return absl::OkStatus();
-  return ToStatus(LaunchCopyKernel(pieces.data(), first_elements.data(), num_pieces, num_elements,
-                                   source_dtype, target_dtype, stream),
-                  what);
+  return ToStatus(
+      LaunchCopyKernel({pieces.data(), first_elements.data(), num_pieces, num_elements, stream},
+                       source_dtype, target_dtype),
+      what);
 }
 
 absl::Status LaunchDecodeBoxes(absl::Span<const DecodePiece> pieces,
@@ -67,9 +68,10 @@ absl::Status LaunchDecodeBoxes(absl::Span<const DecodePiece> pieces,
   ZC_RETURN_IF_ERROR(CheckSizes(what, num_pieces, static_cast<int64_t>(first_elements.size()),
                                 num_elements, stream));
   if (num_pieces == 0) return absl::OkStatus();
-  return ToStatus(LaunchDecodeKernel(pieces.data(), first_elements.data(), num_pieces, num_elements,
-                                     target_dtype, stream),
-                  what);
+  return ToStatus(
+      LaunchDecodeKernel({pieces.data(), first_elements.data(), num_pieces, num_elements, stream},
+                         target_dtype),
+      what);
 }
 
 absl::Status LaunchMixedBatch(const MixedBatch& batch, const std::byte* descriptors,

@@ -48,4 +48,12 @@ absl::Status AppendElements(size_t index, const Box& box, std::vector<int64_t>* 
   return absl::OkStatus();
 }
 
+void SetLoops(const Box& box, CopyPiece* piece) {
+  piece->num_dims = box.num_dims;
+  for (int k = 0; k < box.num_dims; ++k) {
+    const BoxDim& dim = box.dims[k];
+    piece->dims[k] = {dim.extent, dim.source_stride, dim.target_stride, Divider()};
+  }
+}
+
 }  // namespace zerocast

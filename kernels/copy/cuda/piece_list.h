@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "kernels/copy/box.h"
+#include "kernels/copy/cuda/copy_piece.h"
 #include "kernels/copy/dtype.h"
 
 namespace zerocast {
@@ -25,6 +26,9 @@ absl::Status CheckAddress(size_t index, absl::string_view side, const void* addr
 
 // Puts the elements of a checked box behind those of the boxes before it.
 absl::Status AppendElements(size_t index, const Box& box, std::vector<int64_t>* first_elements);
+
+// Sets the loops of a piece to those of a checked box.
+void SetLoops(const Box& box, CopyPiece* piece);
 
 }  // namespace zerocast
 

@@ -19,10 +19,14 @@ LIBRARY = os.environ["ZC_CUDA_LIBRARY"]
 ARCHITECTURES = [a.split("-")[0] for a in re.split(r"[;,]", os.environ["ZC_CUDA_ARCHITECTURES"])
                  if not a.endswith("-virtual")]
 SKIPPED = 77
-# 6 floating types, each cast to the 5 others; 9 integer types cast to the 6; a copy for each of 4 sizes.
-NUM_KERNELS = 6 * 5 + 9 * 6 + 4
-# A multiprocessor has 65,536 registers; two blocks of 256 threads fit it.
-MAX_REGISTERS = 65536 // (2 * 256)
+# 6 floating types, each cast to the 5 others; 9 integer types cast to the 6; a copy for each of 4 sizes;
+# decoders to each of the 6 floating types.
+NUM_KERNELS = 6 * 5 + 9 * 6 + 4 + 6
+KERNEL = re.compile(r"(Copy|Decode)Kernel")
+# A multiprocessor has 65,536 registers, and at least 163 KiB of shared memory (sm_80). Four blocks of
+# 128 threads fit it.
+MAX_REGISTERS = 65536 // (4 * 128)
+MAX_SHARED = 163 * 1024 // 4
 
 
 def cuobjdump(*args):
@@ -37,7 +41,7 @@ def cuobjdump(*args):
 def resources(text):
     """[(kernel, {resource: number})] of cuobjdump -res-usage."""
     return [(name, {k: int(v) for k, v in re.findall(r"([A-Z]+)(?:\[\d+\])?:(\d+)", usage)})
-            for name, usage in re.findall(r"Function (\S+):\n(.*)", text) if "CopyKernel" in name]
+            for name, usage in re.findall(r"Function (\S+):\n(.*)", text) if KERNEL.search(name)]
 
 
 def instructions(text):
@@ -45,15 +49,16 @@ def instructions(text):
     kernels = {}
     for block in text.split("Function : ")[1:]:
         name, code = block.split("\n", 1)
-        if "CopyKernel" in name:
+        if KERNEL.search(name):
             kernels[name.strip()] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)",
                                                code)
     return kernels
 
 
-def types(kernel):
-    """The numbers of the element types in a kernel's mangled name."""
-    return [int(n) for n in re.search(r"DTypeE(\d+)EL\w+?_(\d+)E", kernel).groups()]
+def sides(kernel):
+    """The bytes of an element of the source, as it is stored, and of the target."""
+    numbers = [int(n) for n in re.findall(r"(?:DTypeE|ELS\w*?_)(\d+)E", kernel)]
+    return (1, size(numbers[0])) if "DecodeKernel" in kernel else tuple(map(size, numbers))
 
 
 def size(number):
@@ -71,6 +76,7 @@ class CompiledCode(unittest.TestCase):
                     self.assertEqual(usage["STACK"], 0, "spills, or an array outside registers")
                     self.assertEqual(usage["LOCAL"], 0)
                     self.assertLessEqual(usage["REG"], MAX_REGISTERS)
+                    self.assertLessEqual(usage["SHARED"], MAX_SHARED)
 
     def test_vectors_of_128_bits(self):
         for architecture in ARCHITECTURES:
@@ -80,12 +86,19 @@ class CompiledCode(unittest.TestCase):
                 with self.subTest(architecture=architecture, kernel=name):
                     self.assertEqual([i for i in code if re.match(r"(LDL|STL)\b", i)], [],
                                      "local memory")
-                    source, target = (size(n) for n in types(name))
-                    wide = {i.split(".")[0] for i in code if i.endswith(".128")}
-                    if source >= target:
+                    source, target = sides(name)
+                    wide = {i.split(".")[0] for i in code if ".128" in i}
+                    if source >= target and "CopyKernel" in name:
                         self.assertIn("LDG", wide)
-                    if target >= source:
+                    # What is decoded to one byte again goes by narrower vectors.
+                    if target > source or (target == source and "CopyKernel" in name):
                         self.assertIn("STG", wide)
+
+    def test_the_reader_knows_types(self):
+        self.assertEqual(sides("_ZN8zerocast10CopyKernelILNS_5DTypeE14ELS1_13EEEvPKNS_9CopyPieceEPKllll"),
+                         (4, 2))
+        self.assertEqual(sides("_ZN8zerocast12DecodeKernelILNS_5DTypeE15EEEvPKNS_11DecodePieceEPKllll"),
+                         (1, 8))
 
     def test_the_reader_sees_spills_and_narrow_code(self):
         self.assertEqual(resources(" Function _Z10CopyKernelv:\n  REG:80 STACK:96 SHARED:0 LOCAL:4 "

@@ -1,6 +1,6 @@
 // The functions of the copy kernel, run on the CPU: a loop over lanes in place of a warp.
 
-#include "kernels/copy/cuda/copy_segment.h"
+#include "kernels/copy/cuda/segment.h"
 
 #include <algorithm>
 #include <cstring>
@@ -24,18 +24,20 @@ using copy_testing::RandomBatch;
 using copy_testing::Seed;
 using copy_testing::TypePair;
 
-// Runs all lanes of all segments, segments in random order.
-template <typename Cast>
-void RunAs(Random* random, const CopyBatch& batch) {
-  const int64_t num_segments = (batch.num_elements() - 1) / kSegmentElements<Cast> + 1;
-  std::vector<int64_t> segments(num_segments);
+// Cuts the batch into segments and calls run(begin, end, memory, warp) for them in random order.
+template <typename Source, typename Piece, typename Run>
+void ForEachSegment(Random* random, const std::vector<Piece>& pieces,
+                    const std::vector<int64_t>& first_elements, const Run& run) {
+  const BatchView<Piece> view = {pieces.data(), first_elements.data(),
+                                 static_cast<int64_t>(pieces.size()), first_elements.back()};
+  const int64_t segment_elements =
+      random->Between(0, 3) == 0 ? random->Between(1, 400) : random->Between(400, 9000);
+  std::vector<int64_t> segments((view.num_elements - 1) / segment_elements + 1);
   std::iota(segments.begin(), segments.end(), 0);
   random->Shuffle(&segments);
+  alignas(kVectorBytes) char memory[WarpMemory<Source>::kNumBytes];
   for (const int64_t segment : segments) {
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      CopyBatchSegment<Cast>(batch.pieces.data(), batch.first_elements.data(),
-                             static_cast<int64_t>(batch.pieces.size()), segment, lane);
-    }
+    run(view, segment * segment_elements, (segment + 1) * segment_elements, memory);
   }
 }
 
@@ -43,7 +45,11 @@ template <DType kFrom, DType kTo>
 void RunIf(Random* random, const CopyBatch& batch) {
   if constexpr (kFrom == kTo || kIsElementCast<kFrom, kTo>) {
     if (batch.source_dtype == kFrom && batch.target_dtype == kTo) {
-      RunAs<ElementCast<kFrom, kTo>>(random, batch);
+      ForEachSegment<PlainSource<kFrom, kTo>>(
+          random, batch.pieces, batch.first_elements,
+          [](const auto& view, int64_t begin, int64_t end, char* memory) {
+            MoveSegment<kFrom, kTo>(view, begin, end, memory, Warp(0));
+          });
     }
   }
 }
@@ -65,7 +71,7 @@ std::vector<std::aligned_storage_t<16, 16>> Aligned(const std::vector<uint8_t>& 
   return aligned;
 }
 
-TEST(CopyBatchSegment, EqualsTheReferenceForAllTypes) {
+TEST(MoveSegment, EqualsTheReferenceForAllTypes) {
   Random random(Seed());
   for (const TypePair& types : AllTypePairs()) {
     for (int round = 0; round < 6; ++round) {
@@ -84,24 +90,21 @@ TEST(CopyBatchSegment, EqualsTheReferenceForAllTypes) {
   }
 }
 
-// Bytes, counted as they are copied.
-struct Counted {
-  using From = uint8_t;
-  using To = uint8_t;
-  static constexpr int64_t kWiderBytes = 1;
-  static constexpr int kVectorElements = 16;
-  static constexpr int kLoads = 4;
+// Bytes, counted as they are loaded.
+class Counted : public PlainSource<DType::kUInt8, DType::kUInt8> {
+ public:
+  static constexpr bool kShifts = false;
+  using PlainSource::PlainSource;
   template <int kCount>
-  static constexpr int kNarrower = kCount / 2;
-  static uint8_t Apply(uint8_t bits) {
-    ++copied;
-    return bits;
+  Loaded<kCount> Load(int64_t place) const {
+    loaded += kCount;
+    return PlainSource::Load<kCount>(place);
   }
-  static int64_t copied;
+  static int64_t loaded;
 };
-int64_t Counted::copied = 0;
+int64_t Counted::loaded = 0;
 
-TEST(CopyBatchSegment, CopiesEachElementOnce) {
+TEST(MovePiece, LoadsEachElementOnce) {
   Random random(Seed());
   for (int round = 0; round < 50; ++round) {
     const RandomBatch random_batch = MakeRandomBatch(&random, {DType::kUInt8, DType::kUInt8}, 8);
@@ -110,9 +113,17 @@ TEST(CopyBatchSegment, CopiesEachElementOnce) {
     ZC_ASSERT_OK_AND_ASSIGN(const CopyBatch batch,
                             MakeCopyBatch(random_batch.Placed(source.data(), target.data()),
                                           DType::kUInt8, DType::kUInt8));
-    Counted::copied = 0;
-    RunAs<Counted>(&random, batch);
-    ASSERT_EQ(Counted::copied, batch.num_elements());
+    Counted::loaded = 0;
+    ForEachSegment<Counted>(
+        &random, batch.pieces, batch.first_elements,
+        [](const auto& view, int64_t begin, int64_t end, char* memory) {
+          CopyPiece shared;
+          ForEachPiece(view, begin, end, &shared, Warp(0),
+                       [&](const CopyPiece& piece, int64_t count, int64_t from, int64_t to) {
+                         MovePiece<Counted>(piece, count, from, to, memory, Warp(0));
+                       });
+        });
+    ASSERT_EQ(Counted::loaded, batch.num_elements());
   }
 }
 
@@ -120,8 +131,9 @@ TEST(PlaceOf, CountsBeyond32Bits) {
   constexpr int64_t kHuge = (int64_t{1} << 33) + 5;
   CopyPiece piece = {};
   piece.num_dims = 2;
-  piece.dims[0] = {3, 7 * kHuge, kHuge};
-  piece.dims[1] = {kHuge, 2, 1};
+  piece.dims[0] = {3, 7 * kHuge, kHuge, Divider()};
+  piece.dims[1] = {kHuge, 2, 1, Divider()};
+  piece.is_small = 0;
   const Place place = PlaceOf(piece, 2 * kHuge + kHuge - 1);
   EXPECT_EQ(place.source, 14 * kHuge + 2 * (kHuge - 1));
   EXPECT_EQ(place.target, 3 * kHuge - 1);
