@@ -108,6 +108,19 @@ ZC_HOST_DEVICE inline uint32_t MultiplyFloat32(uint32_t a, uint32_t b) {
   return 0xffc00000;  // 0 * infinity
 }
 
+// The float32 bits of a scale of type `dtype` with these bits.
+ZC_HOST_DEVICE constexpr uint32_t ScaleToFloat32(DType dtype, uint64_t bits) {
+  const auto byte = static_cast<uint8_t>(bits);
+  if (dtype == DType::kUInt8) return PowerOfTwo(byte);
+  if (dtype == DType::kFloat8E8M0) return byte == 0xff ? 0x7f800001 : PowerOfTwo(byte);
+  if (dtype == DType::kFloat8E4M3) return Float8E4M3ToFloat32(byte);
+  if (dtype == DType::kFloat8E5M2) return Float8E5M2ToFloat32(byte);
+  if (dtype == DType::kFloat16) return Float16ToFloat32(static_cast<uint16_t>(bits));
+  if (dtype == DType::kBFloat16) return BFloat16ToFloat32(static_cast<uint16_t>(bits));
+  if (dtype == DType::kFloat64) return Float64ToFloat32(bits);
+  return static_cast<uint32_t>(bits);
+}
+
 // The float32 bits of scale number `index` at `scales`, of type `dtype`; unaligned.
 ZC_HOST_DEVICE inline uint32_t LoadScale(DType dtype, const char* scales, int64_t index) {
   const char* const place = scales + index * SizeOf(dtype);
@@ -118,25 +131,17 @@ ZC_HOST_DEVICE inline uint32_t LoadScale(DType dtype, const char* scales, int64_
   switch (SizeOf(dtype)) {
     case 1:
       memcpy(&byte, place, sizeof(byte));
-      break;
+      return ScaleToFloat32(dtype, byte);
     case 2:
       memcpy(&half, place, sizeof(half));
-      break;
+      return ScaleToFloat32(dtype, half);
     case 4:
       memcpy(&single, place, sizeof(single));
-      break;
+      return ScaleToFloat32(dtype, single);
     default:
       memcpy(&wide, place, sizeof(wide));
-      break;
+      return ScaleToFloat32(dtype, wide);
   }
-  if (dtype == DType::kUInt8) return PowerOfTwo(byte);
-  if (dtype == DType::kFloat8E8M0) return byte == 0xff ? 0x7f800001 : PowerOfTwo(byte);
-  if (dtype == DType::kFloat8E4M3) return Float8E4M3ToFloat32(byte);
-  if (dtype == DType::kFloat8E5M2) return Float8E5M2ToFloat32(byte);
-  if (dtype == DType::kFloat16) return Float16ToFloat32(half);
-  if (dtype == DType::kBFloat16) return BFloat16ToFloat32(half);
-  if (dtype == DType::kFloat64) return Float64ToFloat32(wide);
-  return single;
 }
 
 // The float32 bits of an undecoded element: `byte` is the stored element that holds logical element
@@ -154,7 +159,7 @@ ZC_HOST_DEVICE constexpr uint32_t StoredToFloat32(const Decoder& decoder, uint8_
 ZC_HOST_DEVICE inline uint32_t ApplyScale(const Decoder& decoder, uint32_t value, uint32_t scale) {
   if (decoder.kind == DecoderKind::kMxfp4 && scale == 0x7f800000) {
     // 2^128 is no float32, but a half times it is: it comes in two steps, neither of which rounds.
-    return MultiplyFloat32(MultiplyFloat32(value, 0x40000000), 0x7f000000);
+    return FloatProduct(FloatProduct(value, 0x40000000), 0x7f000000);
   }
   return MultiplyFloat32(value, scale);
 }

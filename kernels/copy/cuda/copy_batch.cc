@@ -46,16 +46,18 @@ absl::StatusOr<CopyBatch> MakeCopyBatch(absl::Span<const PlacedBox> boxes, DType
     ZC_RETURN_IF_ERROR(CheckBox(i, box));
     ZC_RETURN_IF_ERROR(CheckAddress(i, "source", boxes[i].source, source_dtype));
     ZC_RETURN_IF_ERROR(CheckAddress(i, "target", boxes[i].target, target_dtype));
-    ZC_RETURN_IF_ERROR(AppendElements(i, box, &batch.first_elements));
-    CopyPiece piece = {};
-    piece.source =
-        static_cast<const std::byte*>(boxes[i].source) + box.source_offset * SizeOf(source_dtype);
-    piece.target =
-        static_cast<std::byte*>(boxes[i].target) + box.target_offset * SizeOf(target_dtype);
-    SetLoops(box, &piece);
-    sides.source_alignment = VectorAlignment(piece.source, SizeOf(source_dtype));
-    ChooseForm(sides, &piece);
-    batch.pieces.push_back(piece);
+    for (const Box& part : SmallParts(box)) {
+      ZC_RETURN_IF_ERROR(AppendElements(i, part, &batch.first_elements));
+      CopyPiece piece = {};
+      piece.source = static_cast<const std::byte*>(boxes[i].source) +
+                     part.source_offset * SizeOf(source_dtype);
+      piece.target =
+          static_cast<std::byte*>(boxes[i].target) + part.target_offset * SizeOf(target_dtype);
+      SetLoops(part, &piece);
+      sides.source_alignment = VectorAlignment(piece.source, SizeOf(source_dtype));
+      ChooseForm(sides, &piece);
+      batch.pieces.push_back(piece);
+    }
   }
   return batch;
 }

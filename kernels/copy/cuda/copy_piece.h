@@ -23,8 +23,11 @@ struct PieceDim {
   int64_t extent;
   int64_t source_stride;
   int64_t target_stride;
-  Divider by_extent;  // where the piece is small
+  Divider by_extent;
 };
+
+// Of a piece.  Larger boxes are more than one, so that 32 bits hold all numbers of elements.
+inline constexpr int64_t kMostPieceElements = int64_t{1} << 31;
 
 // A box with its addresses: its first element lies at `source` and goes to `target`.  Of form
 // kVectors the innermost loop steps over whole vectors.
@@ -37,13 +40,12 @@ struct CopyPiece {
   uint8_t vector_elements;
   // The loop that is contiguous in the source, of form kTiles; in the target it is the last one.
   uint8_t reads_dim;
-  // Whether 32 bits hold the number of elements, so that dividers can be used.
-  uint8_t is_small;
   PieceDim dims[kMaxBoxDims];
 };
 
 // A box that reads a quantised source: piece.source is null, and places of the source count logical
-// elements from `first_element` on.  The rest as in EncodedSource.
+// elements from `first_element` on.  The rest as in EncodedSource, but that all count from the
+// beginning of a matrix, so that 32 bits hold all places.
 struct DecodePiece {
   int64_t first_element;
   const char* stored;
@@ -52,8 +54,7 @@ struct DecodePiece {
   int64_t scales_first;
   Decoder decoder;
   int64_t grid_cols;  // of the decoder
-  // By the decoder's numbers, for use where 32 bits hold those of all elements that are read.
-  int64_t is_small;
+  // By the decoder's numbers.
   Divider rows, cols, block_rows, block_cols;
   CopyPiece piece;
 };

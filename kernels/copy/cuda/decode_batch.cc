@@ -14,18 +14,22 @@
 namespace zerocast {
 namespace {
 
+// Of elements, counted from the beginning of a matrix.
+constexpr int64_t kMostPlaces = std::numeric_limits<uint32_t>::max();
+
 bool HasBlocks(const Decoder& decoder) {
   return decoder.kind != DecoderKind::kPlain && decoder.kind <= DecoderKind::kMxfp4 &&
          decoder.rows >= 1 && decoder.cols >= 1 && decoder.block_rows >= 1 &&
          decoder.block_cols >= 1 && decoder.block_rows <= decoder.rows &&
          decoder.block_cols <= decoder.cols && decoder.matrix_scales >= 0 &&
-         SizeOf(decoder.scale) > 0;
+         decoder.rows <= kMostPlaces / decoder.cols && SizeOf(decoder.scale) > 0;
 }
 
 absl::Status Check(size_t index, const PlacedDecodeBox& placed, DType target_dtype) {
   ZC_RETURN_IF_ERROR(CheckBox(index, placed.box));
   const Decoder& decoder = placed.decoder;
-  if (!HasBlocks(decoder)) return RefuseBox(index, "its decoder has no blocks of elements");
+  if (!HasBlocks(decoder))
+    return RefuseBox(index, "its decoder has no blocks of elements, or too many");
   if (placed.source.stored_first % PackedElements(decoder.kind) != 0) {
     return RefuseBox(index, absl::StrCat("its stored elements begin within a byte, at element ",
                                          placed.source.stored_first));
@@ -53,16 +57,45 @@ int64_t SourceAlignment(const DecodePiece& piece, int64_t vector_elements) {
   return is_aligned ? vector_elements : 1;
 }
 
-// For a piece that reads elements before `source_end`.
-void SetDividers(int64_t source_end, DecodePiece* piece) {
-  constexpr int64_t kMost = std::numeric_limits<uint32_t>::max();
-  const Decoder& decoder = piece->decoder;
-  piece->is_small = source_end <= kMost && decoder.rows <= kMost && decoder.cols <= kMost ? 1 : 0;
-  if (piece->is_small == 0) return;
-  piece->rows = MakeDivider(static_cast<uint32_t>(decoder.rows));
-  piece->cols = MakeDivider(static_cast<uint32_t>(decoder.cols));
-  piece->block_rows = MakeDivider(static_cast<uint32_t>(decoder.block_rows));
-  piece->block_cols = MakeDivider(static_cast<uint32_t>(decoder.block_cols));
+// The matrices before `element` that can be left out of the count of elements: bytes that hold two
+// of them stay whole.
+int64_t MatricesBefore(const Decoder& decoder, int64_t element) {
+  const int64_t matrices = element / (decoder.rows * decoder.cols);
+  return matrices - matrices % PackedElements(decoder.kind);
+}
+
+// A part of a box as a piece whose places count from the beginning of a matrix.
+DecodePiece PieceOf(const PlacedDecodeBox& placed, const Box& part, DType target_dtype) {
+  const Decoder& decoder = placed.decoder;
+  const int64_t matrix = decoder.rows * decoder.cols;
+  const int64_t skipped = MatricesBefore(decoder, part.source_offset);
+  DecodePiece piece = {};
+  piece.first_element = part.source_offset - skipped * matrix;
+  piece.stored = placed.source.stored;
+  piece.stored_first = placed.source.stored_first - skipped * matrix;
+  piece.scales = placed.source.scales;
+  piece.scales_first = placed.source.scales_first - skipped * decoder.matrix_scales;
+  piece.decoder = decoder;
+  piece.grid_cols = GridCols(decoder);
+  piece.rows = MakeDivider(static_cast<uint32_t>(decoder.rows));
+  piece.cols = MakeDivider(static_cast<uint32_t>(decoder.cols));
+  piece.block_rows = MakeDivider(static_cast<uint32_t>(decoder.block_rows));
+  piece.block_cols = MakeDivider(static_cast<uint32_t>(decoder.block_cols));
+  piece.piece.target =
+      static_cast<std::byte*>(placed.target) + part.target_offset * SizeOf(target_dtype);
+  SetLoops(part, &piece.piece);
+  return piece;
+}
+
+// That 32 bits hold the places of a part of a box as its piece counts them.
+absl::Status CheckPlaces(size_t index, const Decoder& decoder, const Box& part) {
+  const int64_t matrix = decoder.rows * decoder.cols;
+  const int64_t begin = MatricesBefore(decoder, part.source_offset) * matrix;
+  if (SourceEnd(part) - begin <= kMostPlaces) {
+    return absl::OkStatus();
+  }
+  return RefuseBox(index, absl::StrCat("it reads from places of the source that lie more than ",
+                                       kMostPlaces, " elements apart"));
 }
 
 }  // namespace
@@ -86,22 +119,14 @@ absl::StatusOr<DecodeBatch> MakeDecodeBatch(absl::Span<const PlacedDecodeBox> bo
   for (size_t i = 0; i < boxes.size(); ++i) {
     const PlacedDecodeBox& placed = boxes[i];
     ZC_RETURN_IF_ERROR(Check(i, placed, target_dtype));
-    ZC_RETURN_IF_ERROR(AppendElements(i, placed.box, &batch.first_elements));
-    DecodePiece piece = {};
-    piece.piece.target =
-        static_cast<std::byte*>(placed.target) + placed.box.target_offset * SizeOf(target_dtype);
-    SetLoops(placed.box, &piece.piece);
-    piece.first_element = placed.box.source_offset;
-    piece.stored = placed.source.stored;
-    piece.stored_first = placed.source.stored_first;
-    piece.scales = placed.source.scales;
-    piece.scales_first = placed.source.scales_first;
-    piece.decoder = placed.decoder;
-    piece.grid_cols = GridCols(placed.decoder);
-    SetDividers(SourceEnd(placed.box), &piece);
-    sides.source_alignment = SourceAlignment(piece, sides.vector_elements);
-    ChooseForm(sides, &piece.piece);
-    batch.pieces.push_back(piece);
+    for (const Box& part : SmallParts(placed.box)) {
+      ZC_RETURN_IF_ERROR(CheckPlaces(i, placed.decoder, part));
+      ZC_RETURN_IF_ERROR(AppendElements(i, part, &batch.first_elements));
+      DecodePiece piece = PieceOf(placed, part, target_dtype);
+      sides.source_alignment = SourceAlignment(piece, sides.vector_elements);
+      ChooseForm(sides, &piece.piece);
+      batch.pieces.push_back(piece);
+    }
   }
   return batch;
 }

@@ -62,8 +62,7 @@ class DecodeSource {
     Loaded<kCount> loaded;
     loaded.stored =
         LoadVector<uint8_t, Loaded<kCount>::kBytes>(stored_ + element / kPackedElements);
-    loaded.scale = LoadScale(piece_.decoder.scale, InGlobalMemory(piece_.scales),
-                             ScaleAt(element) - piece_.scales_first);
+    loaded.scale = LoadScaleOf(static_cast<uint32_t>(element));
     loaded.is_upper = static_cast<uint32_t>(element & (kPackedElements - 1));
     return loaded;
   }
@@ -88,18 +87,29 @@ class DecodeSource {
   }
 
  private:
-  // As ScaleIndex, without its divisions where 32 bits hold the numbers.
-  ZC_HOST_DEVICE int64_t ScaleAt(int64_t element) const {
+  // As ScaleIndex and LoadScale, without divisions and from an aligned address.
+  ZC_HOST_DEVICE uint32_t LoadScaleOf(uint32_t element) const {
     const Decoder& decoder = piece_.decoder;
-    if (piece_.is_small == 0) return ScaleIndex(decoder, element);
-    const auto index = static_cast<uint32_t>(element);
-    const uint32_t row = Quotient(index, piece_.cols);
-    const uint32_t col = index - row * static_cast<uint32_t>(decoder.cols);
+    const uint32_t row = Quotient(element, piece_.cols);
+    const uint32_t col = element - row * static_cast<uint32_t>(decoder.cols);
     const uint32_t matrix = Quotient(row, piece_.rows);
     const uint32_t matrix_row = row - matrix * static_cast<uint32_t>(decoder.rows);
-    return matrix * decoder.matrix_scales +
-           Quotient(matrix_row, piece_.block_rows) * piece_.grid_cols +
-           Quotient(col, piece_.block_cols);
+    const int64_t index = matrix * decoder.matrix_scales +
+                          Quotient(matrix_row, piece_.block_rows) * piece_.grid_cols +
+                          Quotient(col, piece_.block_cols) - piece_.scales_first;
+    const char* const scales = InGlobalMemory(piece_.scales);
+    const int64_t size = SizeOf(decoder.scale);
+    uint64_t bits;
+    if (size == 1) {
+      bits = reinterpret_cast<const uint8_t*>(scales)[index];
+    } else if (size == 2) {
+      bits = reinterpret_cast<const uint16_t*>(scales)[index];
+    } else if (size == 4) {
+      bits = reinterpret_cast<const uint32_t*>(scales)[index];
+    } else {
+      bits = reinterpret_cast<const uint64_t*>(scales)[index];
+    }
+    return ScaleToFloat32(decoder.scale, bits);
   }
 
   const DecodePiece& piece_;

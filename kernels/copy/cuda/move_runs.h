@@ -193,10 +193,12 @@ ZC_HOST_DEVICE inline void MoveRuns(const Source& source, const CopyPiece& piece
   int64_t stop = (end + kUnit - 1) / kUnit * kUnit;
   if (stop > num_elements) stop = num_elements;
   if (i >= stop) return;
-  int64_t left = extent - i % extent;  // of the run
+  const uint32_t runs_before =
+      Quotient(static_cast<uint32_t>(i), piece.dims[piece.num_dims - 1].by_extent);
+  int64_t left = (runs_before + 1) * extent - i;  // of the run
   ZC_NO_UNROLL
   while (i < stop) {
-    const Place place = PlaceOf(piece, i);
+    const Place place = PlaceOf(piece, static_cast<uint32_t>(i));
     const int64_t count = left < stop - i ? left : stop - i;
     MoveRun(source, place.source, target + place.target, count, staged, warp);
     i += count;

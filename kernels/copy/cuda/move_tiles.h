@@ -222,25 +222,29 @@ ZC_HOST_DEVICE inline void MoveTiles(const Source& source, const CopyPiece& piec
   const PieceDim& across = piece.dims[piece.reads_dim];   // a row goes along it
   const PieceDim& down = piece.dims[piece.num_dims - 1];  // and a column along this
   const int64_t plane_elements = across.extent * down.extent;
-  int64_t plane = begin / plane_elements;
+  // The numbers that are divided fit into 32 bits, and their division is shorter.
+  int64_t plane = static_cast<uint32_t>(begin) / static_cast<uint32_t>(plane_elements);
   int64_t rest = begin - plane * plane_elements;
-  int64_t row = rest / (Shape::kRows * across.extent) * Shape::kRows;
+  int64_t row = static_cast<uint32_t>(rest) / static_cast<uint32_t>(across.extent) / Shape::kRows *
+                Shape::kRows;
   rest -= row * across.extent;
   int64_t rows = down.extent - row < Shape::kRows ? down.extent - row : Shape::kRows;
   // The first tile that begins at or after `begin`: maybe the one behind the strip's last.
-  int64_t column = (rest + rows * Shape::kColumns - 1) / (rows * Shape::kColumns) * Shape::kColumns;
+  int64_t column = static_cast<uint32_t>(rest + rows * Shape::kColumns - 1) /
+                   static_cast<uint32_t>(rows * Shape::kColumns) * int64_t{Shape::kColumns};
   ZC_NO_UNROLL
   while (true) {
     // Where the plane begins.
     Place origin;
-    int64_t outer = plane;
+    auto outer = static_cast<uint32_t>(plane);
     ZC_NO_UNROLL
     for (int k = piece.num_dims - 2; k >= 0; --k) {
       if (k == piece.reads_dim) continue;
       const PieceDim& dim = piece.dims[k];
-      const int64_t before = outer / dim.extent;
-      origin.source += (outer - before * dim.extent) * dim.source_stride;
-      origin.target += (outer - before * dim.extent) * dim.target_stride;
+      const uint32_t before = Quotient(outer, dim.by_extent);
+      const int64_t step = outer - before * static_cast<uint32_t>(dim.extent);
+      origin.source += step * dim.source_stride;
+      origin.target += step * dim.target_stride;
       outer = before;
     }
     ZC_NO_UNROLL

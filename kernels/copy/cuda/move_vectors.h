@@ -18,34 +18,16 @@ struct Place {
 };
 
 // The place of step `index`, in the order of the loops.
-ZC_HOST_DEVICE inline Place PlaceOf(const CopyPiece& piece, int64_t index) {
+ZC_HOST_DEVICE inline Place PlaceOf(const CopyPiece& piece, uint32_t index) {
   Place place;
-  if (piece.is_small != 0) {
-    uint32_t rest = static_cast<uint32_t>(index);
-    ZC_NO_UNROLL
-    for (int k = piece.num_dims - 1; k > 0; --k) {
-      const PieceDim& dim = piece.dims[k];
-      const uint32_t before = Quotient(rest, dim.by_extent);  // steps of the loops outside
-      const int64_t step = rest - before * static_cast<uint32_t>(dim.extent);
-      place.source += step * dim.source_stride;
-      place.target += step * dim.target_stride;
-      rest = before;
-    }
-    index = rest;
-  } else {
-    ZC_NO_UNROLL
-    for (int k = piece.num_dims - 1; k > 0; --k) {
-      const PieceDim& dim = piece.dims[k];
-      const int64_t before = index / dim.extent;
-      const int64_t step = index - before * dim.extent;
-      place.source += step * dim.source_stride;
-      place.target += step * dim.target_stride;
-      index = before;
-    }
-  }
-  if (piece.num_dims > 0) {
-    place.source += index * piece.dims[0].source_stride;
-    place.target += index * piece.dims[0].target_stride;
+  ZC_NO_UNROLL
+  for (int k = piece.num_dims - 1; k >= 0; --k) {
+    const PieceDim& dim = piece.dims[k];
+    const uint32_t before = k > 0 ? Quotient(index, dim.by_extent) : 0;  // of the loops outside
+    const int64_t step = index - before * static_cast<uint32_t>(dim.extent);
+    place.source += step * dim.source_stride;
+    place.target += step * dim.target_stride;
+    index = before;
   }
   return place;
 }
@@ -65,7 +47,7 @@ ZC_HOST_DEVICE inline void MoveVectorsOf(const Source& source, const CopyPiece& 
         int64_t places[kLoads];
         ZC_UNROLL
         for (int j = 0; j < kLoads; ++j) {
-          const Place place = PlaceOf(piece, i + j * kWarpSize);
+          const Place place = PlaceOf(piece, static_cast<uint32_t>(i + j * kWarpSize));
           places[j] = place.target;
           loaded[j] = source.template Load<kCount>(place.source);
         }
@@ -77,7 +59,7 @@ ZC_HOST_DEVICE inline void MoveVectorsOf(const Source& source, const CopyPiece& 
     }
     ZC_NO_UNROLL
     for (; i < end; i += kWarpSize) {
-      const Place place = PlaceOf(piece, i);
+      const Place place = PlaceOf(piece, static_cast<uint32_t>(i));
       StoreVector(source.template Convert<kCount>(source.template Load<kCount>(place.source)),
                   target + place.target);
     }

@@ -1,7 +1,6 @@
 #include "kernels/copy/cuda/piece_form.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace zerocast {
 namespace {
@@ -82,11 +81,7 @@ void SetForm(const PieceSides& sides, CopyPiece* piece) {
 }  // namespace
 
 void ChooseForm(const PieceSides& sides, CopyPiece* piece) {
-  int64_t num_elements = 1;
-  for (int k = 0; k < piece->num_dims; ++k) num_elements *= piece->dims[k].extent;
   SetForm(sides, piece);
-  piece->is_small = num_elements <= std::numeric_limits<uint32_t>::max() ? 1 : 0;
-  if (piece->is_small == 0) return;
   for (int k = 0; k < piece->num_dims; ++k) {
     piece->dims[k].by_extent = MakeDivider(static_cast<uint32_t>(piece->dims[k].extent));
   }

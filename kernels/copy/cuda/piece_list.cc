@@ -5,6 +5,40 @@
 #include "absl/strings/str_cat.h"
 
 namespace zerocast {
+namespace {
+
+// More than any device's memory has, few enough to be cut into parts.
+constexpr int64_t kMostBoxElements = int64_t{1} << 44;
+
+void AddSmallParts(const Box& box, std::vector<Box>* parts) {
+  if (NumElements(box) <= kMostPieceElements) {
+    parts->push_back(box);
+    return;
+  }
+  Box first = box, rest = box;
+  const BoxDim& outer = box.dims[0];
+  if (outer.extent == 1) {  // nothing is left of it to cut
+    for (int k = 1; k < box.num_dims; ++k) first.dims[k - 1] = box.dims[k];
+    --first.num_dims;
+    AddSmallParts(first, parts);
+    return;
+  }
+  const int64_t half = outer.extent / 2;
+  first.dims[0].extent = half;
+  rest.dims[0].extent -= half;
+  rest.source_offset += half * outer.source_stride;
+  rest.target_offset += half * outer.target_stride;
+  AddSmallParts(first, parts);
+  AddSmallParts(rest, parts);
+}
+
+}  // namespace
+
+std::vector<Box> SmallParts(const Box& box) {
+  std::vector<Box> parts;
+  AddSmallParts(box, &parts);
+  return parts;
+}
 
 absl::Status RefuseBox(size_t index, absl::string_view why) {
   return absl::InvalidArgumentError(
@@ -20,8 +54,9 @@ absl::Status CheckBox(size_t index, const Box& box) {
   for (int k = 0; k < box.num_dims; ++k) {
     const int64_t extent = box.dims[k].extent;
     if (extent < 1) return RefuseBox(index, absl::StrCat("loop ", k, " has extent ", extent));
-    if (count > std::numeric_limits<int64_t>::max() / extent) {
-      return RefuseBox(index, "it has more elements than 64 bits can count");
+    if (extent > kMostBoxElements / count) {
+      return RefuseBox(index, absl::StrCat("it has more elements than a device can hold: at most ",
+                                           kMostBoxElements, " are possible"));
     }
     count *= extent;
   }

@@ -24,6 +24,9 @@ absl::Status CheckBox(size_t index, const Box& box);
 // That an address of `side` ("source", "target") is one that elements of `dtype` can have.
 absl::Status CheckAddress(size_t index, absl::string_view side, const void* address, DType dtype);
 
+// The parts of a checked box that are small enough for a piece each, in the order of its elements.
+std::vector<Box> SmallParts(const Box& box);
+
 // Puts the elements of a checked box behind those of the boxes before it.
 absl::Status AppendElements(size_t index, const Box& box, std::vector<int64_t>* first_elements);
 

@@ -57,7 +57,7 @@ def instructions(text):
 
 def sides(kernel):
     """The bytes of an element of the source, as it is stored, and of the target."""
-    numbers = [int(n) for n in re.findall(r"(?:DTypeE|ELS\w*?_)(\d+)E", kernel)]
+    numbers = [int(n) for n in re.findall(r"(?:DTypeE|LS\w*?_)(\d+)E", kernel)]
     return (1, size(numbers[0])) if "DecodeKernel" in kernel else tuple(map(size, numbers))
 
 

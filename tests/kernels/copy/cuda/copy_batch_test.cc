@@ -16,6 +16,10 @@ using ::testing::HasSubstr;
 alignas(16) char source_memory[64];
 alignas(16) char target_memory[64];
 
+uint64_t Distance(const void* from, const void* to) {
+  return reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from);
+}
+
 PlacedBox Line(int64_t extent) {
   PlacedBox placed;
   placed.box.num_dims = 1;
@@ -76,8 +80,24 @@ TEST(MakeCopyBatch, RefusesLoopsThatAreNone) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("7 loops")));
   EXPECT_THAT(MakeCopyBatch({Line(0)}, DType::kInt8, DType::kInt8),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("extent 0")));
-  EXPECT_THAT(MakeCopyBatch({Line(INT64_MAX), Line(1)}, DType::kInt8, DType::kInt8),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64 bits")));
+  EXPECT_THAT(
+      MakeCopyBatch({Line(INT64_MAX)}, DType::kInt8, DType::kInt8),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("more elements than a device")));
+}
+
+TEST(MakeCopyBatch, CutsBoxesWhoseElements32BitsDoNotCount) {
+  PlacedBox huge = Line(1);
+  huge.box.num_dims = 2;
+  huge.box.dims[0] = {3, 5000000000, 4000000001};
+  huge.box.dims[1] = {4000000001, 1, 1};
+  ZC_ASSERT_OK_AND_ASSIGN(const CopyBatch batch,
+                          MakeCopyBatch({huge}, DType::kBFloat16, DType::kBFloat16));
+  EXPECT_EQ(batch.num_elements(), 3 * 4000000001);
+  ASSERT_EQ(batch.pieces.size(), 6u);
+  EXPECT_EQ(batch.first_elements[1], 2000000000);
+  EXPECT_EQ(Distance(source_memory, batch.pieces[1].source), uint64_t{4000000000});
+  EXPECT_EQ(Distance(source_memory, batch.pieces[2].source), uint64_t{10000000000});
+  EXPECT_EQ(Distance(target_memory, batch.pieces[5].target), uint64_t{20000000004});
 }
 
 }  // namespace

@@ -43,7 +43,10 @@ TEST(MakeDecodeBatch, SaysWhereElementsLie) {
                           MakeDecodeBatch({Line(5), placed}, DType::kBFloat16));
   EXPECT_THAT(batch.first_elements, ElementsAre(0, 5, 11));
   EXPECT_EQ(batch.num_elements(), 11);
-  EXPECT_EQ(batch.pieces[1].first_element, 70);
+  // Counted from a matrix near by, so that 32 bits do.
+  EXPECT_EQ(batch.pieces[1].first_element, 6);
+  EXPECT_EQ(batch.pieces[1].stored_first, 0);
+  EXPECT_EQ(batch.pieces[1].scales_first, 0);
   EXPECT_EQ(batch.pieces[1].piece.target, target_memory + 10);
   EXPECT_EQ(batch.pieces[1].stored, source_memory);
   EXPECT_EQ(batch.pieces[1].scales, scale_memory);
@@ -59,6 +62,18 @@ TEST(MakeDecodeBatch, RefusesWhatHasNoBlocks) {
   EXPECT_THAT(MakeDecodeBatch({Line(4), empty}, DType::kFloat32),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        AllOf(HasSubstr("box 1"), HasSubstr("no blocks"))));
+}
+
+TEST(MakeDecodeBatch, KeepsTwoElementsOfAByteTogether) {
+  PlacedDecodeBox odd = Line(4);
+  odd.decoder.cols = odd.decoder.block_cols = 5;
+  odd.box.source_offset = 17;  // in the fourth matrix
+  odd.source.stored_first = 16;
+  odd.source.scales_first = 3;
+  ZC_ASSERT_OK_AND_ASSIGN(const DecodeBatch batch, MakeDecodeBatch({odd}, DType::kFloat32));
+  EXPECT_EQ(batch.pieces[0].first_element, 7);
+  EXPECT_EQ(batch.pieces[0].stored_first, 6);
+  EXPECT_EQ(batch.pieces[0].scales_first, 1);
 }
 
 TEST(MakeDecodeBatch, RefusesPlacesAndTypesThatCannotBe) {

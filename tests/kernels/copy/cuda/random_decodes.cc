@@ -52,10 +52,12 @@ RandomDecoder MakeRandomDecoder(Random* random) {
   decoder.block_rows = random->Between(1, 5);
   // Blocks that vectors fit into, and others.
   decoder.block_cols =
-      random->Between(0, 1) == 0 ? 16 * random->Between(1, 8) : 2 * random->Between(1, 40);
+      random->Between(0, 1) == 0 ? 16 * random->Between(1, 8) : random->Between(1, 80);
   decoder.rows = decoder.block_rows * random->Between(1, 20);
   decoder.cols = decoder.block_cols * random->Between(1, 4);
-  const int64_t matrices = random->Between(1, 3);
+  int64_t matrices = random->Between(1, 3);
+  // Two elements a byte fill whole bytes, though matrices may not.
+  if (PackedElements(decoder.kind) == 2 && decoder.rows * decoder.cols % 2 != 0) matrices *= 2;
   const int64_t grid = decoder.rows / decoder.block_rows * GridCols(decoder);
   if (matrices == 1 || random->Between(0, 3) > 0) decoder.matrix_scales = grid;
   made.num_elements = decoder.rows * matrices * decoder.cols;

@@ -127,16 +127,15 @@ TEST(MovePiece, LoadsEachElementOnce) {
   }
 }
 
-TEST(PlaceOf, CountsBeyond32Bits) {
-  constexpr int64_t kHuge = (int64_t{1} << 33) + 5;
+TEST(PlaceOf, CountsPlacesBeyond32Bits) {
+  constexpr int64_t kHuge = int64_t{1} << 40;
   CopyPiece piece = {};
   piece.num_dims = 2;
-  piece.dims[0] = {3, 7 * kHuge, kHuge, Divider()};
-  piece.dims[1] = {kHuge, 2, 1, Divider()};
-  piece.is_small = 0;
-  const Place place = PlaceOf(piece, 2 * kHuge + kHuge - 1);
-  EXPECT_EQ(place.source, 14 * kHuge + 2 * (kHuge - 1));
-  EXPECT_EQ(place.target, 3 * kHuge - 1);
+  piece.dims[0] = {3, 7 * kHuge, kHuge, MakeDivider(3)};
+  piece.dims[1] = {700000000, 2, 1, MakeDivider(700000000)};
+  const Place place = PlaceOf(piece, 2099999999);
+  EXPECT_EQ(place.source, 14 * kHuge + 2 * 699999999);
+  EXPECT_EQ(place.target, 2 * kHuge + 699999999);
 }
 
 }  // namespace
