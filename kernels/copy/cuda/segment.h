@@ -43,6 +43,9 @@ struct WarpMemory {
 ZC_HOST_DEVICE inline const CopyPiece& PieceIn(const CopyPiece& piece) { return piece; }
 ZC_HOST_DEVICE inline const CopyPiece& PieceIn(const DecodePiece& piece) { return piece.piece; }
 
+// 4 bytes of anything.
+using AnyWord __attribute__((may_alias)) = uint32_t;
+
 // Copies words [begin, end) of 4 bytes.
 template <typename Piece>
 ZC_HOST_DEVICE inline void CopyWords(const Piece& from, int begin, int end, Piece* to,
@@ -50,7 +53,7 @@ ZC_HOST_DEVICE inline void CopyWords(const Piece& from, int begin, int end, Piec
   warp.Each([&](int lane) {
     ZC_NO_UNROLL
     for (int i = begin + lane; i < end; i += kWarpSize) {
-      reinterpret_cast<uint32_t*>(to)[i] = reinterpret_cast<const uint32_t*>(&from)[i];
+      reinterpret_cast<AnyWord*>(to)[i] = reinterpret_cast<const AnyWord*>(&from)[i];
     }
   });
   warp.Sync();
