@@ -159,7 +159,8 @@ absl::Status Load::PlanBuffers() {
   const Plan& plan = *participants_.plan;
   const auto count = static_cast<int>(participants_.numbers.size());
   num_threads_ = std::max(1, ReadingThreads(environment_->num_threads) / count);
-  chunk_bytes_ = ChunkBytes(plan.layout, num_threads_, limit);
+  chunk_bytes_ = on_devices() ? DeviceChunkBytes(plan, num_threads_, limit)
+                              : ChunkBytes(plan.layout, num_threads_, limit);
   buffer_bytes_ = 0;
   for (const int32_t number : participants_.numbers) {
     const MemoryNeeds needs =

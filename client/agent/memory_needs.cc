@@ -33,12 +33,27 @@ int ReadingThreads(int wanted) {
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
 }
 
-int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_bytes) {
+namespace {
+
+// Of chunks that are read `factor` times as large.
+int64_t ChunkBytesOf(const Layout& layout, int num_threads, int64_t max_buffer_bytes,
+                     int64_t factor) {
   // What is read in two rounds and what comes in them: three quarters; a load without exchange
   // leaves half of it unused.
   const int64_t share = max_buffer_bytes / (NeedsExchange(layout) ? 4 : 2);
-  return std::clamp(share / (num_threads * kChunksUnderWay * kTransposedChunks), kLeastChunkBytes,
+  return std::clamp(share / (num_threads * kChunksUnderWay * factor), kLeastChunkBytes,
                     kMostChunkBytes);
+}
+
+}  // namespace
+
+int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_bytes) {
+  return ChunkBytesOf(layout, num_threads, max_buffer_bytes, kTransposedChunks);
+}
+
+int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_bytes) {
+  return ChunkBytesOf(plan.layout, num_threads, max_buffer_bytes,
+                      Transposes(plan) ? kTransposedChunks : 1);
 }
 
 int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes) {

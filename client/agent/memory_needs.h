@@ -23,6 +23,8 @@ int ReadingThreads(int wanted);
 // What a thread reads at once so that all of them stay within their share of `max_buffer_bytes`;
 // bytes.  Rounds that transpose read kTransposedChunks (chunks.h) times as much.
 int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_bytes);
+// The same for a load onto devices, whose caches a chunk need not fit: as much as its share allows.
+int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_bytes);
 
 // The most that a thread reads at once; bytes.  Without tensors whose elements are larger.
 int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes);

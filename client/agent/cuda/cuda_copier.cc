@@ -52,12 +52,10 @@ CudaCopier::~CudaCopier() {
 absl::StatusOr<char*> CudaCopier::Acquire(size_t place, int64_t num_bytes, absl::Duration timeout) {
   StagingPlace& staging = places_[place];
   if (Waits(CudaWait::kStagingCopied)) ZC_RETURN_IF_ERROR(staging.copied().Wait(timeout));
-  if (num_bytes > staging.data().num_bytes()) {
-    // The device's half goes as well.
-    ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
-    ZC_RETURN_IF_ERROR(staging.data().Reserve(options_.device, num_bytes));
-  }
-  return reinterpret_cast<char*>(staging.data().host());
+  // The device's half goes as well.
+  if (!staging.Has(num_bytes)) ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
+  ZC_ASSIGN_OR_RETURN(std::byte* const data, staging.Data(num_bytes));
+  return reinterpret_cast<char*>(data);
 }
 
 absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,

@@ -13,19 +13,13 @@ namespace zerocast {
 namespace {
 
 constexpr int64_t kHostAlignment = 4096;  // O_DIRECT's
-// Of what lies beside the data: every element, scale and descriptor is aligned to less.
+// Of what lies behind the data: every element, scale and descriptor is aligned to less.
 constexpr int64_t kMoreAlignment = 16;
-constexpr int64_t kLeastMoreBytes = int64_t{256} << 10;
+// Room for it from the beginning: the descriptors of some thousand boxes.
+constexpr int64_t kMoreBytes = int64_t{256} << 10;
 
 int64_t Align(int64_t value, int64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
-}
-
-absl::Status CopyAsync(const StagingMemory& memory, int64_t num_bytes, cudaStream_t stream) {
-  if (num_bytes == 0) return absl::OkStatus();
-  return ToStatus(cudaMemcpyAsync(memory.device(), memory.host(), static_cast<size_t>(num_bytes),
-                                  cudaMemcpyHostToDevice, stream),
-                  absl::StrCat("copy ", num_bytes, " bytes to a device"));
 }
 
 }  // namespace
@@ -48,18 +42,23 @@ absl::StatusOr<StagingPlace> StagingPlace::Create(int device, int64_t data_bytes
   ZC_ASSIGN_OR_RETURN(Event copied, Event::Create(device));
   ZC_ASSIGN_OR_RETURN(Event used, Event::Create(device));
   StagingPlace place(device, std::move(copied), std::move(used));
-  ZC_RETURN_IF_ERROR(place.data_.Reserve(device, data_bytes));
-  ZC_RETURN_IF_ERROR(place.more_.Reserve(device, kLeastMoreBytes));
+  ZC_RETURN_IF_ERROR(place.memory_.Reserve(device, data_bytes + kMoreBytes));
   return place;
 }
 
-// Puts `bytes` beside the data, where there is room for them.
+absl::StatusOr<std::byte*> StagingPlace::Data(int64_t num_bytes) {
+  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes));
+  read_at_ = memory_.host();
+  return memory_.host();
+}
+
+// Puts `bytes` behind what is there, where there is room for them.
 const std::byte* StagingPlace::PlaceMore(const char* bytes, int64_t num_bytes) {
-  const int64_t at = more_bytes_;
-  more_bytes_ = Align(at + num_bytes, kMoreAlignment);
-  if (more_bytes_ > more_.num_bytes()) return nullptr;
-  std::memcpy(more_.host() + at, bytes, static_cast<size_t>(num_bytes));
-  return more_.device() + at;
+  const int64_t at = num_bytes_;
+  num_bytes_ = Align(at + num_bytes, kMoreAlignment);
+  if (num_bytes_ > memory_.num_bytes()) return nullptr;
+  std::memcpy(memory_.host() + at, bytes, static_cast<size_t>(num_bytes));
+  return memory_.device() + at;
 }
 
 MixedBox StagingPlace::Placed(const BoxCopy& copy) {
@@ -69,9 +68,8 @@ MixedBox StagingPlace::Placed(const BoxCopy& copy) {
   placed.target = copy.target;
   placed.target_dtype = copy.target_dtype;
   const auto* const bytes = reinterpret_cast<const std::byte*>(copy.source);
-  const bool staged =
-      data_bytes_ > 0 && bytes >= data_.host() && bytes < data_.host() + data_bytes_;
-  placed.source = staged ? data_.device() + (bytes - data_.host()) : bytes;
+  const bool staged = data_bytes_ > 0 && bytes >= read_at_ && bytes < read_at_ + data_bytes_;
+  placed.source = staged ? memory_.device() + (bytes - read_at_) : bytes;
   if (copy.decoder != nullptr) {
     placed.decoder = *copy.decoder;
     placed.stored_first = copy.encoded.stored_first;
@@ -93,33 +91,40 @@ MixedBox StagingPlace::Placed(const BoxCopy& copy) {
 
 absl::StatusOr<bool> StagingPlace::Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies) {
   data_bytes_ = num_bytes;
-  more_bytes_ = 0;
+  num_bytes_ = Align(num_bytes, kMoreAlignment);
   boxes_.clear();
   batch_.reset();
   for (const BoxCopy& copy : copies) boxes_.push_back(Placed(copy));
-  missing_bytes_ = more_bytes_;
-  if (more_bytes_ > more_.num_bytes()) return false;
+  if (num_bytes_ > memory_.num_bytes()) return false;
   ZC_ASSIGN_OR_RETURN(batch_, MixedBatch::Make(boxes_));
-  descriptors_at_ = more_bytes_;
-  more_bytes_ += batch_->num_descriptor_bytes();
-  missing_bytes_ = more_bytes_;
-  if (more_bytes_ > more_.num_bytes()) return false;
-  if (batch_->num_descriptor_bytes() > 0) batch_->WriteDescriptors(more_.host() + descriptors_at_);
+  descriptors_at_ = num_bytes_;
+  num_bytes_ += batch_->num_descriptor_bytes();
+  if (num_bytes_ > memory_.num_bytes()) return false;
+  if (batch_->num_descriptor_bytes() > 0) {
+    batch_->WriteDescriptors(memory_.host() + descriptors_at_);
+  }
   return true;
 }
 
 absl::Status StagingPlace::MakeRoom() {
-  return more_.Reserve(device_, std::max(kLeastMoreBytes, missing_bytes_ + missing_bytes_ / 2));
+  // What was read stays where it was, too, until the place is used anew.
+  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes_ + num_bytes_ / 2 + kMoreBytes));
+  if (data_bytes_ > 0) {
+    std::memcpy(memory_.host(), read_at_, static_cast<size_t>(data_bytes_));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StagingPlace::CopyToDevice(cudaStream_t copy) const {
-  ZC_RETURN_IF_ERROR(CopyAsync(data_, data_bytes_, copy));
-  ZC_RETURN_IF_ERROR(CopyAsync(more_, more_bytes_, copy));
+  ZC_RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(memory_.device(), memory_.host(), static_cast<size_t>(num_bytes_),
+                               cudaMemcpyHostToDevice, copy),
+               absl::StrCat("copy ", num_bytes_, " bytes to device ", device_)));
   return copied_.Record(copy);
 }
 
 absl::Status StagingPlace::Launch(cudaStream_t compute) const {
-  ZC_RETURN_IF_ERROR(LaunchMixedBatch(*batch_, more_.device() + descriptors_at_, compute));
+  ZC_RETURN_IF_ERROR(LaunchMixedBatch(*batch_, memory_.device() + descriptors_at_, compute));
   return used_.Record(compute);
 }
 

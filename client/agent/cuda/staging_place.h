@@ -39,24 +39,28 @@ class StagingMemory {
   int64_t num_bytes_ = 0;
 };
 
-// One place of the ring: what is read at once, beside it the descriptors of its boxes, and what the
-// kernel needs besides, its scales and sources that the file does not align.  Thread-compatible.
+// One place of the ring: what is read at once, behind it the scales that its kernel needs, sources
+// that the file does not align, and the descriptors of its boxes: one copy to the device.
+// Thread-compatible.
 class StagingPlace {
  public:
-  // With `data_bytes` of data().  Errors: those of kernels/device.
+  // With room for `data_bytes` of data.  Errors: those of kernels/device.
   static absl::StatusOr<StagingPlace> Create(int device, int64_t data_bytes);
 
-  // Of what is read.  Reserve while nobody uses the place.
-  StagingMemory& data() { return data_; }
+  // Host memory for `num_bytes` of data, aligned to 4096, while nobody uses the place.  Errors:
+  // those of kernels/device.
+  absl::StatusOr<std::byte*> Data(int64_t num_bytes);
+  // True when it has that much already.
+  bool Has(int64_t num_bytes) const { return num_bytes <= memory_.num_bytes(); }
 
-  // Describes `copies`, whose sources are in the first `num_bytes` bytes of data() or elsewhere on
+  // Describes `copies`, whose sources are in the first `num_bytes` bytes of Data() or elsewhere on
   // the device, for its kernel.  False where there is not room for it besides: make room, with the
   // device done with the place, and repeat.  Errors: those of MixedBatch::Make.
   absl::StatusOr<bool> Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies);
   absl::Status MakeRoom();
 
-  // Copies what Describe described to the device, and runs its kernels.  The first two on `copy`,
-  // a stream of the device, the last on `compute`.
+  // Copies what Describe described to the device, and runs its kernels.  The first on `copy`, a
+  // stream of the device, the second on `compute`.
   absl::Status CopyToDevice(cudaStream_t copy) const;
   absl::Status Launch(cudaStream_t compute) const;
 
@@ -64,7 +68,7 @@ class StagingPlace {
   const Event& copied() const { return copied_; }
   const Event& used() const { return used_; }
 
-  int64_t device_bytes() const { return data_.num_bytes() + more_.num_bytes(); }
+  int64_t device_bytes() const { return memory_.num_bytes(); }
 
  private:
   StagingPlace(int device, Event copied, Event used)
@@ -74,10 +78,11 @@ class StagingPlace {
 
   int device_;
   Event copied_, used_;
-  StagingMemory data_, more_;
-  int64_t data_bytes_ = 0, more_bytes_ = 0;  // to copy
-  int64_t descriptors_at_ = 0;               // in more_
-  int64_t missing_bytes_ = 0;                // that more_ should have had
+  StagingMemory memory_;
+  const std::byte* read_at_ = nullptr;  // where the data was read to
+  int64_t data_bytes_ = 0;
+  int64_t num_bytes_ = 0;  // to copy, the data included; may be more than there is room for
+  int64_t descriptors_at_ = 0;
   std::vector<MixedBox> boxes_;
   std::optional<MixedBatch> batch_;
 };

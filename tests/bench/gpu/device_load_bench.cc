@@ -23,6 +23,7 @@
 #include "client/agent/arena.h"
 #include "client/agent/cuda/cuda_copier.h"
 #include "client/agent/executor.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/device/buffer.h"
@@ -177,6 +178,8 @@ DeviceRun LoadToDevice(const std::shared_ptr<const Manifest>& manifest,
   work.executor.arenas.owner = run.arena;
   CudaCopierOptions copier;
   copier.num_threads = options.threads;
+  work.executor.chunk_bytes = DeviceChunkBytes(*work.plan, options.threads, kDefaultBufferBytes);
+  copier.staging_bytes = StagingBytes(*work.plan, work.executor.chunk_bytes);
   const std::shared_ptr<CudaCopier> device = Take(CudaCopier::Create(copier));
   work.executor.device = device;
   run.ready_seconds = Now() - start;
