@@ -36,7 +36,7 @@ std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identi
     if (identity.num_bytes < 0) continue;
     const std::string& name = plan.manifest->files[k].path;
     absl::StrAppend(&text, name.size(), ":", name, "\n", identity.num_bytes, "\n",
-                    identity.mtime_ns, "\n", identity.inode, "\n");
+                    identity.mtime_ns, "\n", identity.inode, "\n", identity.device, "\n");
   }
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return absl::StrFormat("%016x%016x", hash.high64, hash.low64);

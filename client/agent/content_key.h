@@ -17,9 +17,10 @@ namespace zerocast {
 std::vector<int32_t> FilesOfPlan(const Plan& plan);
 
 // What the shards of a plan hold, told without reading them: 32 hexadecimal digits over the plan's
-// digest and name, size, modification time and inode of every file that has an identity
-// (num_bytes >= 0).  Element k is of Manifest::files[k].  The device is left out: one network mount
-// has another one on every node.  Pure.
+// digest and name, size, modification time, inode and device of every file that has an identity
+// (num_bytes >= 0).  Element k is of Manifest::files[k].  Without the device two images whose times
+// were set alike would be taken for one another; a network mount that has another one on the node
+// that makes the key is read again.  Pure.
 std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identities);
 
 // `known`, from IdentifyFiles, and the identity of every other file of the plan, too: the node that

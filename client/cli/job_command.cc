@@ -197,6 +197,8 @@ absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
                       double deadline_seconds) {
   const absl::Time deadline = absl::Now() + absl::Seconds(deadline_seconds);
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect(deadline));
+  // The load is not this command's: to look no longer changes nothing.
+  const SignalWatcher watcher([&client](int) { client->CancelCalls(); });
   std::string load = name;
   if (!absl::StartsWith(name, "loads/")) {
     ZC_RETURN_IF_ERROR(client->GetJob(name).status());

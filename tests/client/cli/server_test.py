@@ -2,8 +2,11 @@
 
 import pathlib
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -111,6 +114,23 @@ class ServerTest(unittest.TestCase):
             # Named the wrong way round, the error needs no advice.
             failed = self.zc(running, *load, "--node", "node0", "--node", "node1", code=7)
             self.assertNotIn("first one that has the files", failed.stderr)
+
+    def test_an_interrupted_watch_ends_and_leaves_the_load_alone(self):
+        with cluster.Cluster(0) as running:
+            job = self.zc(running, "--output", "json", "job", "submit", CHECKPOINT, "--world-size", "2",
+                          "--start").json()["job"]
+            watch = subprocess.Popen(
+                [str(cluster.BIN / "zerocast"), "--server", running.address, "job", "watch", job],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            try:
+                time.sleep(1)  # it may still be starting; interrupted then, it ends as well
+                watch.send_signal(signal.SIGINT)
+                _, errors = watch.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
+            finally:
+                watch.kill()
+            self.assertEqual(watch.returncode, 5, errors)
+            self.assertIn("given up", errors)
+            self.assertEqual(self.zc(running, "--output", "json", "job", "get", job).json()["state"], "active")
 
 
 if __name__ == "__main__":
