@@ -116,7 +116,7 @@ class ServerTest(unittest.TestCase):
             self.assertNotIn("first one that has the files", failed.stderr)
 
     def test_an_interrupted_watch_ends_and_leaves_the_load_alone(self):
-        with cluster.Cluster(0) as running:
+        with cluster.Cluster(0, server_args=["--drain-timeout=1s"]) as running:
             job = self.zc(running, "--output", "json", "job", "submit", CHECKPOINT, "--world-size", "2",
                           "--start").json()["job"]
             watch = subprocess.Popen(
