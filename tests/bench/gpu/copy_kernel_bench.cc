@@ -22,29 +22,19 @@
 #include "kernels/device/buffer.h"
 #include "kernels/device/cuda_status.h"
 #include "kernels/device/stream.h"
+#include "tests/bench/gpu/bench_status.h"
 #include "tests/bench/print_command.h"
 
 namespace zerocast {
 namespace {
 
 constexpr int64_t kMib = 1 << 20;
-constexpr int kSkipped = 77;
 // Between the places of neighbours in a buffer.
 constexpr int64_t kPlaceBytes = 256;
 
-[[noreturn]] void Die(const std::string& what) {
-  std::fprintf(stderr, "copy_kernel_bench: %s\n", what.c_str());
-  std::exit(1);
-}
-void Check(const absl::Status& status) {
-  if (!status.ok()) Die(status.ToString());
-}
+// Beside the other Check, which a function of this namespace would hide.
+using ::zerocast::Check;
 void Check(cudaError_t error, const char* what) { Check(ToStatus(error, what)); }
-template <typename T>
-T Take(absl::StatusOr<T> value) {
-  Check(value.status());
-  return *std::move(value);
-}
 
 struct Options {
   int64_t num_bytes = 256 * kMib;  // of the wider side

@@ -35,30 +35,13 @@
 #include "server/plan/schedule.h"
 #include "tests/bench/bench_checkpoints.h"
 #include "tests/bench/bench_models.h"
+#include "tests/bench/gpu/bench_status.h"
 #include "tests/bench/print_command.h"
 
 namespace zerocast {
 namespace {
 
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
-constexpr int kSkipped = 77;
-
-[[noreturn]] void Die(const std::string& what) {
-  std::fprintf(stderr, "device_load_bench: %s\n", what.c_str());
-  std::exit(1);
-}
-void Check(const absl::Status& status) {
-  if (!status.ok()) Die(status.ToString());
-}
-template <typename T>
-T Take(absl::StatusOr<T> value) {
-  Check(value.status());
-  return *std::move(value);
-}
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct Options {
   std::string folder = "/tmp/zerocast-bench";

@@ -28,6 +28,7 @@
 #include "kernels/device/cuda_status.h"
 #include "kernels/device/devices.h"
 #include "kernels/device/event.h"
+#include "tests/bench/gpu/bench_status.h"
 #include "tests/bench/print_command.h"
 #include "tests/kernels/comm/file_rendezvous.h"
 
@@ -37,25 +38,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr absl::Duration kTimeout = absl::Seconds(120);
-constexpr int kSkipped = 77;
 constexpr const char* kWays[] = {"scatter", "exchange", "broadcast"};
-
-[[noreturn]] void Die(const std::string& what) {
-  std::fprintf(stderr, "nccl_bench: %s\n", what.c_str());
-  std::exit(1);
-}
-void Check(const absl::Status& status) {
-  if (!status.ok()) Die(status.ToString());
-}
-template <typename T>
-T Take(absl::StatusOr<T> value) {
-  Check(value.status());
-  return *std::move(value);
-}
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct Options {
   std::vector<int64_t> participants = {2, 4};
