@@ -28,15 +28,17 @@ std::vector<int32_t> FilesOfPlan(const Plan& plan) {
   return files;
 }
 
-std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identities) {
+std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identities,
+                       const Mounts& mounts) {
   // Every part ends with a character that no number has, and names come with their length.
   std::string text = absl::StrCat(plan.digest, "\n");
   for (size_t k = 0; k < identities.size(); ++k) {
     const FileIdentity& identity = identities[k];
     if (identity.num_bytes < 0) continue;
     const std::string& name = plan.manifest->files[k].path;
+    const std::string mount = mounts.NameOf(identity.device);
     absl::StrAppend(&text, name.size(), ":", name, "\n", identity.num_bytes, "\n",
-                    identity.mtime_ns, "\n", identity.inode, "\n", identity.device, "\n");
+                    identity.mtime_ns, "\n", identity.inode, "\n", mount.size(), ":", mount, "\n");
   }
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return absl::StrFormat("%016x%016x", hash.high64, hash.low64);

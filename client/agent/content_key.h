@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/agent/mounts.h"
 #include "client/agent/reader.h"
 #include "client/formats/file_observer.h"
 #include "server/plan/plan.h"
@@ -17,11 +18,12 @@ namespace zerocast {
 std::vector<int32_t> FilesOfPlan(const Plan& plan);
 
 // What the shards of a plan hold, told without reading them: 32 hexadecimal digits over the plan's
-// digest and name, size, modification time, inode and device of every file that has an identity
-// (num_bytes >= 0).  Element k is of Manifest::files[k].  Without the device two images whose times
-// were set alike would be taken for one another; a network mount that has another one on the node
-// that makes the key is read again.  Pure.
-std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identities);
+// digest and name, size, modification time, inode and file system (as `mounts` names it) of every
+// file that has an identity (num_bytes >= 0).  Element k is of Manifest::files[k].  Without the
+// file system two images whose times were set alike would be taken for one another; by its device
+// number each node would give a network mount a key of its own.  Pure.
+std::string ContentKey(const Plan& plan, const std::vector<FileIdentity>& identities,
+                       const Mounts& mounts);
 
 // `known`, from IdentifyFiles, and the identity of every other file of the plan, too: the node that
 // names the content of all shards does not read all of their files.  Errors: those of

@@ -69,7 +69,7 @@ absl::StatusOr<CheckedFiles> CheckFiles(const LoadEnvironment& environment,
       ZC_ASSIGN_OR_RETURN(
           named, IdentifyAllFiles(*plan, std::move(named), checked.folder, reader.get(), about_to));
     }
-    checked.content_key = ContentKey(*plan, named);
+    checked.content_key = ContentKey(*plan, named, Mounts::Read());
     return checked;
   };
   return environment.file_work->Call<CheckedFiles>(command.checkpoint_path, command.stage_timeout,

@@ -1,5 +1,6 @@
 #include "client/agent/content_key.h"
 
+#include <sys/sysmacros.h>
 #include <utime.h>
 
 #include <filesystem>
@@ -30,7 +31,7 @@ class ContentKeyTest : public ::testing::Test {
   std::string Key() {
     const auto files = IdentifyAllFiles(*plan_, Nothing(), dir_.path(), reader_.get());
     EXPECT_THAT(files, IsOk());
-    return files.ok() ? ContentKey(*plan_, *files) : "";
+    return files.ok() ? ContentKey(*plan_, *files, Mounts::Read()) : "";
   }
 
   const TempDir dir_;
@@ -71,18 +72,31 @@ TEST_F(ContentKeyTest, DiffersOnceAFileWasReplacedByACopyOfItsTime) {
 TEST_F(ContentKeyTest, DiffersByDevice) {
   std::vector<FileIdentity> files = Nothing();
   files[0] = {10, 20, 30, 40};
-  const std::string key = ContentKey(*plan_, files);
+  const std::string key = ContentKey(*plan_, files, {});
   files[0].device = 41;
-  EXPECT_NE(ContentKey(*plan_, files), key);
+  EXPECT_NE(ContentKey(*plan_, files, {}), key);
   files[0] = {10, 20, 31, 40};
-  EXPECT_NE(ContentKey(*plan_, files), key);
+  EXPECT_NE(ContentKey(*plan_, files, {}), key);
+}
+
+// A load whose rank 0 is on another node finds the shards of the first one.
+TEST_F(ContentKeyTest, IsTheSameOnEveryNodeForAServersFiles) {
+  const Mounts here = Mounts::Parse("36 35 0:40 / /models rw - nfs4 nas:/models rw");
+  const Mounts there = Mounts::Parse("90 35 0:77 / /models rw - nfs4 nas:/models rw");
+  const Mounts elsewhere = Mounts::Parse("90 35 0:40 / /models rw - nfs4 other:/models rw");
+  std::vector<FileIdentity> files = Nothing();
+  files[0] = {10, 20, 30, makedev(0, 40)};
+  const std::string key = ContentKey(*plan_, files, here);
+  EXPECT_NE(ContentKey(*plan_, files, elsewhere), key);
+  files[0].device = makedev(0, 77);
+  EXPECT_EQ(ContentKey(*plan_, files, there), key);
 }
 
 TEST_F(ContentKeyTest, TwoFilesAreNotMixedUp) {
   std::vector<FileIdentity> first = Nothing(), second = Nothing();
   first[0] = {10, 20, 30, 40};
   second[1] = first[0];
-  EXPECT_NE(ContentKey(*plan_, first), ContentKey(*plan_, second));
+  EXPECT_NE(ContentKey(*plan_, first, {}), ContentKey(*plan_, second, {}));
 }
 
 TEST_F(ContentKeyTest, OnlyFilesThatFillTargetsCount) {
