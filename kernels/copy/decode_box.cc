@@ -1,7 +1,6 @@
 #include "kernels/copy/decode_box.h"
 
 #include <algorithm>
-#include <array>
 
 #include "kernels/copy/copy.h"
 #include "kernels/copy/for_each_step.h"
@@ -11,21 +10,12 @@ namespace {
 
 // Elements decoded at once: a multiple of the widest vector, in the first-level cache.
 constexpr int64_t kRun = 256;
+// Up to this stride what lies between is decoded, too, and dropped.
+constexpr int64_t kMostSkipped = 4;
 // The tiles in which a transposition goes: what is read in a row, and the rows.
 constexpr int64_t kTileReads = 256;
 constexpr int64_t kTileWrites = 128;
 constexpr int64_t kWidest = 8;  // bytes of the widest target element
-
-constexpr std::array<uint32_t, 256> MakeTable(DType stored) {
-  std::array<uint32_t, 256> table = {};
-  for (int i = 0; i < 256; ++i) {
-    const auto bits = static_cast<uint8_t>(i);
-    table[i] = stored == DType::kFloat8E5M2 ? Float8E5M2ToFloat32(bits) : Float8E4M3ToFloat32(bits);
-  }
-  return table;
-}
-constexpr std::array<uint32_t, 256> kE4M3 = MakeTable(DType::kFloat8E4M3);
-constexpr std::array<uint32_t, 256> kE5M2 = MakeTable(DType::kFloat8E5M2);
 
 class BoxDecoder {
  public:
@@ -44,13 +34,10 @@ class BoxDecoder {
   // `count` elements from `element` on, `stride` apart, densely to `target`.
   void Run(int64_t element, int64_t stride, int64_t count, char* target) const {
     uint32_t values[kRun];
+    const int64_t most = stride <= kMostSkipped ? (kRun - 1) / stride + 1 : kRun;
     while (count > 0) {
-      const int64_t num = std::min(count, kRun);
-      if (stride == 1) {
-        RunToFloat32(element, num, values);
-      } else {
-        for (int64_t i = 0; i < num; ++i) values[i] = One(element + i * stride);
-      }
+      const int64_t num = std::min(count, most);
+      ToFloat32(element, stride, num, values);
       CastElements(values, DType::kFloat32, target, target_dtype_, num);
       element += num * stride;
       target += num * target_size_;
@@ -100,6 +87,17 @@ class BoxDecoder {
   }
 
  private:
+  // As many as Run asks for.
+  void ToFloat32(int64_t element, int64_t stride, int64_t count, uint32_t* values) const {
+    if (stride > kMostSkipped) {
+      for (int64_t i = 0; i < count; ++i) values[i] = One(element + i * stride);
+      return;
+    }
+    RunToFloat32(element, (count - 1) * stride + 1, values);
+    if (stride == 1) return;
+    for (int64_t i = 1; i < count; ++i) values[i] = values[i * stride];
+  }
+
   // Contiguous elements, block by block.
   void RunToFloat32(int64_t element, int64_t count, uint32_t* values) const {
     while (count > 0) {
@@ -128,20 +126,18 @@ class BoxDecoder {
       }
       return;
     }
-    const auto& table = decoder_.stored == DType::kFloat8E5M2 ? kE5M2 : kE4M3;
+    CastElements(stored + place, decoder_.stored, values, DType::kFloat32, count);
     const uint32_t magnitude = scale & 0x7fffffff;
     if (magnitude == 0 || magnitude >= 0x7f800000) {
       // Products that may be NaN: their bits must not depend on the compiler's order of operands.
-      for (int64_t i = 0; i < count; ++i) {
-        values[i] = MultiplyFloat32(table[stored[place + i]], scale);
-      }
+      for (int64_t i = 0; i < count; ++i) values[i] = MultiplyFloat32(values[i], scale);
       return;
     }
     float factor;
     std::memcpy(&factor, &scale, sizeof(factor));
     for (int64_t i = 0; i < count; ++i) {
       float value;
-      std::memcpy(&value, &table[stored[place + i]], sizeof(value));
+      std::memcpy(&value, &values[i], sizeof(value));
       value *= factor;
       std::memcpy(&values[i], &value, sizeof(value));
     }
