@@ -4,17 +4,26 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "client/agent/fresh_memory.h"
 #include "tests/status_matchers.h"
 
 namespace zerocast {
 namespace {
 
 using ::testing::_;
+using ::testing::HasSubstr;
 
 constexpr int64_t kBytes = 10000;
 
@@ -85,6 +94,87 @@ TEST(Arena, SealedForSharingCannotBeWrittenByOthers) {
   std::memset(own, 7, kBytes);
   EXPECT_EQ(arena.data()[0], 0);
   ::munmap(own, kBytes);
+}
+
+// What /proc/self/smaps says of the mapping that begins at `data`; empty where there is none.
+std::map<std::string, std::string> MappingAt(const char* data) {
+  std::map<std::string, std::string> fields;
+  std::ostringstream begin;
+  begin << std::hex << reinterpret_cast<uintptr_t>(data) << '-';
+  std::ifstream smaps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    const size_t colon = line.find(':');
+    const bool is_field = colon != std::string::npos && line.find(' ') > colon;
+    if (!is_field) {
+      inside = line.rfind(begin.str(), 0) == 0;
+    } else if (inside) {
+      fields[line.substr(0, colon)] = line.substr(colon + 1);
+    }
+  }
+  return fields;
+}
+
+// The word in brackets of a setting of the kernel; empty where it has none.
+std::string Setting(const std::string& name) {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/" + name);
+  std::string text;
+  std::getline(file, text);
+  const size_t begin = text.find('[');
+  if (begin == std::string::npos) return "";
+  return text.substr(begin + 1, text.find(']') - begin - 1);
+}
+
+TEST(Arena, AsksForHugePages) {
+  if (Setting("enabled").empty()) {
+    GTEST_SKIP() << "1 skipped: this kernel has no transparent huge pages";
+  }
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", 8 << 20));
+  EXPECT_THAT(MappingAt(arena.data())["VmFlags"] + " ", HasSubstr(" hg "));
+}
+
+TEST(Arena, LiesOnHugePagesWhereTheSystemGivesThemToSharedMemory) {
+  // The setting of that size, newer than the other one, comes first.
+  std::string setting = Setting("hugepages-2048kB/shmem_enabled");
+  if (setting.empty() || setting == "inherit") setting = Setting("shmem_enabled");
+  if (setting.empty() || setting == "never" || setting == "deny") {
+    GTEST_SKIP() << "1 skipped: transparent_hugepage/shmem_enabled is \"" << setting << '"';
+  }
+  constexpr int64_t kHugeBytes = 64 << 20;
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kHugeBytes));
+  char* const data = arena.data();
+  FreshMemory(absl::MakeConstSpan(&data, 1), kHugeBytes).Make(data, kHugeBytes);
+  std::memset(data, 1, kHugeBytes);  // whatever was not made
+  EXPECT_GT(std::stol(MappingAt(data)["ShmemPmdMapped"]), 0);
+}
+
+// Of each page of an arena, whether it is there.
+std::vector<bool> PagesOf(const Arena& arena) {
+  const auto num_pages = static_cast<size_t>(arena.num_bytes() / ::getpagesize());
+  std::vector<unsigned char> bytes(num_pages);
+  EXPECT_EQ(::mincore(arena.data(), static_cast<size_t>(arena.num_bytes()), bytes.data()), 0);
+  std::vector<bool> pages;
+  for (const unsigned char byte : bytes) pages.push_back((byte & 1) != 0);
+  return pages;
+}
+
+TEST(FreshMemory, MakesTheBlocksThatItIsAskedForAndNoOthers) {
+  constexpr int64_t kBlock = 2 << 20;
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena first, Arena::Create("first", 8 * kBlock));
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena second, Arena::Create("second", 8 * kBlock));
+  char* const data[] = {first.data(), second.data()};
+  FreshMemory fresh(data, 8 * kBlock);
+  const auto per_block = static_cast<size_t>(kBlock / ::getpagesize());
+  std::vector<bool> expected(8 * per_block);
+  EXPECT_EQ(PagesOf(second), expected);
+  fresh.Make(second.data() + 2 * kBlock - 1, kBlock + 2);
+  std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(per_block), 3 * per_block, true);
+  if (PagesOf(second) == std::vector<bool>(8 * per_block)) {
+    GTEST_SKIP() << "1 skipped: this kernel has no MADV_POPULATE_WRITE";
+  }
+  EXPECT_EQ(PagesOf(second), expected);
+  EXPECT_EQ(PagesOf(first), std::vector<bool>(8 * per_block));
+  EXPECT_EQ(std::string(second.data(), 8 * kBlock), std::string(8 * kBlock, '\0'));
 }
 
 TEST(Arena, LeavesNoDescriptor) {
