@@ -15,6 +15,30 @@ CHECKPOINT = cluster.DATA / "checkpoints" / "mixtral"
 LOAD = ["--output", "json", "load", CHECKPOINT, "--world-size", 4, "--nodes", 2, "--verify"]
 
 
+REFUSED = "refused"
+
+
+def load_where_direct_reads_are_refused(folder):
+    """Loads from `folder`, with agents that want direct reads, or may choose them."""
+    checkpoint = cluster.copy_checkpoint(CHECKPOINT, folder / "checkpoint")
+    load = ["load", checkpoint, "--nodes", 2, "--verify", "--release", "--world-size"]
+    test = unittest.TestCase()
+    for io in ("direct", "auto"):
+        with cluster.Cluster(num_agents=2, agent_args=["--io", io]) as running:
+            shown = cluster.zerocast("--server", running.address, "--output", "json", *load, 4)
+            test.assertEqual(shown.code, 0, shown)
+            for node in shown.json()["nodes"]:
+                test.assertEqual(node["direct_bytes"], 0)
+                test.assertRegex(node["direct_refusal"],
+                                 f"open {folder}/.*safetensors with O_DIRECT: Invalid argument")
+            # Of another size: not from the memory of the first one.
+            text = cluster.zerocast("--server", running.address, *load, 2)
+            test.assertEqual(text.code, 0, text)
+            test.assertRegex(text.stdout, f"not past the page cache: open {folder}/.*: Invalid argument")
+            for node in ("node0", "node1"):
+                test.assertIn("reading through the page cache", running.log(node))
+
+
 class DataPathTest(unittest.TestCase):
 
     def load(self, *flags):
@@ -53,6 +77,19 @@ class DataPathTest(unittest.TestCase):
                 # All of it past the page cache, or a reason why not.
                 if not node["direct_refusal"]:
                     self.assertEqual(node["direct_bytes"], node["bytes_read"])
+
+    def test_where_direct_reads_are_refused_the_load_goes_on_and_the_report_says_so(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="zc_data_path_"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        # ramfs has none.  It is seen by one process and its children, and goes with them.
+        namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c",
+                     'mount -t ramfs none "$1" && shift && exec "$@"', "sh", str(folder)]
+        can = subprocess.run([*namespace, "true"], capture_output=True, timeout=60, check=False)
+        if can.returncode != 0:
+            self.skipTest(f"no namespaces with mounts of their own: {can.stderr}")
+        inside = subprocess.run([*namespace, sys.executable, "-B", __file__, REFUSED, str(folder)],
+                                capture_output=True, text=True, timeout=cluster.COMMAND_TIMEOUT_S, check=False)
+        self.assertEqual(inside.returncode, 0, inside.stderr)
 
     def test_an_agents_own_limit_holds_and_its_error_names_the_figures(self):
         with cluster.Cluster(num_agents=2, agent_args=["--max-buffer-memory", "1M"]) as running:
@@ -95,4 +132,7 @@ class DataPathTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    if sys.argv[1:2] == [REFUSED]:
+        load_where_direct_reads_are_refused(pathlib.Path(sys.argv[2]))
+    else:
+        unittest.main()
