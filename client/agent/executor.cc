@@ -151,6 +151,7 @@ absl::StatusOr<std::unique_ptr<RoundReader>> Executor::StartReading() {
   reader.file_work =
       options_.file_work != nullptr ? options_.file_work : std::make_shared<FileWork>();
   reader.identities = options_.identities;
+  reader.make_queue = options_.hooks.make_queue;
   reader.after_read = options_.hooks.after_read;
   reader.arenas = options_.arenas;
   reader.fresh = fresh_;

@@ -16,6 +16,7 @@
 #include "client/agent/device_copier.h"
 #include "client/agent/file_work.h"
 #include "client/agent/rate_limit.h"
+#include "client/agent/read_queue.h"
 #include "client/agent/reader.h"
 #include "client/agent/round_reader.h"
 #include "kernels/comm/communicator.h"
@@ -41,8 +42,9 @@ struct ExecutorProgress {
   IoReport io;
 };
 
-// Places where a test can change bytes on their way.
+// Places where a test can change bytes on their way, and how they come.
 struct ExecutorHooks {
+  std::function<std::unique_ptr<ReadQueue>(int depth)> make_queue = ReadQueue::Create;
   // What was read in a round, before it is used; on the reading thread.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;
   // A message, or a broadcast, that came from `reader`, before it is unpacked.

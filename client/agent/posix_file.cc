@@ -33,11 +33,10 @@ absl::Status PosixFile::ReadAt(int64_t offset, absl::Span<const struct iovec> pi
   PieceCursor cursor(pieces);
   while (!cursor.at_end()) {
     const absl::Span<const struct iovec> call = cursor.Next();
-    const ssize_t got = Read(call.data(), static_cast<int>(call.size()), offset);
-    if (got < 0) {
-      if (errno == EINTR) continue;
-      return ReadError(errno, offset);
-    }
+    const ssize_t read = ::preadv(fd_, call.data(), static_cast<int>(call.size()), offset);
+    const int64_t got = ResultOf(false, false, offset, call, read < 0 ? -errno : read);
+    if (got == -EINTR) continue;
+    if (got < 0) return ReadError(static_cast<int>(-got), offset);
     if (got == 0) return TooShort(offset, static_cast<int64_t>(cursor.BytesLeft()));
     CountRead(got);
     offset += got;
@@ -46,9 +45,11 @@ absl::Status PosixFile::ReadAt(int64_t offset, absl::Span<const struct iovec> pi
   return absl::OkStatus();
 }
 
-ssize_t PosixFile::Read(const struct iovec* pieces, int count, int64_t offset) const {
-  if (reader_->options.pread == nullptr) return ::preadv(fd_, pieces, count, offset);
-  return reader_->options.pread(fd_, pieces->iov_base, pieces->iov_len, offset);
+int64_t PosixFile::InjectedResult(bool uring, bool direct, int64_t offset,
+                                  absl::Span<const struct iovec> pieces, int64_t result) const {
+  ReadCall call{path_, uring, direct, offset, 0};
+  for (const struct iovec& piece : pieces) call.num_bytes += static_cast<int64_t>(piece.iov_len);
+  return reader_->options.result_of_read(call, result);
 }
 
 absl::StatusOr<int> PosixFile::DirectFd() {
@@ -67,6 +68,7 @@ absl::StatusOr<int> PosixFile::DirectFd() {
 }
 
 Residency PosixFile::ResidencyOf(int64_t offset, int64_t num_bytes) const {
+  if (reader_->options.nothing_is_cached) return Residency::kNotCached;
   for (const int64_t place : {offset, offset + num_bytes / 2, offset + num_bytes - 1}) {
     char byte;
     const struct iovec piece = {&byte, 1};

@@ -41,21 +41,26 @@ class PosixFile : public ReadableFile {
   // A descriptor of the same file that reads past the page cache.  Errors: UNIMPLEMENTED where its
   // file system has no such reads.
   absl::StatusOr<int> DirectFd();
-  // True when a test has put something in the place of preadv: then only ReadAt reads.
-  bool is_hooked() const { return reader_->options.pread != nullptr; }
-
   // Whether all of some places in [offset, offset + num_bytes) are in the page cache.  Waits for no
   // disk.  Some file systems do not tell (overlayfs, tmpfs, most network ones).
   Residency ResidencyOf(int64_t offset, int64_t num_bytes) const;
 
-  // For who reads by the descriptors: counts `num_bytes` in FileReader::bytes_read.
+  // For who reads by the descriptors: what a system call that read into `pieces` returned, bytes or
+  // a negative error number.
+  int64_t ResultOf(bool uring, bool direct, int64_t offset, absl::Span<const struct iovec> pieces,
+                   int64_t result) const {
+    if (reader_->options.result_of_read == nullptr) return result;
+    return InjectedResult(uring, direct, offset, pieces, result);
+  }
+  // Counts `num_bytes` in FileReader::bytes_read.
   void CountRead(int64_t num_bytes) { reader_->bytes_read += num_bytes; }
   // The errors of ReadableFile::ReadAt.
   absl::Status ReadError(int error_number, int64_t offset) const;
   absl::Status TooShort(int64_t offset, int64_t missing) const;
 
  private:
-  ssize_t Read(const struct iovec* pieces, int count, int64_t offset) const;
+  int64_t InjectedResult(bool uring, bool direct, int64_t offset,
+                         absl::Span<const struct iovec> pieces, int64_t result) const;
 
   const std::shared_ptr<PosixReaderState> reader_;
   const std::string path_;

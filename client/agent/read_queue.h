@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "client/agent/posix_file.h"
+
+struct io_uring;
 
 namespace zerocast {
 
@@ -35,7 +38,8 @@ class ReadQueue {
   // Reads that nobody waited for are waited for here: their memory is not written to afterwards.
   virtual ~ReadQueue() = default;
 
-  // "io_uring" or "preadv".
+  // "io_uring" or "preadv": how it reads from now on.  A ring that the kernel does not serve any
+  // more is given up; what it has taken is still read by it, the rest by preadv.
   virtual absl::string_view name() const = 0;
 
   // Takes a request, which must stay as it is until Wait, under a number of the caller's, in
@@ -50,6 +54,11 @@ class ReadQueue {
 
 // The queue that reads in Wait.
 std::unique_ptr<ReadQueue> MakeWaitingQueue(int depth);
+
+// The one with io_uring; null where the system does not let us have it.  A test puts `submit` in
+// the place of io_uring_submit(3).
+std::unique_ptr<ReadQueue> MakeUringQueue(int depth,
+                                          std::function<int(struct io_uring*)> submit = nullptr);
 
 }  // namespace zerocast
 

@@ -79,12 +79,25 @@ class FileReader {
   virtual int64_t bytes_read() const = 0;
 };
 
+// A system call that read a file, as a test sees it.
+struct ReadCall {
+  std::string path;
+  bool uring = false;   // by io_uring; else preadv
+  bool direct = false;  // past the page cache
+  int64_t offset = 0;
+  int64_t num_bytes = 0;  // that were asked for
+};
+
 struct PosixReaderOptions {
   // Files must lie below one of these, after symbolic links are followed; empty: anywhere.  The
   // check is made on the open descriptor, so a link that is swapped meanwhile does not pass.
   std::vector<std::string> roots;
-  // What a test puts in the place of preadv(2): reads into one piece of memory.
-  std::function<ssize_t(int fd, void* buffer, size_t num_bytes, off_t offset)> pread;
+  // For tests.  What a system call that reads is taken to have returned, bytes or a negative error
+  // number, where it returned `result`; called on reading threads for every such call, when it is
+  // done.
+  std::function<int64_t(const ReadCall& call, int64_t result)> result_of_read;
+  // For tests: takes everything to be out of the page cache.
+  bool nothing_is_cached = false;
 };
 std::shared_ptr<FileReader> MakePosixReader(PosixReaderOptions options);
 

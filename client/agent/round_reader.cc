@@ -13,7 +13,6 @@
 #include "client/agent/numa.h"
 #include "client/agent/placement.h"
 #include "client/agent/posix_file.h"
-#include "client/agent/read_queue.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -97,6 +96,9 @@ struct RoundReader::State {
   absl::Status FinishChunk(int number, Worker* worker);
   absl::Status WaitForChunk(int number, Worker* worker);
   absl::Status CopyChunk(int number, Worker* worker);
+  void NoteCalls(const Worker& worker) {
+    if (worker.queue->name() != "io_uring") uses_preadv = true;
+  }
   // The staging place of a device for chunk `number` of a thread.
   static size_t PlaceOf(int number, const Worker& worker) {
     return worker.number * kChunksUnderWay + static_cast<size_t>(number);
@@ -127,7 +129,7 @@ struct RoundReader::State {
   mutable std::atomic<int64_t> bytes_read{0};
   std::atomic<int64_t> read_ns{0}, copy_ns{0};
   IoChoice io;
-  std::atomic<bool> uses_uring{false};
+  std::atomic<bool> uses_preadv{false};  // some thread has, or is left with, no io_uring
   std::atomic<bool> stop{false};
 
   Mutex mutex;
@@ -145,8 +147,8 @@ void RoundReader::State::Run(size_t number, const FileObserver& observer) {
   Worker worker;
   worker.number = number;
   worker.about_to = observer;
-  worker.queue = ReadQueue::Create(kChunksUnderWay);
-  uses_uring = worker.queue->name() == "io_uring";
+  worker.queue = options.make_queue(kChunksUnderWay);
+  NoteCalls(worker);
   int64_t started = 0, finished = 0;
   while (true) {
     // Who has a chunk under way does not wait for another: others wait for that one.
@@ -165,6 +167,7 @@ void RoundReader::State::Run(size_t number, const FileObserver& observer) {
     if (started == finished) return;
     const int place = static_cast<int>(finished++ % kChunksUnderWay);
     DoneWithChunk(FinishChunk(place, &worker), worker.chunks[place].slot);
+    NoteCalls(worker);
   }
 }
 
@@ -284,10 +287,9 @@ absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
   // Even to ask whether it is cached is a call to the file system.
   ZC_RETURN_IF_ERROR(Observe(worker->about_to, ReadCall(chunk.extent)));
   PosixFile* const file = chunk.file->AsPosix();
-  const bool queued = file != nullptr && !file->is_hooked();
   const IoWay way =
-      queued ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
-             : IoWay::kCached;
+      file != nullptr ? io.Choose(*file, chunk.extent.begin, chunk.extent.end - chunk.extent.begin)
+                      : IoWay::kCached;
   ZC_RETURN_IF_ERROR(PlaceRequest(way, PlaceOf(number, *worker), &chunk));
   if (chunk.way != IoWay::kCached) worker->queue->Start(number, chunk.request);
   read_ns += absl::ToInt64Nanoseconds(Clock::Real()->Steady() - chunk.start);
@@ -484,7 +486,7 @@ absl::Status RoundReader::CheckUnchanged(const std::atomic<bool>* cancelled) con
 int64_t RoundReader::bytes_read() const { return state_->bytes_read; }
 
 IoReport RoundReader::io() const {
-  return {state_->uses_uring ? "io_uring" : "preadv", state_->io.direct_bytes(),
+  return {state_->uses_preadv ? "preadv" : "io_uring", state_->io.direct_bytes(),
           std::string(state_->io.refusal().message())};
 }
 

@@ -19,6 +19,7 @@
 #include "client/agent/identify_files.h"
 #include "client/agent/placement.h"
 #include "client/agent/rate_limit.h"
+#include "client/agent/read_queue.h"
 #include "client/agent/reader.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -42,6 +43,8 @@ struct RoundReaderOptions {
   int64_t chunk_bytes = 0;  // read at once (ChunkBytes)
   IoMode io = IoMode::kAuto;
   std::shared_ptr<RateLimit> read_limit;  // may be null
+  // Of each thread, for so many reads at once.  A test may want one of the two.
+  std::function<std::unique_ptr<ReadQueue>(int depth)> make_queue = ReadQueue::Create;
   // For tests: may change what was read, before anybody sees it.  Called on a reading thread for
   // each piece of memory that was filled.
   std::function<void(int64_t round, absl::Span<char> data)> after_read;

@@ -27,7 +27,13 @@ namespace zerocast {
 namespace {
 
 constexpr int kExperts = 4;
-constexpr int64_t kHidden = 16, kIntermediate = 8, kVocabulary = 37;
+
+// Of the matrices.
+struct Sizes {
+  explicit Sizes(int64_t scale)
+      : hidden(16 * scale), intermediate(8 * scale), vocabulary(37 * scale) {}
+  int64_t hidden, intermediate, vocabulary;
+};
 
 int64_t NumElements(const std::vector<int64_t>& shape) {
   int64_t count = 1;
@@ -90,24 +96,26 @@ uint64_t TestSeed() {
   return seed;
 }
 
-void WriteCheckpoint(const std::string& folder, uint64_t seed) {
+void WriteCheckpoint(const std::string& folder, uint64_t seed, int64_t scale) {
+  const auto [hidden, intermediate, vocabulary] = Sizes(scale);
   CheckpointWriter writer(folder, seed);
-  writer.Add(1, "model.embed_tokens.weight", DType::kBFloat16, {kVocabulary, kHidden});
+  writer.Add(1, "model.embed_tokens.weight", DType::kBFloat16, {vocabulary, hidden});
   for (int e = 0; e < kExperts; ++e) {
     const std::string expert = absl::StrCat("model.layers.0.block_sparse_moe.experts.", e, ".");
     const int file = 1 + e / 3;  // the experts of a layer lie in both files
-    writer.Add(file, expert + "w1.weight", DType::kBFloat16, {kIntermediate, kHidden});
-    writer.Add(file, expert + "w2.weight", DType::kBFloat16, {kHidden, kIntermediate});
-    writer.Add(2, expert + "w3.weight", DType::kBFloat16, {kIntermediate, kHidden});
+    writer.Add(file, expert + "w1.weight", DType::kBFloat16, {intermediate, hidden});
+    writer.Add(file, expert + "w2.weight", DType::kBFloat16, {hidden, intermediate});
+    writer.Add(2, expert + "w3.weight", DType::kBFloat16, {intermediate, hidden});
   }
-  writer.Add(2, "model.norm.weight", DType::kFloat32, {kHidden});
-  writer.Add(2, "lm_head.weight", DType::kFloat16, {kVocabulary, kHidden});
+  writer.Add(2, "model.norm.weight", DType::kFloat32, {hidden});
+  writer.Add(2, "lm_head.weight", DType::kFloat16, {vocabulary, hidden});
   writer.Add(2, "model.positions", DType::kInt64, {5});
   writer.Add(2, "model.scale", DType::kFloat32, {});
   writer.Write();
 }
 
-ModelSpec CheckpointSpec() {
+ModelSpec CheckpointSpec(int64_t scale) {
+  const auto [hidden, intermediate, vocabulary] = Sizes(scale);
   ModelSpec spec;
   spec.architecture = "MixtralForCausalLM";
   spec.model_type = "mixtral";
@@ -116,11 +124,11 @@ ModelSpec CheckpointSpec() {
   spec.transforms = MixtralRules();
   const std::string experts = "model.layers.0.mlp.experts.";
   spec.params = {
-      {"model.embed_tokens.weight", {kVocabulary, kHidden}, DType::kBFloat16},
-      {experts + "gate_up_proj", {kExperts, 2 * kIntermediate, kHidden}, DType::kBFloat16},
-      {experts + "down_proj", {kExperts, kHidden, kIntermediate}, DType::kBFloat16},
-      {"model.norm.weight", {kHidden}, DType::kFloat32},
-      {"lm_head.weight", {kVocabulary, kHidden}, DType::kFloat16},
+      {"model.embed_tokens.weight", {vocabulary, hidden}, DType::kBFloat16},
+      {experts + "gate_up_proj", {kExperts, 2 * intermediate, hidden}, DType::kBFloat16},
+      {experts + "down_proj", {kExperts, hidden, intermediate}, DType::kBFloat16},
+      {"model.norm.weight", {hidden}, DType::kFloat32},
+      {"lm_head.weight", {vocabulary, hidden}, DType::kFloat16},
   };
   spec.buffers = {{"model.positions", {5}, DType::kInt64}, {"model.scale", {}, DType::kFloat32}};
   return spec;
@@ -136,10 +144,11 @@ Layout MakeLayout(int nodes, int ranks) {
   return layout;
 }
 
-std::shared_ptr<const Plan> MakePlan(const std::string& folder, const Layout& layout) {
+std::shared_ptr<const Plan> MakePlan(const std::string& folder, const Layout& layout,
+                                     int64_t scale) {
   absl::StatusOr<Manifest> manifest = ReadCheckpointManifest(folder);
   EXPECT_THAT(manifest, IsOk());
-  const ModelSpec spec = CheckpointSpec();
+  const ModelSpec spec = CheckpointSpec(scale);
   Report report;
   absl::StatusOr<Plan> plan = CompilePlan(std::make_shared<const Manifest>(*std::move(manifest)),
                                           &spec, {}, layout, &report);

@@ -20,18 +20,19 @@ namespace zerocast {
 
 // Writes a small Mixtral-shaped checkpoint of two files into `folder`: several dtypes, experts that
 // are stacked and concatenated across the files, a buffer of integers, a scalar.  The bytes depend
-// on `seed`.
-void WriteCheckpoint(const std::string& folder, uint64_t seed);
+// on `seed`.  Its matrices have `scale` times as many rows and columns: 6 kB at 1, 1.5 MB at 16.
+void WriteCheckpoint(const std::string& folder, uint64_t seed, int64_t scale = 1);
 // The seed of this run: ZC_SEED, or a new one; printed.
 uint64_t TestSeed();
 
-ModelSpec CheckpointSpec();
+ModelSpec CheckpointSpec(int64_t scale = 1);
 std::string CheckpointSpecJson();
 
 // `nodes` nodes of `ranks` ranks.
 Layout MakeLayout(int nodes, int ranks);
 
-std::shared_ptr<const Plan> MakePlan(const std::string& folder, const Layout& layout);
+std::shared_ptr<const Plan> MakePlan(const std::string& folder, const Layout& layout,
+                                     int64_t scale = 1);
 
 // What each rank must hold, computed from the files by the plain rules: whole targets by the
 // reference copy, then cut and padded.  Element [rank][target].

@@ -5,9 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 
 #include "client/agent/path_policy.h"
 #include "server/base/clock.h"
@@ -173,10 +175,7 @@ TEST_F(LoadTableTest, CancelEndsALoadThatWaitsForItsPeer) {
 
 TEST_F(LoadTableTest, ANodeThatLostItsPeerLetsTheCauseComeFirst) {
   PosixReaderOptions faulty;
-  faulty.pread = [](int, void*, size_t, off_t) -> ssize_t {
-    errno = EIO;
-    return -1;
-  };
+  faulty.result_of_read = [](const ReadCall&, int64_t) -> int64_t { return -EIO; };
   nodes_[0]->environment->reader = MakePosixReader(faulty);
   // The cancel ends the wait, however late this thread sends it.
   nodes_[1]->environment->root_cause_grace = absl::Hours(1);
@@ -190,6 +189,52 @@ TEST_F(LoadTableTest, ANodeThatLostItsPeerLetsTheCauseComeFirst) {
   nodes_[1]->table->Cancel(key, "node-0 failed");
   nodes_[1]->table->Shutdown(absl::Seconds(10));
   EXPECT_EQ(nodes_[1]->events->NumResults(), 0);
+}
+
+// A reader, for which nothing is in the page cache, whose first read (past the page cache) returns
+// `fault`.
+std::shared_ptr<FileReader> FaultyReader(int64_t fault, bool direct_only) {
+  PosixReaderOptions faulty;
+  faulty.nothing_is_cached = true;
+  faulty.result_of_read = [fault, direct_only, done = std::make_shared<std::atomic<bool>>(false)](
+                              const ReadCall& call, int64_t result) {
+    if (direct_only && !call.direct) return result;
+    return done->exchange(true) ? result : fault;
+  };
+  return MakePosixReader(faulty);
+}
+
+TEST_F(LoadTableTest, AReadThatFailsEndsTheLoadWithItsPlaceWhateverWayItIs) {
+  const int64_t before = Arena::TotalBytes();
+  int64_t epoch = 0;
+  for (const IoMode io : {IoMode::kAuto, IoMode::kCached, IoMode::kDirect}) {
+    nodes_[1]->environment->io = io;
+    nodes_[1]->environment->reader = FaultyReader(-EIO, false);
+    const std::vector<NodeResult> results = RunLoad(kLoad, ++epoch);
+    EXPECT_THAT(results[1].status, StatusIs(absl::StatusCode::kUnavailable,
+                                            AllOf(HasSubstr("read " + dir_.File("model-")),
+                                                  HasSubstr("safetensors at offset "),
+                                                  HasSubstr("Input/output error"))));
+    EXPECT_EQ(ReasonOf(results[1].status), "IO_ERROR");
+    EXPECT_EQ(ReasonOf(results[0].status), "EXCHANGE_FAILED");
+    for (const NodeResult& result : results) EXPECT_THAT(result.shards, IsEmpty());
+    ExpectArenaBytes(before);
+  }
+  EXPECT_THAT(WrongDigests(RunLoad(kLoad, ++epoch)), IsEmpty());
+}
+
+TEST_F(LoadTableTest, WhereDirectReadsAreRefusedTheReportSaysSo) {
+  int64_t epoch = 0;
+  for (const IoMode io : {IoMode::kAuto, IoMode::kDirect}) {
+    nodes_[1]->environment->io = io;
+    nodes_[1]->environment->reader = FaultyReader(-EINVAL, true);
+    const std::vector<NodeResult> results = RunLoad(kLoad, ++epoch);
+    EXPECT_THAT(WrongDigests(results), IsEmpty());
+    EXPECT_THAT(results[1].progress.direct_refusal,
+                AllOf(HasSubstr("read " + dir_.File("model-")),
+                      HasSubstr("safetensors past the page cache: EINVAL")));
+    EXPECT_EQ(results[0].progress.direct_refusal, "");
+  }
 }
 
 TEST_F(LoadTableTest, RefusesMoreLoadsThanItMayHold) {

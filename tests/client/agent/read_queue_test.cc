@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <liburing.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,14 +42,8 @@ std::string Content(size_t num_bytes) {
   return content;
 }
 
-class ReadQueueTest : public ::testing::TestWithParam<const char*> {
+class QueueTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    queue_ =
-        GetParam() == std::string("preadv") ? MakeWaitingQueue(kDepth) : ReadQueue::Create(kDepth);
-    if (queue_->name() != GetParam()) GTEST_SKIP() << "1 skipped: no " << GetParam() << " here";
-  }
-
   // A file with that content, open.
   PosixFile* Open(const std::string& content) {
     const std::string path = dir_.Write("file", content);
@@ -77,6 +74,15 @@ class ReadQueueTest : public ::testing::TestWithParam<const char*> {
   const std::shared_ptr<PosixReaderState> state_ = std::make_shared<PosixReaderState>();
   std::unique_ptr<PosixFile> file_;
   std::unique_ptr<ReadQueue> queue_;
+};
+
+class ReadQueueTest : public QueueTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    queue_ =
+        GetParam() == std::string("preadv") ? MakeWaitingQueue(kDepth) : ReadQueue::Create(kDepth);
+    if (queue_->name() != GetParam()) GTEST_SKIP() << "1 skipped: no " << GetParam() << " here";
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Kinds, ReadQueueTest, ::testing::Values("preadv", "io_uring"));
 
@@ -175,6 +181,107 @@ TEST_P(ReadQueueTest, ADirectReadThatTheFileSystemRefusesIsUnimplemented) {
   if (status.ok()) GTEST_SKIP() << "1 skipped: this file system reads anything directly";
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnimplemented,
                                AllOf(HasSubstr(file_->path()), HasSubstr("EINVAL"))));
+}
+
+// What the kernel answers to a submission, and whether it takes it.
+using Submission = std::function<int(int call, struct io_uring* ring)>;
+
+class SubmitTest : public QueueTest {
+ protected:
+  void UseSubmission(const Submission& submission) {
+    queue_ = MakeUringQueue(
+        kDepth, [this, submission](struct io_uring* ring) { return submission(calls_++, ring); });
+    if (queue_ == nullptr) GTEST_SKIP() << "1 skipped: no io_uring here";
+  }
+
+  int calls_ = 0;
+};
+// By what io_uring_submit returns.
+class RefusedSubmitTest : public SubmitTest, public ::testing::WithParamInterface<int> {};
+INSTANTIATE_TEST_SUITE_P(Results, RefusedSubmitTest,
+                         ::testing::Values(0, -EAGAIN, -EBUSY, -ENOMEM));
+
+TEST_P(RefusedSubmitTest, AReadThatTheKernelDoesNotTakeIsMadeAtOnceAndNeverAgain) {
+  const std::string content = Content(3 << 20);
+  Open(content);
+  UseSubmission([](int call, struct io_uring* ring) {
+    return call % 2 == 0 ? GetParam() : ::io_uring_submit(ring);
+  });
+  if (queue_ == nullptr) return;
+  for (int round = 0; round < 4 * kDepth; ++round) {
+    std::string refused(1 << 20, '\0'), taken(1 << 20, '\0');
+    const ReadRequest first = Request(round, &refused);
+    queue_->Start(0, first);
+    EXPECT_THAT(queue_->Wait(0), IsOk());
+    EXPECT_TRUE(refused == content.substr(static_cast<size_t>(round), 1 << 20));
+    // Its memory is its owner's again.
+    refused.assign(1 << 20, 'x');
+    const ReadRequest second = Request((1 << 20) + round, &taken);
+    queue_->Start(1, second);
+    EXPECT_THAT(queue_->Wait(1), IsOk());
+    EXPECT_TRUE(taken == content.substr(static_cast<size_t>((1 << 20) + round), 1 << 20));
+    EXPECT_TRUE(refused == std::string(1 << 20, 'x'));
+  }
+  EXPECT_EQ(queue_->name(), "io_uring");
+  EXPECT_EQ(calls_, 8 * kDepth);
+}
+
+TEST_P(RefusedSubmitTest, ARefusedReadAmongOthersHindersNone) {
+  const std::string content = Content(3 << 20);
+  Open(content);
+  UseSubmission([](int call, struct io_uring* ring) {
+    return call % kDepth == 1 ? GetParam() : ::io_uring_submit(ring);
+  });
+  if (queue_ == nullptr) return;
+  for (int round = 0; round < 10; ++round) {
+    std::string bytes[kDepth];
+    ReadRequest requests[kDepth];
+    for (int k = 0; k < kDepth; ++k) {
+      bytes[k].assign(1 << 20, '\0');
+      requests[k] = Request((k << 20) - k * round, &bytes[k]);
+      queue_->Start(k, requests[k]);
+    }
+    for (const int k : {1, 2, 0}) {
+      EXPECT_THAT(queue_->Wait(k), IsOk());
+      EXPECT_TRUE(bytes[k] == content.substr(static_cast<size_t>((k << 20) - k * round), 1 << 20));
+    }
+  }
+}
+
+TEST_F(SubmitTest, AnInterruptedSubmissionIsMadeAgain) {
+  const std::string content = Content(1 << 20);
+  Open(content);
+  UseSubmission(
+      [](int call, struct io_uring* ring) { return call < 3 ? -EINTR : ::io_uring_submit(ring); });
+  if (queue_ == nullptr) return;
+  std::string bytes(1 << 20, '\0');
+  const ReadRequest request = Request(0, &bytes);
+  queue_->Start(0, request);
+  EXPECT_EQ(calls_, 4);
+  EXPECT_THAT(queue_->Wait(0), IsOk());
+  EXPECT_TRUE(bytes == content);
+}
+
+TEST_F(SubmitTest, ARingThatIsOfNoUseAnyMoreIsGivenUp) {
+  const std::string content = Content(3 << 20);
+  Open(content);
+  UseSubmission([](int call, struct io_uring* ring) {
+    return call == 0 ? ::io_uring_submit(ring) : -EBADFD;
+  });
+  if (queue_ == nullptr) return;
+  std::string bytes[kDepth];
+  ReadRequest requests[kDepth];
+  for (int k = 0; k < kDepth; ++k) {
+    bytes[k].assign(1 << 20, '\0');
+    requests[k] = Request(k << 20, &bytes[k]);
+    queue_->Start(k, requests[k]);
+  }
+  EXPECT_EQ(queue_->name(), "preadv");
+  for (int k = 0; k < kDepth; ++k) {
+    EXPECT_THAT(queue_->Wait(k), IsOk());
+    EXPECT_TRUE(bytes[k] == content.substr(static_cast<size_t>(k) << 20, 1 << 20));
+  }
+  EXPECT_EQ(calls_, 2);
 }
 
 TEST(PosixFile, KnowsWhatIsCached) {

@@ -45,17 +45,13 @@ TEST(PosixReader, ContinuesShortReadsAndInterruptedOnes) {
   const std::string path = dir.Write("file", "0123456789");
   int calls = 0;
   PosixReaderOptions options;
-  options.pread = [&calls](int fd, void* buffer, size_t num_bytes, off_t offset) -> ssize_t {
-    if (++calls % 2 == 0) {
-      errno = EINTR;
-      return -1;
-    }
-    return ::pread(fd, buffer, std::min<size_t>(num_bytes, 3), offset);
+  options.result_of_read = [&calls](const ReadCall&, int64_t result) {
+    return ++calls % 2 == 0 ? -EINTR : std::min<int64_t>(result, 3);
   };
   const auto reader = MakePosixReader(options);
   ZC_ASSERT_OK_AND_ASSIGN(const std::string bytes, Read(reader.get(), path, 1, 8));
   EXPECT_EQ(bytes, "12345678");
-  EXPECT_EQ(calls, 9);  // 5 pieces that are not empty, each other call interrupted
+  EXPECT_EQ(calls, 5);  // 3, 3 and 2 bytes, each other call interrupted
   EXPECT_EQ(reader->bytes_read(), 8);
 }
 
@@ -72,10 +68,7 @@ TEST(PosixReader, NamesFileAndOffsetOfAnIoError) {
   const TempDir dir;
   const std::string path = dir.Write("file", "0123456789");
   PosixReaderOptions options;
-  options.pread = [](int, void*, size_t, off_t) -> ssize_t {
-    errno = EIO;
-    return -1;
-  };
+  options.result_of_read = [](const ReadCall&, int64_t) -> int64_t { return -EIO; };
   const auto read = Read(MakePosixReader(options).get(), path, 4, 2);
   EXPECT_THAT(read, StatusIs(absl::StatusCode::kUnavailable,
                              AllOf(HasSubstr(path), HasSubstr("offset 4"))));
