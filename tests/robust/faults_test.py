@@ -1,6 +1,6 @@
 """What goes wrong beside a load of real processes: a full disk, a kill while sending, a port scan; and 200 loads.
 
-Files that change and reads that fail are injected in tests/client/agent/load_faults_test.cc.
+Reads that fail, are short or refused, and files that change at each read are in tests/client/agent/load_reads_test.cc.
 """
 
 import collections
@@ -192,6 +192,36 @@ class FaultsTest(unittest.TestCase):
                 timeout=cluster.COMMAND_TIMEOUT_S, check=False)
             self.assertNotIn("left:", done.stderr)
             self.expect_no_room(running, base, done, out, os.strerror(errno.ENOSPC))
+
+    def test_a_file_that_is_cut_while_it_is_read(self):
+        for io in ("auto", "cached", "direct"):
+            # One thread: another could open the file when it is cut already, and say that.
+            flags = ["--io", io, "--read-rate", "8M", "--threads", "1"]
+            with self.subTest(io=io), cluster.Cluster(num_agents=2, agent_args=flags) as running:
+                checkpoint = large_checkpoint(self.folder / io, 64 << 20)
+                file = checkpoint / "model.safetensors"
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                base = self.base(running)
+                job = zc(running, "job", "submit", checkpoint, "--world-size", 4, "--node", "node0",
+                         "--node", "node1", "--round-bytes", "1M", "--start")
+                self.assertEqual(job.code, 0, job)
+                job = job.json()["job"]
+
+                def reads():
+                    (load,) = zc(running, "job", "get", job).json()["loads"]
+                    self.assertIn(load["state"], ("pending", "inspecting", "preparing", "loading"))
+                    return all(node["bytes_read"] > 0 for node in load["nodes"])
+
+                self.until("both nodes to read", reads)
+                os.truncate(file, 5000)
+                result = zc(running, "job", "watch", job, "--deadline", 60)
+                self.assertEqual(result.code, 6, result)
+                self.assertEqual(result.json()["error"]["reason"], "CHECKPOINT_CORRUPT")
+                self.assertRegex(result.json()["error"]["message"],
+                                 f"node node[01]: .*read {file} at offset [0-9]+: the file ends there")
+                self.assert_settles(running, ("node0", "node1"), base)
 
     def test_an_agent_that_is_killed_while_it_sends(self):
         checkpoint = large_checkpoint(self.folder / "ckpt", 256 << 20)
