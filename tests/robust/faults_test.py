@@ -1,6 +1,6 @@
 """What goes wrong beside a load of real processes: a full disk, a kill while sending, a port scan; and 200 loads.
 
-Reads that fail, are short or refused, and files that change at each read are in tests/client/agent/load_reads_test.cc.
+Reads that fail, are short or refused, and files that change meanwhile: tests/client/agent/load_reads_test.cc.
 """
 
 import collections

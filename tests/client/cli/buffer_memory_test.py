@@ -152,7 +152,8 @@ class BufferMemoryTest(unittest.TestCase):
                 load += ["--model-spec", self.folder / "spec.json"]
             pids = [running.pid("node0"), running.pid("node1")]
             with AnonymousPeak(pids) as peak:
-                result = cluster.zerocast(*load, "--world-size", WORLD_SIZE, "--max-buffer-memory", "64M", "--verify", "--out", out)
+                result = cluster.zerocast(*load, "--world-size", WORLD_SIZE, "--max-buffer-memory", "64M",
+                                          "--verify", "--out", out)
             self.assertEqual(result.code, 0, result)
             report = result.json()
             self.assertEqual(report["source"], "files")
