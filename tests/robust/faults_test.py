@@ -196,7 +196,7 @@ class FaultsTest(unittest.TestCase):
     def test_a_file_that_is_cut_while_it_is_read(self):
         for io in ("auto", "cached", "direct"):
             # One thread: another could open the file when it is cut already, and say that.
-            flags = ["--io", io, "--read-rate", "8M", "--threads", "1"]
+            flags = ["--io", io, "--read-rate", "4M", "--threads", "1"]
             with self.subTest(io=io), cluster.Cluster(num_agents=2, agent_args=flags) as running:
                 checkpoint = large_checkpoint(self.folder / io, 64 << 20)
                 file = checkpoint / "model.safetensors"
