@@ -43,4 +43,17 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
   return identities;
 }
 
+absl::Status CheckSameFiles(const Plan& plan, const std::string& checkpoint_path,
+                            const std::vector<FileIdentity>& identities, FileReader* reader,
+                            const FileObserver& about_to) {
+  for (size_t k = 0; k < identities.size(); ++k) {
+    if (identities[k].num_bytes < 0) continue;
+    const std::string path = PathOfFile(checkpoint_path, plan.manifest->files[k]);
+    ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", path)));
+    ZC_ASSIGN_OR_RETURN(const FileIdentity now, reader->IdentityOf(path));
+    ZC_RETURN_IF_ERROR(CheckSameFile(path, identities[k], now));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace zerocast

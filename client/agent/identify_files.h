@@ -24,6 +24,12 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
 
 std::string PathOfFile(const std::string& checkpoint_path, const ManifestFile& file);
 
+// ABORTED, reason CHECKPOINT_CHANGED, when a file is not the one, or not in the state, that
+// IdentifyFiles saw; other errors as there.
+absl::Status CheckSameFiles(const Plan& plan, const std::string& checkpoint_path,
+                            const std::vector<FileIdentity>& identities, FileReader* reader,
+                            const FileObserver& about_to);
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_CLIENT_AGENT_IDENTIFY_FILES_H_

@@ -111,11 +111,14 @@ LoadTable::~LoadTable() { Shutdown(absl::Seconds(10)); }
 
 template <typename Work, typename Failed>
 void LoadTable::Spawn(Work work, Failed failed) {
+  bool stopped;
   {
     MutexLock lock(&state_->mutex);
-    if (state_->stopped) return;
-    ++state_->num_threads;
+    stopped = state_->stopped;
+    if (!stopped) ++state_->num_threads;
   }
+  // What was to be cancelled must be still: its own thread is waited for.
+  if (stopped) return failed(absl::CancelledError("the agent stops"));
   const auto done = [state = state_] {
     MutexLock lock(&state->mutex);
     --state->num_threads;
@@ -464,7 +467,11 @@ void LoadTable::Shutdown(absl::Duration timeout) {
     state_->idle.WaitWithTimeout(&state_->mutex, deadline.Remaining());
   }
   if (state_->num_threads > 0) {
-    spdlog::error("stop: {} threads do not end and are left behind", state_->num_threads);
+    const int left = state_->num_threads;
+    spdlog::error("stop: {} of loads {} not end within {} and {} left behind",
+                  left == 1 ? "1 thread" : absl::StrCat(left, " threads"),
+                  left == 1 ? "does" : "do", absl::FormatDuration(timeout),
+                  left == 1 ? "is" : "are");
   }
 }
 

@@ -25,6 +25,10 @@ namespace {
 
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
+// Who waits for a round looks this often whether the load was cancelled.
+constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
+// The calls of a cancelled load have so long to return, all together: less than an agent to stop.
+constexpr absl::Duration kCancelledTimeout = absl::Seconds(5);
 
 // One round on its way.
 struct Slot {
@@ -107,7 +111,6 @@ struct RoundReader::State {
   absl::StatusOr<std::shared_ptr<ReadableFile>> OpenFile(int32_t file, Worker* worker) const;
   absl::Status Read(const Extent& extent, absl::Span<const struct iovec> pieces,
                     Worker* worker) const;
-  absl::Status CheckUnchanged(const FileObserver& observer) const;
   // What is said of a call that reads it.
   std::string ReadCall(const Extent& extent) const {
     return absl::StrCat("read ", PathOfFile(extent.file), " at offset ", extent.begin);
@@ -422,7 +425,7 @@ absl::StatusOr<std::unique_ptr<RoundReader>> RoundReader::Start(RoundReaderOptio
 }
 
 RoundReader::RoundReader(std::shared_ptr<State> state, absl::Duration call_timeout)
-    : state_(std::move(state)), call_timeout_(call_timeout) {}
+    : state_(std::move(state)), call_timeout_(call_timeout), end_timeout_(call_timeout) {}
 
 RoundReader::~RoundReader() {
   {
@@ -432,10 +435,14 @@ RoundReader::~RoundReader() {
   }
   // They end with the calls that they are in; who has waited for that in vain waits no more.
   if (given_up_) return;
-  for (const auto& task : tasks_) task->Wait(call_timeout_, nullptr).IgnoreError();
+  const Deadline deadline(end_timeout_);
+  for (const auto& task : tasks_) {
+    task->Wait(call_timeout_, nullptr, deadline.Remaining()).IgnoreError();
+  }
 }
 
-absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(absl::Duration timeout) {
+absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
+    absl::Duration timeout, const std::atomic<bool>* cancelled) {
   const Deadline deadline(timeout);
   const int64_t round = num_taken_;
   State& state = *state_;
@@ -448,6 +455,10 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(absl::Durati
   state.changed.SignalAll();
   while (!state.IsDone(slot, round)) {
     if (!state.status.ok()) return state.status;
+    if (cancelled != nullptr && *cancelled) {
+      end_timeout_ = std::min(end_timeout_, kCancelledTimeout);
+      return absl::CancelledError("load: it was cancelled");
+    }
     if (deadline.Passed()) {
       given_up_ = true;
       // One that waits is not what the round waits for.
@@ -460,27 +471,21 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(absl::Durati
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");
     }
-    state.changed.WaitWithTimeout(&state.mutex, deadline.Remaining());
+    state.changed.WaitWithTimeout(&state.mutex, cancelled != nullptr
+                                                    ? std::min(deadline.Remaining(), kCancelPoll)
+                                                    : deadline.Remaining());
   }
   ++num_taken_;
   return absl::MakeConstSpan(slot.messages);
 }
 
-absl::Status RoundReader::State::CheckUnchanged(const FileObserver& observer) const {
-  for (size_t k = 0; k < options.identities.size(); ++k) {
-    if (options.identities[k].num_bytes < 0) continue;
-    const std::string path = PathOfFile(static_cast<int32_t>(k));
-    ZC_RETURN_IF_ERROR(Observe(observer, absl::StrCat("stat ", path)));
-    ZC_ASSIGN_OR_RETURN(const FileIdentity now, options.reader->IdentityOf(path));
-    ZC_RETURN_IF_ERROR(CheckSameFile(path, options.identities[k], now));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status RoundReader::CheckUnchanged(const std::atomic<bool>* cancelled) const {
   return state_->options.file_work->Call(
       state_->options.checkpoint_path, call_timeout_, cancelled,
-      [state = state_](const FileObserver& observer) { return state->CheckUnchanged(observer); });
+      [state = state_](const FileObserver& about_to) {
+        const RoundReaderOptions& o = state->options;
+        return CheckSameFiles(*o.plan, o.checkpoint_path, o.identities, o.reader.get(), about_to);
+      });
 }
 
 int64_t RoundReader::bytes_read() const { return state_->bytes_read; }

@@ -20,6 +20,7 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Values;
+using ::testing::_;
 
 struct Shape {
   int nodes;
@@ -170,29 +171,48 @@ TEST(Executor, AReplicatedTargetTravelsOnceToANode) {
   EXPECT_LT(run.progress[0].bytes_sent, run.progress[0].bytes_read + num_boxes * kPieceAlignment);
 }
 
-TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
-  const TempDir dir;
+// Of one node with one rank.
+ExecutorOptions OneNode(const TempDir& dir, int64_t round_bytes) {
   WriteCheckpoint(dir.path(), TestSeed());
   Layout layout = MakeLayout(1, 1);
-  layout.round_bytes = 200;
-  const auto plan = MakePlan(dir.path(), layout);
-  const auto schedule = std::make_shared<const Schedule>(*Schedule::Create(*plan));
-  std::atomic<bool> cancelled{false};
+  layout.round_bytes = round_bytes;
   const auto arenas = std::make_shared<std::vector<Arena>>();
-  arenas->push_back(*Arena::Create("test", plan->arena_bytes));
   ExecutorOptions options;
-  options.plan = plan;
-  options.schedule = schedule;
+  options.plan = MakePlan(dir.path(), layout);
+  arenas->push_back(*Arena::Create("test", options.plan->arena_bytes));
+  options.schedule = std::make_shared<const Schedule>(*Schedule::Create(*options.plan));
   options.checkpoint_path = dir.path();
   options.reader = MakePosixReader({});
   options.arenas = MemoryOf(arenas);
   options.identities = {*options.reader->IdentityOf(dir.File("model-1.safetensors")),
                         *options.reader->IdentityOf(dir.File("model-2.safetensors"))};
+  return options;
+}
+
+TEST(Executor, ACancelledLoadDoesNotWaitForTheRoundThatIsRead) {
+  const TempDir dir;
+  std::atomic<bool> cancelled{false};
+  ExecutorOptions options = OneNode(dir, /*round_bytes=*/9000);
+  options.cancelled = &cancelled;
+  options.num_threads = 1;
+  options.chunk_bytes = 1000;
+  // The second chunk of the round may be read in a quarter of an hour.
+  options.read_limit = std::make_shared<RateLimit>(1);
+  options.stage_timeout = absl::Minutes(2);
+  options.hooks.after_read = [&cancelled](int64_t, absl::Span<char>) { cancelled = true; };
+  const absl::Duration began = Clock::Real()->Steady();
+  EXPECT_THAT(ExecuteLoad(options, nullptr), StatusIs(absl::StatusCode::kCancelled, _));
+  EXPECT_LT(Clock::Real()->Steady() - began, absl::Minutes(1));
+}
+
+TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
+  const TempDir dir;
+  std::atomic<bool> cancelled{false};
+  ExecutorOptions options = OneNode(dir, /*round_bytes=*/200);
   options.cancelled = &cancelled;
   options.on_progress = [&](const ExecutorProgress& now) { cancelled = now.round == 2; };
   ExecutorProgress progress;
-  EXPECT_THAT(ExecuteLoad(options, &progress),
-              StatusIs(absl::StatusCode::kCancelled, ::testing::_));
+  EXPECT_THAT(ExecuteLoad(options, &progress), StatusIs(absl::StatusCode::kCancelled, _));
   EXPECT_EQ(progress.round, 2);
 }
 
