@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--kind", action="append", choices=("llama", "mixtral", "fp32", "transposed"),
                         help="repeat for several (default: llama and mixtral)")
     parser.add_argument("--gb", type=float, default=2, help="size of the checkpoint (default: %(default)s)")
-    parser.add_argument("--slow-runs", type=int, default=3,
+    parser.add_argument("--slow-runs", type=int, default=7,
                         help="of from_pretrained, which takes long; 0 leaves it out (default: %(default)s)")
     parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
     arguments = parser.parse_args()
