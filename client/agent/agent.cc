@@ -26,7 +26,6 @@ namespace {
 
 // Long enough for a worker to see the cancellation, short enough for a service manager's patience.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
-constexpr int kMaxThreads = 256;  // of one load
 constexpr absl::Duration kMaxJanitorInterval = absl::Seconds(15);
 
 absl::Status CheckOptions(const AgentOptions& options) {
@@ -39,9 +38,9 @@ absl::Status CheckOptions(const AgentOptions& options) {
     violations.push_back({"unclaimed_ttl", "must be more than nothing"});
   }
   if (options.cache_bytes < 0) violations.push_back({"cache_bytes", "must not be negative"});
-  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    violations.push_back(
-        {"threads", absl::StrCat("must be 0 to ", kMaxThreads, ", was ", options.num_threads)});
+  if (options.num_threads < 0 || options.num_threads > kMostAgentThreads) {
+    violations.push_back({"threads", absl::StrCat("must be 0 to ", kMostAgentThreads, ", was ",
+                                                  options.num_threads)});
   }
   if (options.max_buffer_bytes < kLeastBufferBytes) {
     violations.push_back({"max_buffer_memory", absl::StrCat("must be at least ", kLeastBufferBytes,
@@ -192,6 +191,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   session.socket_path = std::move(options.socket_path);
   session.bulk_host = std::move(options.bulk_host);
   session.max_buffer_bytes = options.max_buffer_bytes;
+  session.num_threads = ReadingThreads(options.num_threads);
   session.version = ZEROCAST_VERSION;
   session.incarnation = RandomIncarnation();
   rep->session =

@@ -23,6 +23,8 @@ class Channel;
 
 namespace zerocast {
 
+inline constexpr int kMostAgentThreads = 256;  // of one load
+
 // The agent of a node.  Thread-safe.
 struct AgentOptions {
   // Where the server is: an address ("dns:///host:port", "host:port", "unix:/path"), or a channel

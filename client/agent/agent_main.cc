@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "client/agent/agent.h"
 #include "client/agent/agent_metrics.h"
+#include "client/agent/data_path_flags.h"
 #include "client/agent/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/byte_size.h"
@@ -58,10 +59,8 @@ struct Flags {
   std::string health_listen;
   std::string metrics_listen;
   std::string log_level = "info";
-  std::string io = "auto";
+  DataPathFlags data_path;
   std::string max_buffer_memory = "256M";
-  std::string read_rate;
-  std::string send_rate;
   std::string unclaimed_ttl = "1h";
   std::string file_timeout = "60s";
 };
@@ -97,26 +96,11 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--max-loads", flags->agent.max_loads, "Loads at a time, held shards included")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app->add_option("--threads", flags->agent.num_threads,
-                  "Threads that read and copy for one load; 0: one a processor, at most 16")
-      ->check(CLI::Range(0, 256))
-      ->capture_default_str();
-  app->add_option("--io", flags->io,
-                  "How files are read: cached (through the page cache), direct (past it), or auto: "
-                  "what is cached from there, the rest by the way that proves faster")
-      ->check(CLI::IsMember({"auto", "cached", "direct"}))
-      ->type_name("HOW")
-      ->capture_default_str();
+  flags->data_path.AddTo(app, "");
   app->add_option("--max-buffer-memory", flags->max_buffer_memory,
                   "The most memory that one load may use beyond its shards; a load may allow less")
       ->type_name("SIZE")
       ->capture_default_str();
-  app->add_option("--read-rate", flags->read_rate,
-                  "Bytes a second that all loads together may read (2G, ...); unset: no limit")
-      ->type_name("SIZE");
-  app->add_option("--send-rate", flags->send_rate,
-                  "Bytes a second that all loads together may send; unset: no limit")
-      ->type_name("SIZE");
   app->add_option(
          "--unclaimed-ttl", flags->unclaimed_ttl,
          "Shards that no process has taken this long after their load was ready are freed; "
@@ -204,15 +188,13 @@ absl::Status ParseSocketMode(const std::string& text, mode_t* mode) {
 }
 
 absl::Status ReadDataPathFlags(Flags* flags) {
-  AgentOptions& agent = flags->agent;
-  agent.io = flags->io == "cached"   ? IoMode::kCached
-             : flags->io == "direct" ? IoMode::kDirect
-                                     : IoMode::kAuto;
   std::vector<FieldViolation> violations;
-  agent.max_buffer_bytes = ByteSizeOfFlag("max-buffer-memory", flags->max_buffer_memory,
-                                          agent.max_buffer_bytes, &violations);
-  agent.read_rate = ByteSizeOfFlag("read-rate", flags->read_rate, 0, &violations);
-  agent.send_rate = ByteSizeOfFlag("send-rate", flags->send_rate, 0, &violations);
+  flags->agent.max_buffer_bytes = ByteSizeOfFlag("--max-buffer-memory", flags->max_buffer_memory,
+                                                 flags->agent.max_buffer_bytes, &violations);
+  const absl::Status of_data_path = flags->data_path.Apply(&flags->agent);
+  for (FieldViolation& violation : ViolationsOf(of_data_path)) {
+    violations.push_back(std::move(violation));
+  }
   return InvalidFields(violations);
 }
 

@@ -80,13 +80,6 @@ const char* FindBytes(const std::vector<Extent>& extents, const char* data, int3
 
 }  // namespace
 
-bool IsTransposed(const Box& box) {
-  for (int k = 0; k + 1 < box.num_dims; ++k) {
-    if (box.dims[k].source_stride < box.dims[box.num_dims - 1].source_stride) return true;
-  }
-  return false;
-}
-
 absl::StatusOr<RoundMoves> RoundMoves::Create(const Plan& plan, absl::Span<const Extent> extents,
                                               absl::Span<const Move> moves, int64_t chunk_bytes,
                                               int64_t min_direct_bytes) {

@@ -15,17 +15,11 @@
 #include "absl/types/span.h"
 #include "client/agent/box_copy.h"
 #include "client/agent/placement.h"
+#include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 
 namespace zerocast {
-
-// In a round that transposes chunks are as many times larger: each visit of a page of the target
-// then brings more.
-inline constexpr int64_t kTransposedChunks = 4;
-
-// True where the last two loops, as both sides order them, are not the same one.
-bool IsTransposed(const Box& box);
 
 // A move with the place of its source in a file.
 struct PlacedMove {

@@ -158,15 +158,16 @@ absl::Status Load::PlanBuffers() {
   if (command_.max_buffer_bytes > 0) limit = std::min(limit, command_.max_buffer_bytes);
   const Plan& plan = *participants_.plan;
   const auto count = static_cast<int>(participants_.numbers.size());
-  num_threads_ = std::max(1, ReadingThreads(environment_->num_threads) / count);
-  chunk_bytes_ = on_devices() ? DeviceChunkBytes(plan, num_threads_, limit)
-                              : ChunkBytes(plan.layout, num_threads_, limit);
   buffer_bytes_ = 0;
   for (const int32_t number : participants_.numbers) {
-    const MemoryNeeds needs =
-        ComputeMemoryNeeds(plan, *participants_.schedule, number, num_threads_, chunk_bytes_);
-    ZC_RETURN_IF_ERROR(CheckBuffers(needs, plan.layout, limit));
-    buffer_bytes_ += needs.buffers();
+    const NodeBudget budget =
+        ComputeNodeBudget(plan, *participants_.schedule, number,
+                          ReadingThreads(environment_->num_threads), count, limit);
+    ZC_RETURN_IF_ERROR(CheckBuffers(budget.needs, plan.layout, limit));
+    buffer_bytes_ += budget.needs.buffers();
+    // Those of all are alike.
+    num_threads_ = budget.num_threads;
+    chunk_bytes_ = budget.chunk_bytes;
   }
   return absl::OkStatus();
 }

@@ -146,6 +146,7 @@ v1::SessionRequest Session::Rep::Register() const {
   message->set_socket_path(options.socket_path);
   message->set_bulk_host(options.bulk_host);
   message->set_max_buffer_bytes(options.max_buffer_bytes);
+  message->set_num_threads(options.num_threads);
   for (const LoadKey& key : table->Held()) {
     v1::HeldLoad* const held = message->add_held_loads();
     held->set_load(key.load);

@@ -23,6 +23,7 @@ struct SessionOptions {
   std::string socket_path;
   std::string bulk_host;
   int64_t max_buffer_bytes = 0;  // of one load, beyond its arenas
+  int num_threads = 0;           // of one load
   std::string version;
   uint64_t incarnation = 0;
   // The pause before the next try grows from the first to the second, with some chance in it, so

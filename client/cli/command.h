@@ -21,14 +21,22 @@ struct GlobalOptions {
   double timeout_seconds = 30;  // of one call
 
   bool json() const { return output == "json"; }
-  // `deadline`: no call of the client goes on beyond it.
-  absl::StatusOr<std::unique_ptr<Client>> Connect(
+  // `deadline`: no call of the client goes on beyond it.  Its calls end when the command is
+  // interrupted.
+  absl::StatusOr<std::shared_ptr<Client>> Connect(
       absl::Time deadline = absl::InfiniteFuture()) const;
 };
 
+// A client whose calls end when the command is interrupted.
+std::shared_ptr<Client> EndWhenInterrupted(std::unique_ptr<Client> client);
+
 // What a command that has run out of time may still take to cancel what it began.
 inline constexpr absl::Duration kCancelGrace = absl::Seconds(5);
-// Cancels a job within kCancelGrace, whatever limits `client` has.
+// The same once the command was interrupted: its user waits for the prompt.
+inline constexpr absl::Duration kInterruptGrace = absl::Milliseconds(1500);
+// Which of them holds now.
+absl::Duration CancelGrace();
+// Cancels a job within CancelGrace(), whatever limits `client` has.
 absl::Status CancelInGrace(const Client& client, absl::string_view job);
 
 // Each of these adds one command (with its subcommands) to `app`.  When it is chosen, `*run`

@@ -1,14 +1,12 @@
 #include "client/cli/create_job.h"
 
-#include <atomic>
-#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
-#include "client/cli/signals.h"
+#include "client/cli/interruption.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
@@ -30,14 +28,10 @@ bool MayHaveHappened(const absl::Status& status) {
   }
 }
 
-absl::Status Interrupted() {
-  return WithReason(absl::CancelledError("interrupted while the job was created"), "CANCELLED");
-}
-
 // Cancels a job that may be there after a creation that ended with `failure`; what came of it.
 std::string CancelUnknown(const Client& client, const v1::JobSpec& spec,
                           const Client::CreateOptions& options, const absl::Status& failure) {
-  const auto in_grace = client.WithLimits(kCancelGrace, absl::Now() + kCancelGrace);
+  const auto in_grace = client.WithLimits(CancelGrace(), absl::Now() + CancelGrace());
   const absl::StatusOr<v1::CreateJobResponse> found = in_grace->CreateJob(spec, options);
   const absl::Status status =
       found.ok() ? in_grace->CancelJob(found->job().name()).status() : found.status();
@@ -59,35 +53,49 @@ absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1
                                                         absl::Time deadline, UnknownJob unknown) {
   if (absl::Now() >= deadline) return client->CreateJob(spec, options);  // which is not made
   if (options.request_id.empty()) options.request_id = NewRequestId();
-  std::atomic<bool> interrupted{false};
-  std::optional<SignalWatcher> watcher;
-  watcher.emplace([client, &interrupted](int) {
-    interrupted.store(true);
-    client->CancelCalls();
-  });
+  // Whoever interrupts it waits for what becomes of the job; the call itself ends with the
+  // client's.
+  OnInterrupt::Actions while_unknown;
+  while_unknown.patience = kInterruptGrace + kInterruptPatience;
+  const OnInterrupt unknown_yet(std::move(while_unknown));
   absl::StatusOr<v1::CreateJobResponse> created = client->CreateJob(spec, options);
-  if (options.validate_only) return created;
-  if (created.ok()) {
-    // Whatever comes from here on is for the caller's own watcher.
-    watcher.reset();
-    if (!interrupted.load()) return created;
-    const std::string& name = created->job().name();
-    const absl::Status cancelled = CancelInGrace(*client, name);
-    return WithMessage(
-        Interrupted(),
-        cancelled.ok()
-            ? absl::StrCat(Interrupted().message(), "; ", name, " was cancelled")
-            : absl::StrCat(Interrupted().message(), "; ", name,
-                           " is there and could not be cancelled: ", cancelled.message()));
-  }
+  if (options.validate_only || created.ok()) return created;
   if (!MayHaveHappened(created.status())) return created.status();
-  const absl::Status failure = interrupted.load() ? Interrupted() : created.status();
+  const bool interrupted = InterruptSignal() != 0;
   const std::string done =
-      unknown == UnknownJob::kKeep && !interrupted.load()
+      unknown == UnknownJob::kKeep && !interrupted
           ? absl::StrCat("it may have been created; the same command with --request-id ",
                          options.request_id, " gives it")
-          : CancelUnknown(*client, spec, options, failure);
-  return WithMessage(failure, absl::StrCat(failure.message(), "; ", done));
+          : CancelUnknown(*client, spec, options, created.status());
+  if (interrupted) NoteInterrupt(absl::StrCat("a job was being created: ", done));
+  return WithMessage(created.status(), absl::StrCat(created.status().message(), "; ", done));
+}
+
+OwnedJob::OwnedJob(const Client* client, std::string name, IfFailed if_failed)
+    : client_(client), name_(std::move(name)), cancel_(if_failed == kCancelIfFailed) {
+  OnInterrupt::Actions actions;
+  actions.now = [this] { Cancel(); };
+  on_interrupt_.emplace(std::move(actions));
+}
+
+OwnedJob::~OwnedJob() {
+  on_interrupt_.reset();
+  // Nobody is told what comes of it: what made the command fail is what counts.
+  if (cancel_ && InterruptSignal() == 0) CancelInGrace(*client_, name_).IgnoreError();
+}
+
+absl::Status OwnedJob::Keep() {
+  on_interrupt_.reset();
+  cancel_ = false;
+  return CheckInterrupted();
+}
+
+void OwnedJob::Cancel() {
+  const absl::Status cancelled = CancelInGrace(*client_, name_);
+  NoteInterrupt(
+      cancelled.ok()
+          ? absl::StrCat(name_, " was cancelled")
+          : absl::StrCat(name_, " is there and could not be cancelled: ", cancelled.message()));
 }
 
 }  // namespace zerocast

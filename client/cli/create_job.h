@@ -1,8 +1,13 @@
 #ifndef ZEROCAST_CLIENT_CLI_CREATE_JOB_H_
 #define ZEROCAST_CLIENT_CLI_CREATE_JOB_H_
 
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cli/interruption.h"
 #include "client/cpp/client.h"
 
 namespace zerocast {
@@ -18,10 +23,33 @@ enum class UnknownJob {
 // answer within the client's limits, the connection broke, SIGINT or SIGTERM came meanwhile) the
 // job may be there and nobody knows its name.  The same request_id gives it: within kCancelGrace
 // the creation is repeated, which a creation that comes late meets too, and its job cancelled.  The
-// error says what was done. Interrupted after the job was made, it is cancelled, too: CANCELLED.
+// error says what was done.
 absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1::JobSpec& spec,
                                                         Client::CreateOptions options,
                                                         absl::Time deadline, UnknownJob unknown);
+
+// A job that is the command's until Keep(): when the command is interrupted, or fails, the job is
+// cancelled and the agents free its shards.
+class OwnedJob {
+ public:
+  enum IfFailed { kCancelIfFailed, kKeepIfFailed };
+  // `client` must outlive it.
+  OwnedJob(const Client* client, std::string name, IfFailed if_failed);
+  ~OwnedJob();
+  OwnedJob(const OwnedJob&) = delete;
+  OwnedJob& operator=(const OwnedJob&) = delete;
+
+  // From here on the job stays.  CANCELLED when it has been cancelled, or is to be, by a signal.
+  absl::Status Keep();
+
+ private:
+  void Cancel();
+
+  const Client* const client_;
+  const std::string name_;
+  bool cancel_;  // at the end
+  std::optional<OnInterrupt> on_interrupt_;
+};
 
 }  // namespace zerocast
 

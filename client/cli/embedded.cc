@@ -1,12 +1,18 @@
 #include "client/cli/embedded.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/agent/agent.h"
+#include "client/cli/command.h"
+#include "client/cli/interruption.h"
 #include "client/cli/socket_folder.h"
 #include "kernels/base/status_macros.h"
 #include "server/rpc/server.h"
@@ -16,14 +22,23 @@ namespace {
 
 constexpr absl::Duration kStartTimeout = absl::Seconds(30);
 
+// What server and agents log of their end is no news then.
+OnInterrupt::Actions QuietWhenInterrupted() {
+  OnInterrupt::Actions actions;
+  actions.now = [] { spdlog::set_level(spdlog::level::off); };
+  return actions;
+}
+
 }  // namespace
 
 struct EmbeddedCluster::Rep {
   // In this order: agents end before the server, the folder goes last.
+  std::optional<OnInterrupt> remains;
   SocketFolder folder;
   std::unique_ptr<Server> server;
   std::vector<std::unique_ptr<Agent>> agents;
-  std::unique_ptr<Client> client;
+  std::shared_ptr<Client> client;
+  std::optional<OnInterrupt> quiet;
 };
 
 EmbeddedCluster::EmbeddedCluster(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
@@ -38,8 +53,13 @@ EmbeddedCluster::~EmbeddedCluster() {
 Client* EmbeddedCluster::client() const { return rep_->client.get(); }
 
 absl::StatusOr<std::unique_ptr<EmbeddedCluster>> EmbeddedCluster::Start(const Options& options) {
+  // With none a signal would end the process between the folder and what removes it.
+  const OnInterrupt in_order({});
   auto rep = std::make_unique<Rep>();
   ZC_ASSIGN_OR_RETURN(rep->folder, SocketFolder::Create(SocketFolder::DefaultParent()));
+  OnInterrupt::Actions remains = QuietWhenInterrupted();
+  remains.at_end = [folder = rep->folder.path()] { RemoveForGood(folder); };
+  rep->remains.emplace(std::move(remains));
   Server::Options server_options;
   // A socket in a folder of our own: no port that another process could reach.
   server_options.listen = absl::StrCat("unix:", rep->folder.path(), "/server.sock");
@@ -49,7 +69,8 @@ absl::StatusOr<std::unique_ptr<EmbeddedCluster>> EmbeddedCluster::Start(const Op
   const std::string address = absl::StrCat("unix:", rep->folder.path(), "/server.sock");
   std::unique_ptr<EmbeddedCluster> cluster(new EmbeddedCluster(std::move(rep)));
   for (int node = 0; node < options.num_agents; ++node) {
-    AgentOptions agent_options;
+    ZC_RETURN_IF_ERROR(CheckInterrupted());
+    AgentOptions agent_options = options.agent;
     agent_options.server_address = address;
     agent_options.node_name = absl::StrCat("node", node);
     // The command is the only one that takes them, and its end frees them.
@@ -69,7 +90,9 @@ absl::StatusOr<std::unique_ptr<EmbeddedCluster>> EmbeddedCluster::Start(const Op
   client_options.address = address;
   client_options.timeout = options.timeout;
   client_options.deadline = options.deadline;
-  ZC_ASSIGN_OR_RETURN(cluster->rep_->client, Client::Create(std::move(client_options)));
+  ZC_ASSIGN_OR_RETURN(std::unique_ptr<Client> client, Client::Create(std::move(client_options)));
+  cluster->rep_->client = EndWhenInterrupted(std::move(client));
+  cluster->rep_->quiet.emplace(QuietWhenInterrupted());  // called before those above it
   return cluster;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/agent/agent.h"
 #include "client/cpp/client.h"
 
 namespace zerocast {
@@ -19,6 +20,7 @@ class EmbeddedCluster {
     absl::Duration timeout = absl::Seconds(30);  // of one call of client()
     // Neither the start nor a call of client() goes on beyond it.
     absl::Time deadline = absl::InfiniteFuture();
+    AgentOptions agent;  // what all of them have; names and addresses are set here
   };
   // Returns once every agent is connected.  Errors: DEADLINE_EXCEEDED, and from the parts.
   static absl::StatusOr<std::unique_ptr<EmbeddedCluster>> Start(const Options& options);
@@ -37,7 +39,7 @@ class EmbeddedCluster {
 // What a command talks to: the server that was named, or, where none was, an embedded cluster.
 struct ClusterHandle {
   std::unique_ptr<EmbeddedCluster> embedded;
-  std::unique_ptr<Client> remote;
+  std::shared_ptr<Client> remote;
   Client* client() const { return embedded != nullptr ? embedded->client() : remote.get(); }
 };
 

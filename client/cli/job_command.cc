@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,7 +16,6 @@
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
-#include "client/cli/signals.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
@@ -110,6 +110,9 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
       CreateJobOrCancel(client.get(), spec, create, deadline,
                         flags.request_id.empty() ? UnknownJob::kCancel : UnknownJob::kKeep));
   const std::string& job = created.job().name();
+  // Only an interrupted command takes back what it made.
+  std::optional<OwnedJob> owned;
+  if (!flags.validate_only) owned.emplace(client.get(), job, OwnedJob::kKeepIfFailed);
   // Printed before anything can fail: a job that exists must be found again.
   if (global.json()) {
     SetErrorContext({{"job", job}, {"attach_token", created.attach_token()}});
@@ -125,15 +128,13 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
     if (!global.json()) std::printf("ZEROCAST_LOAD=%s\n", load.name().c_str());
     std::fflush(stdout);
     if (flags.wait) {
-      const SignalWatcher watcher([&client, &job](int) {
-        if (!CancelInGrace(*client, job).ok()) client->CancelCalls();
-      });
       ZC_ASSIGN_OR_RETURN(
           load, Follow(client.get(), load.name(), flags.deadline_seconds, !global.json()));
       ZC_RETURN_IF_ERROR(ExplainReader(LoadStatus(load), spec));
     }
     loads.push_back(std::move(load));
   }
+  if (owned.has_value()) ZC_RETURN_IF_ERROR(owned->Keep());
   if (global.json()) {
     Json document = WithLoads(JobJson(created.job()), loads);
     document["attach_token"] = created.attach_token();
@@ -197,8 +198,6 @@ absl::Status RunWatch(const GlobalOptions& global, const std::string& name,
                       double deadline_seconds) {
   const absl::Time deadline = absl::Now() + absl::Seconds(deadline_seconds);
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect(deadline));
-  // The load is not this command's: to look no longer changes nothing.
-  const SignalWatcher watcher([&client](int) { client->CancelCalls(); });
   std::string load = name;
   if (!absl::StartsWith(name, "loads/")) {
     ZC_RETURN_IF_ERROR(client->GetJob(name).status());

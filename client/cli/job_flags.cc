@@ -16,6 +16,7 @@
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
 #include "server/plan/model.h"
+#include "server/plan/node_memory.h"
 #include "server/wire/key_mapping.h"
 
 namespace zerocast {
@@ -32,6 +33,14 @@ absl::Status ReadInto(absl::string_view flag, const std::string& path, std::stri
     return InvalidFields({{std::string(flag), absl::StrCat(path, " is not UTF-8 text")}});
   }
   return absl::OkStatus();
+}
+
+// A size that is given and less than what works.
+void CheckLeast(const char* flag, const std::string& text, int64_t bytes, int64_t least,
+                const char* help, std::vector<FieldViolation>* violations) {
+  if (bytes == 0 || bytes >= least) return;
+  violations->push_back({flag, absl::StrCat("\"", text, "\" is less than the ", least,
+                                            " bytes that a load needs at least; give ", help)});
 }
 
 // Compiles rules of a file; "file: path[i]: what is wrong" of each that does not.
@@ -203,6 +212,12 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
   options->set_round_bytes(ByteSizeOfFlag("--round-bytes", round_bytes, 0, &violations));
   options->set_max_buffer_bytes(
       ByteSizeOfFlag("--max-buffer-memory", max_buffer_memory, 0, &violations));
+  CheckLeast("--round-bytes", round_bytes, options->round_bytes(), SizeOf(DType::kFloat64),
+             "8 (the largest element) or more, or leave it out for what follows from "
+             "--max-buffer-memory",
+             &violations);
+  CheckLeast("--max-buffer-memory", max_buffer_memory, options->max_buffer_bytes(),
+             kLeastBufferBytes, "1M or more, or leave it out for 256M", &violations);
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
 
   spec.set_display_name(display_name);

@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -8,18 +7,18 @@
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/agent/data_path_flags.h"
 #include "client/cli/command.h"
 #include "client/cli/create_job.h"
 #include "client/cli/embedded.h"
+#include "client/cli/interruption.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/plan_manifest.h"
 #include "client/cli/progress.h"
 #include "client/cli/shard_output.h"
-#include "client/cli/signals.h"
 #include "client/verify/verify.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -28,8 +27,12 @@
 namespace zerocast {
 namespace {
 
+// A part of the help.
+constexpr char kWithoutServer[] = "Of the agents in this process, without --server";
+
 struct LoadFlags {
   JobFlags job;
+  DataPathFlags data_path;
   std::string out;
   bool verify = false;
   bool release = false;
@@ -37,8 +40,21 @@ struct LoadFlags {
   double deadline_seconds = 3600;
 };
 
-absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, const v1::Topology& topology,
-                                          absl::Time deadline) {
+// What only the agents of this process can be told.
+absl::Status RefuseDataPath(const DataPathFlags& data_path) {
+  std::vector<FieldViolation> violations;
+  for (const std::string& flag : data_path.Given()) {
+    violations.push_back(
+        {flag, absl::StrCat("is for a load in this process; with --server (or ZEROCAST_SERVER) the "
+                            "agents read as they were started: leave it out, and give it to "
+                            "zerocast-agent")});
+  }
+  return InvalidFields(violations);
+}
+
+absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, const v1::JobSpec& spec,
+                                          const DataPathFlags& data_path, absl::Time deadline) {
+  const v1::Topology& topology = spec.topology();
   ClusterHandle handle;
   if (!global.server.empty()) {
     ZC_ASSIGN_OR_RETURN(handle.remote, global.Connect(deadline));
@@ -55,6 +71,10 @@ absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, const v1:
   options.num_agents = std::max({1, topology.num_nodes(), topology.nodes_size()});
   options.timeout = absl::Seconds(global.timeout_seconds);
   options.deadline = deadline;
+  ZC_RETURN_IF_ERROR(data_path.Apply(&options.agent));
+  // Its agents have no limit of their own.
+  options.agent.max_buffer_bytes =
+      std::max(options.agent.max_buffer_bytes, spec.options().max_buffer_bytes());
   ZC_ASSIGN_OR_RETURN(handle.embedded, EmbeddedCluster::Start(options));
   return handle;
 }
@@ -116,8 +136,11 @@ void PrintResult(const GlobalOptions& global, const v1::CreateJobResponse& creat
 
 absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   const absl::Time deadline = absl::Now() + absl::Seconds(flags.deadline_seconds);
+  if (!global.server.empty()) ZC_RETURN_IF_ERROR(RefuseDataPath(flags.data_path));
   ZC_ASSIGN_OR_RETURN(v1::JobSpec spec, flags.job.ToSpec());
   spec.mutable_options()->set_compute_digests(flags.verify);
+  // A signal gives what follows the time to end in order.
+  const OnInterrupt in_order({});
   std::optional<OutputFolder> out;
   if (!flags.out.empty()) {
     if (spec.options().device() == v1::DEVICE_CUDA && !global.server.empty()) {
@@ -130,7 +153,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
     ZC_RETURN_IF_ERROR(
         CheckNoOtherRanks(flags.out, ShardFile::kPrimary, spec.topology().world_size()));
   }
-  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster, OpenCluster(global, spec.topology(), deadline));
+  ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster,
+                      OpenCluster(global, spec, flags.data_path, deadline));
   Client* const client = cluster.client();
 
   Client::CreateOptions create;
@@ -139,29 +163,15 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created,
                       CreateJobOrCancel(client, spec, create, deadline, UnknownJob::kCancel));
   const std::string job = created.job().name();
-  // Until its end the load is this command's: interrupted or failed, the job is cancelled and the
-  // agents free its shards.  An error of that call changes nothing any more.
-  bool done = false;
-  std::atomic<bool> interrupted{false};
-  const absl::Cleanup cancel_unless_done = [client, &job, &done, &interrupted] {
-    if (!done && !interrupted.load()) CancelInGrace(*client, job).IgnoreError();
-  };
-  const SignalWatcher watcher([client, &job, &interrupted](int) {
-    interrupted.store(true);
-    // The wait ends with the load; where the cancel does not get through, it ends without.
-    if (!CancelInGrace(*client, job).ok()) client->CancelCalls();
-  });
+  // On a cluster of this process it ends with the cluster.
+  std::optional<OwnedJob> owned;
+  if (!global.server.empty()) owned.emplace(client, job, OwnedJob::kCancelIfFailed);
   if (out.has_value()) {
     const bool secondary =
         created.job().zero_stage() == 3 && created.job().hpz_partition_size() > 1;
     ZC_RETURN_IF_ERROR(CheckNoOtherRanks(flags.out, ShardFile::kSecondary,
                                          secondary ? spec.topology().world_size() : 0));
   }
-  const auto check_interrupted = [&interrupted]() {
-    return interrupted.load() ? WithReason(absl::CancelledError("interrupted"), "CANCELLED")
-                              : absl::OkStatus();
-  };
-
   ZC_ASSIGN_OR_RETURN(v1::Load load, client->CreateLoad(job, create));
   {
     ProgressDisplay progress(!global.json());
@@ -172,6 +182,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
                                                 }));
   }
   if (load.state() != v1::LOAD_STATE_READY) {
+    ZC_RETURN_IF_ERROR(CheckInterrupted());
     if (!global.json()) std::fputs(ReportText(load.report()).c_str(), stderr);
     return global.server.empty() ? LoadStatus(load) : ExplainReader(LoadStatus(load), spec);
   }
@@ -185,29 +196,37 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
     verified = *result;
     verify_seconds = absl::ToDoubleSeconds(absl::Now() - start);
   }
-  ZC_RETURN_IF_ERROR(check_interrupted());
+  ZC_RETURN_IF_ERROR(CheckInterrupted());
   if (out.has_value()) {
-    const absl::Status written =
-        WriteShards(load, created.attach_token(), spec.options().device() == v1::DEVICE_CUDA,
-                    flags.out, check_interrupted);
-    // An interruption frees the shards, and whatever failed then failed for it.
-    if (!written.ok()) ZC_RETURN_IF_ERROR(check_interrupted());
-    ZC_RETURN_IF_ERROR(written);
+    ZC_RETURN_IF_ERROR(WriteShards(load, created.attach_token(),
+                                   spec.options().device() == v1::DEVICE_CUDA, flags.out));
     out->Keep();
   }
-  ZC_RETURN_IF_ERROR(check_interrupted());
-  done = !flags.release;
+  if (flags.release) owned.reset();
+  if (owned.has_value()) ZC_RETURN_IF_ERROR(owned->Keep());
+  ZC_RETURN_IF_ERROR(CheckInterrupted());
   PrintResult(global, created, load, flags.release, flags.verify ? &verified : nullptr,
               verify_seconds);
   return absl::OkStatus();
 }
 
+struct PlanFlags {
+  JobFlags job;
+  DataPathFlags data_path;
+  std::string manifest;
+};
+
 // A plan of a checkpoint's folder needs an agent that sees it; one of a listing needs nobody.
 absl::StatusOr<v1::PlanLoadResponse> MakePlan(const GlobalOptions& global, const v1::JobSpec& spec,
-                                              const std::string& manifest) {
-  if (!manifest.empty()) return PlanManifest(manifest, spec);
+                                              const PlanFlags& flags) {
+  if (!flags.manifest.empty()) {
+    AgentOptions agent;
+    ZC_RETURN_IF_ERROR(flags.data_path.Apply(&agent));
+    return PlanManifest(flags.manifest, spec, agent.num_threads);
+  }
+  if (!global.server.empty()) ZC_RETURN_IF_ERROR(RefuseDataPath(flags.data_path));
   ZC_ASSIGN_OR_RETURN(const ClusterHandle cluster,
-                      OpenCluster(global, spec.topology(), absl::InfiniteFuture()));
+                      OpenCluster(global, spec, flags.data_path, absl::InfiniteFuture()));
   absl::StatusOr<v1::PlanLoadResponse> plan = cluster.client()->PlanLoad(spec);
   if (plan.ok() || global.server.empty()) return plan;
   return ExplainReader(plan.status(), spec);
@@ -264,16 +283,22 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
   std::printf("%s\n%s a rank, %s for all %d ranks\n", NodesText(plan).c_str(),
               FormatBytes(plan.arena_bytes()).c_str(),
               FormatBytes(plan.arena_bytes() * world_size).c_str(), world_size);
+  int64_t buffers = 0;
+  for (const v1::NodeMemory& memory : plan.memory_by_node()) {
+    buffers = std::max(buffers,
+                       memory.reading_bytes() + memory.sending_bytes() + memory.receiving_bytes());
+  }
+  // In the words of the load's own report.
+  if (buffers > 0) std::printf("%s\n", BuffersText(buffers).c_str());
   std::fputs(ReportText(response.report()).c_str(), stdout);
 }
 
-absl::Status RunPlan(const GlobalOptions& global, const JobFlags& flags,
-                     const std::string& manifest) {
-  if (flags.checkpoint.empty() == manifest.empty()) {
+absl::Status RunPlan(const GlobalOptions& global, const PlanFlags& flags) {
+  if (flags.job.checkpoint.empty() == flags.manifest.empty()) {
     return InvalidFields({{"command line", "plan needs one of CKPT and --manifest"}});
   }
-  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.ToSpec());
-  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, MakePlan(global, spec, manifest));
+  ZC_ASSIGN_OR_RETURN(const v1::JobSpec spec, flags.job.ToSpec());
+  ZC_ASSIGN_OR_RETURN(const v1::PlanLoadResponse response, MakePlan(global, spec, flags));
   if (response.has_plan()) {
     PrintPlan(global, response, spec.topology().world_size());
     return absl::OkStatus();
@@ -295,6 +320,7 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
   CLI::App* command =
       app->add_subcommand("load", "Put a checkpoint into its ranks; --server is optional");
   flags->job.AddTo(command);
+  flags->data_path.AddTo(command, kWithoutServer);
   command->add_option("--out", flags->out, "Write each rank's shard and report.json here")
       ->check(kNotEmpty)
       ->type_name("DIR");
@@ -317,19 +343,18 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
 }
 
 void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
-  auto flags = std::make_shared<JobFlags>();
+  auto flags = std::make_shared<PlanFlags>();
   CLI::App* command = app->add_subcommand(
       "plan", "Dry run: what a load would read, move and hold, or (exit 4) which weights stop it");
-  flags->AddTo(command);
+  flags->job.AddTo(command);
+  flags->data_path.AddTo(command, kWithoutServer);
   command->get_option("checkpoint")->required(false);
-  auto manifest = std::make_shared<std::string>();
   command
-      ->add_option("--manifest", *manifest,
+      ->add_option("--manifest", flags->manifest,
                    "Instead of CKPT: a listing of names, shapes and dtypes, JSON, perhaps gzip")
       ->type_name("FILE");
-  command->callback([flags, manifest, global, run] {
-    *run = [flags, manifest, global] { return RunPlan(*global, *flags, *manifest); };
-  });
+  command->callback(
+      [flags, global, run] { *run = [flags, global] { return RunPlan(*global, *flags); }; });
 }
 
 }  // namespace zerocast

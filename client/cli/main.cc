@@ -9,11 +9,10 @@
 
 #include "absl/strings/string_view.h"
 #include "client/cli/command.h"
+#include "client/cli/interruption.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
-#include "client/cli/signals.h"
 #include "server/base/errors.h"
-#include "server/base/exit_code.h"
 
 namespace zerocast {
 namespace {
@@ -39,7 +38,7 @@ int EndOfParsing(const CLI::App& app, const CLI::ParseError& error, int argc, ch
 
 int Main(int argc, char** argv) {
   // Before any thread exists: all of them inherit the mask, one thread takes the signals.
-  SignalWatcher::BlockSignals();
+  BlockInterrupts();
   // What an embedded server and its agents log is for stderr, and only when something is wrong.
   spdlog::set_default_logger(spdlog::stderr_logger_mt("zerocast"));
   spdlog::set_level(spdlog::level::warn);
@@ -52,7 +51,7 @@ int Main(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 done, 1 internal error, 2 usage, 3 not found, 4 precondition (config\n"
       "mismatch, missing or mismatched weights), 5 unavailable or deadline, 6 corrupt data,\n"
-      "7 permission.");
+      "7 permission; 130 and 143 interrupted by SIGINT and SIGTERM.");
 
   GlobalOptions global;
   app.add_option("--server", global.server, "Address of the server, host:port or unix:/path")
@@ -81,9 +80,8 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return EndOfParsing(app, error, argc, argv);
   }
-  const absl::Status status = run();
-  if (!status.ok()) PrintError(status, global.json());
-  return ExitCode(status);
+  WatchInterrupts(global.json());
+  return FinishCommand(run(), global.json());
 }
 
 }  // namespace

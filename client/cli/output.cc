@@ -86,13 +86,12 @@ std::string IndentJson(absl::string_view json) {
   return text;
 }
 
-void PrintJson(const Json& document) {
-  const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace);
-  std::fprintf(stdout, "%s\n", text.c_str());
-  std::fflush(stdout);
+namespace {
+
+std::string JsonDocument(const Json& document) {
+  return absl::StrCat(document.dump(2, ' ', false, Json::error_handler_t::replace), "\n");
 }
 
-namespace {
 Json* ErrorContext() {
   static Json* const context = new Json(Json::object());
   return context;
@@ -102,7 +101,13 @@ std::string* ErrorText() {
   static std::string* const text = new std::string;
   return text;
 }
+
 }  // namespace
+
+void PrintJson(const Json& document) {
+  std::fputs(JsonDocument(document).c_str(), stdout);
+  std::fflush(stdout);
+}
 
 void SetErrorContext(Json members) { *ErrorContext() = std::move(members); }
 
@@ -113,7 +118,7 @@ bool IsInMessage(const FieldViolation& violation, absl::string_view message) {
          absl::StrContains(message, absl::StrCat("- ds ", violation.field, "="));
 }
 
-void PrintError(const absl::Status& status, bool json) {
+ErrorTexts TextsOfError(const absl::Status& status, bool json) {
   const std::vector<FieldViolation> violations = ViolationsOf(status);
   const std::string message(status.message());
   std::string text = *ErrorText();
@@ -125,8 +130,9 @@ void PrintError(const absl::Status& status, bool json) {
     }
   }
   // Lists of mismatches have a line each.
-  std::fprintf(stderr, "zerocast: %s\n", EscapeControls(text, "\n").c_str());
-  if (!json) return;
+  ErrorTexts texts;
+  texts.to_stderr = absl::StrCat("zerocast: ", EscapeControls(text, "\n"), "\n");
+  if (!json) return texts;
   Json fields = Json::array();
   for (const FieldViolation& violation : violations) {
     fields.push_back({{"field", violation.field}, {"description", violation.description}});
@@ -136,7 +142,15 @@ void PrintError(const absl::Status& status, bool json) {
                        {"reason", ReasonOf(status)},
                        {"message", message},
                        {"violations", fields}};
-  PrintJson(document);
+  texts.to_stdout = JsonDocument(document);
+  return texts;
+}
+
+void PrintError(const absl::Status& status, bool json) {
+  const ErrorTexts texts = TextsOfError(status, json);
+  std::fputs(texts.to_stderr.c_str(), stderr);
+  std::fputs(texts.to_stdout.c_str(), stdout);
+  std::fflush(stdout);
 }
 
 std::string FormatBytes(int64_t num_bytes) {
@@ -151,6 +165,14 @@ std::string FormatBytes(int64_t num_bytes) {
   }
   const int digits = value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
   return absl::StrFormat("%.*f %s", digits, value, kUnits[unit]);
+}
+
+std::string BuffersText(int64_t most) {
+  return absl::StrCat("buffers of at most ", FormatBytes(most), " a node");
+}
+
+std::string FormatRate(double bytes_per_second) {
+  return absl::StrCat(FormatBytes(static_cast<int64_t>(bytes_per_second)), "/s");
 }
 
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
@@ -325,13 +347,13 @@ std::string ReportText(const v1::LoadReport& report) {
 
 namespace {
 
-// "read 3.90 GB/s, copy 12.10 GB/s, exchange 1.20 GB/s; most of the time: read"
+// "read 3.90 GB/s, copy 12.1 GB/s, exchange 1.20 GB/s; most of the time: read"
 std::string StagesText(const v1::Load& load) {
   const std::vector<StageSpeed> stages = StageSpeeds(load);
   std::vector<std::string> speeds;
   for (const StageSpeed& stage : stages) {
     if (stage.BytesPerSecond() == 0) continue;
-    speeds.push_back(absl::StrFormat("%s %.2f GB/s", stage.name, stage.BytesPerSecond() / 1e9));
+    speeds.push_back(absl::StrCat(stage.name, " ", FormatRate(stage.BytesPerSecond())));
   }
   const std::string bottleneck = Bottleneck(stages);
   if (speeds.empty() || bottleneck.empty()) return "";
@@ -339,7 +361,7 @@ std::string StagesText(const v1::Load& load) {
 }
 
 // How much memory a node was allowed to use, and how what was not cached was read.
-std::string BuffersText(const v1::Load& load) {
+std::string ReadingText(const v1::Load& load) {
   int64_t buffers = 0, read = 0, direct = 0;
   std::string refusal;
   for (const v1::NodeProgress& node : load.nodes()) {
@@ -349,9 +371,7 @@ std::string BuffersText(const v1::Load& load) {
     if (refusal.empty()) refusal = node.direct_refusal();
   }
   std::string text;
-  if (buffers > 0) {
-    absl::StrAppend(&text, "buffers of at most ", FormatBytes(buffers), " a node");
-  }
+  if (buffers > 0) text = BuffersText(buffers);
   if (direct > 0) {
     absl::StrAppendFormat(&text, "%s%.0f %% read past the page cache", text.empty() ? "" : "; ",
                           100.0 * static_cast<double>(direct) / static_cast<double>(read));
@@ -379,7 +399,7 @@ std::string LoadText(const v1::Load& load) {
       MovedText(SourceText(load), bytes_read, bytes_received), " in ", Seconds(slowest), " s");
   const int64_t moved = SourceText(load) == "peers" ? bytes_received : bytes_read;
   if (slowest > 0 && moved > 0) {
-    absl::StrAppendFormat(&text, " (%.2f GB/s)", static_cast<double>(moved) / 1e9 / slowest);
+    absl::StrAppend(&text, " (", FormatRate(static_cast<double>(moved) / slowest), ")");
   }
   absl::StrAppend(&text, "\nplan ", load.plan().digest(), "\n", load.plan().num_targets(),
                   " targets, ", load.plan().num_boxes(), " boxes, ",
@@ -399,7 +419,7 @@ std::string LoadText(const v1::Load& load) {
                     Seconds(seconds.copy()), Seconds(seconds.exchange()),
                     Seconds(seconds.total())});
   }
-  absl::StrAppend(&text, FormatTable(rows), StagesText(load), BuffersText(load));
+  absl::StrAppend(&text, FormatTable(rows), StagesText(load), ReadingText(load));
   const std::string report = ReportText(load.report());
   if (!report.empty()) absl::StrAppend(&text, "\n", report);
   return text;

@@ -17,6 +17,12 @@ namespace zerocast {
 // a line of its own; with `json` also {"error": {...}} to stdout.
 void PrintError(const absl::Status& status, bool json);
 
+// The same, for those who print by other means.
+struct ErrorTexts {
+  std::string to_stderr, to_stdout;
+};
+ErrorTexts TextsOfError(const absl::Status& status, bool json);
+
 // What PrintError() prints to stderr instead of the message and its violations; the JSON stays.
 void SetErrorText(std::string text);
 
@@ -36,6 +42,12 @@ std::string IndentJson(absl::string_view json);
 
 // "1.82 GB", "90.9 MB", "512 B": three digits, decimal units.
 std::string FormatBytes(int64_t num_bytes);
+
+// "1.21 GB/s", "820 kB/s".
+std::string FormatRate(double bytes_per_second);
+
+// "buffers of at most 67.1 MB a node".
+std::string BuffersText(int64_t most);
 
 // Columns aligned, the first to the left and the others to the right; no trailing spaces.
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/agent/memory_needs.h"
 #include "client/cli/model_listing.h"
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
-#include "server/plan/messages.h"
+#include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "server/wire/gzip.h"
@@ -70,7 +72,8 @@ absl::StatusOr<Layout> LayoutOf(const v1::JobSpec& job, std::string* dtype_reaso
 
 }  // namespace
 
-absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const v1::JobSpec& job) {
+absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const v1::JobSpec& job,
+                                                  int num_threads) {
   if (!job.deepspeed_config_json().empty()) {
     return InvalidFields({{"--ds-config",
                            "a listing is planned without a server, which reads the "
@@ -97,10 +100,12 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
-  const int64_t max_buffer_bytes = job.options().max_buffer_bytes();
-  AddMemory(
-      MemoryOfNodes(*plan, schedule, max_buffer_bytes > 0 ? max_buffer_bytes : kDefaultBufferBytes),
-      response.mutable_plan());
+  const int64_t max_buffer_bytes =
+      job.options().max_buffer_bytes() > 0 ? job.options().max_buffer_bytes() : kDefaultBufferBytes;
+  const std::vector<AgentLimits> agents(static_cast<size_t>(input.layout.num_nodes),
+                                        {max_buffer_bytes, ReadingThreads(num_threads)});
+  AddMemory(MemoryOfNodes(*plan, schedule, input.layout, agents, max_buffer_bytes),
+            response.mutable_plan());
   return response;
 }
 

@@ -39,8 +39,8 @@ std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width
     const double rate = static_cast<double>(done) / std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
     absl::StrAppend(&line, "[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                     "]");
-    absl::StrAppendFormat(&line, " %3.0f %%  %s of %s  %.2f GB/s", 100 * share, FormatBytes(done),
-                          FormatBytes(all), rate / 1e9);
+    absl::StrAppendFormat(&line, " %3.0f %%  %s of %s  %s", 100 * share, FormatBytes(done),
+                          FormatBytes(all), FormatRate(rate));
     if (done > 0 && done < all) {
       absl::StrAppendFormat(&line, "  %.0f s left",
                             std::ceil(static_cast<double>(all - done) / rate));

@@ -6,7 +6,9 @@
 #include <cerrno>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "client/cli/interruption.h"
 #include "client/cli/output.h"
 #include "client/cpp/attach.h"
 #include "client/formats/file.h"
@@ -45,6 +48,9 @@ class StagedFiles {
       return WithReason(ErrnoStatus(errno, absl::StrCat("make a folder in ", folder_)), "IO_ERROR");
     }
     staging_ = std::move(path);
+    OnInterrupt::Actions actions;
+    actions.at_end = [folder = staging_] { RemoveForGood(folder); };
+    on_interrupt_.emplace(std::move(actions));
     return absl::OkStatus();
   }
 
@@ -56,6 +62,11 @@ class StagedFiles {
 
   // Puts every file in its place, the last one added last; that one is missing meanwhile.
   absl::Status Publish() const {
+    // What has begun ends: half of the files in place are worse than a second more.
+    OnInterrupt::Actions to_the_end;
+    to_the_end.patience = absl::Seconds(10);
+    const OnInterrupt on_interrupt(std::move(to_the_end));
+    ZC_RETURN_IF_ERROR(CheckInterrupted());
     for (const std::string& name : names_) {
       std::error_code error;
       if (std::filesystem::is_directory(Target(name), error)) {
@@ -86,6 +97,7 @@ class StagedFiles {
 
   const std::string folder_;
   std::string staging_;  // empty: not made
+  std::optional<OnInterrupt> on_interrupt_;
   std::vector<std::string> names_;
 };
 
@@ -158,6 +170,11 @@ absl::Status WriteFilesOf(const AttachedShard& shard, int32_t rank, StagedFiles*
   return rank == 0 ? WriteBuffers(shard, files->Add("buffers.safetensors")) : absl::OkStatus();
 }
 
+// The last ones first; rmdir leaves a folder alone that somebody has put something into.
+void RemoveEmpty(const std::vector<std::string>& folders) {
+  for (auto path = folders.rbegin(); path != folders.rend(); ++path) ::rmdir(path->c_str());
+}
+
 }  // namespace
 
 absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
@@ -176,17 +193,18 @@ absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
   // access() would say yes to root on a read-only file system; a real file cannot be wrong.
   ZC_ASSIGN_OR_RETURN(OutputFile probe, OutputFile::Create(absl::StrCat(path, "/.zerocast_probe")));
   ZC_RETURN_IF_ERROR(probe.Append("probe"));
+  OnInterrupt::Actions actions;
+  actions.at_end = [made = folder.made_] { RemoveEmpty(made); };
+  folder.on_interrupt_ = std::make_unique<OnInterrupt>(std::move(actions));
   return folder;
 }
 
-OutputFolder::OutputFolder(OutputFolder&& other) noexcept : made_(std::move(other.made_)) {
+OutputFolder::OutputFolder(OutputFolder&& other) noexcept
+    : made_(std::move(other.made_)), on_interrupt_(std::move(other.on_interrupt_)) {
   other.made_.clear();
 }
 
-OutputFolder::~OutputFolder() {
-  // rmdir leaves a folder alone that somebody else has put something into.
-  for (auto path = made_.rbegin(); path != made_.rend(); ++path) ::rmdir(path->c_str());
-}
+OutputFolder::~OutputFolder() { RemoveEmpty(made_); }
 
 absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_t num_ranks) {
   constexpr absl::string_view kSuffix = ".safetensors";
@@ -208,11 +226,11 @@ absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_
 }
 
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token, bool on_devices,
-                         const std::string& folder, const std::function<absl::Status()>& go_on) {
+                         const std::string& folder) {
   StagedFiles files(folder);
   ZC_RETURN_IF_ERROR(files.Make());
   for (const v1::Shard& entry : load.shards()) {
-    ZC_RETURN_IF_ERROR(go_on());
+    ZC_RETURN_IF_ERROR(CheckInterrupted());
     AttachOptions options;
     options.socket_path = entry.agent_socket();
     options.load = load.name();
@@ -231,7 +249,6 @@ absl::Status WriteShards(const v1::Load& load, const std::string& attach_token, 
   ZC_ASSIGN_OR_RETURN(OutputFile report, OutputFile::Create(files.Add(kReport)));
   ZC_RETURN_IF_ERROR(report.Append(absl::StrCat(LoadJson(load).dump(2), "\n")));
   ZC_RETURN_IF_ERROR(report.Commit());
-  ZC_RETURN_IF_ERROR(go_on());
   return files.Publish();
 }
 

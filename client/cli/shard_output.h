@@ -2,12 +2,13 @@
 #define ZEROCAST_CLIENT_CLI_SHARD_OUTPUT_H_
 
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/cli/interruption.h"
 #include "zerocast/v1/load.pb.h"
 
 namespace zerocast {
@@ -30,6 +31,7 @@ class OutputFolder {
  private:
   OutputFolder() = default;
   std::vector<std::string> made_;  // outermost first
+  std::unique_ptr<OnInterrupt> on_interrupt_;
 };
 
 // rank_00000.safetensors ... and secondary_00000.safetensors ...
@@ -50,11 +52,10 @@ absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_
 // All or nothing: the files are written into a hidden folder inside `folder` and renamed when all
 // of them are there, so an older output in `folder` stays whole until then; both need room on the
 // disk meanwhile.  report.json goes first and comes last: a folder that has one is complete.
-// `go_on` is asked before each shard and before the first rename; its error ends the call, with
-// nothing changed.  The agents' sockets must be on this host.  Errors: as Attach(), of `go_on` and
-// from the file system.
+// An interruption ends the call before the first rename, with nothing changed: CANCELLED.  The
+// agents' sockets must be on this host.  Other errors: as Attach(), and from the file system.
 absl::Status WriteShards(const v1::Load& load, const std::string& attach_token, bool on_devices,
-                         const std::string& folder, const std::function<absl::Status()>& go_on);
+                         const std::string& folder);
 
 }  // namespace zerocast
 

@@ -124,4 +124,14 @@ absl::Status WaitExpired(const CallName& call, const v1::Load* last) {
   return WithReason(absl::DeadlineExceededError(message), "DEADLINE_EXCEEDED");
 }
 
+absl::Status ServerAway(const CallName& call, absl::Duration within, const std::string& why) {
+  return WithReason(
+      absl::UnavailableError(absl::StrCat(
+          call.method, " on server ", call.address, ": it gave no answer for ",
+          absl::FormatDuration(within), why.empty() ? "" : absl::StrCat(" (", why, ")"),
+          "; the load may go on unseen: watch it again once the server is there, or allow a "
+          "longer --timeout")),
+      "UNAVAILABLE");
+}
+
 }  // namespace zerocast

@@ -26,6 +26,10 @@ absl::Status ExplainCallError(const absl::Status& status, const CallName& call);
 // it waited and how far they were.  `last` null: nothing of the load was ever seen.
 absl::Status WaitExpired(const CallName& call, const v1::Load* last);
 
+// UNAVAILABLE of a wait for a load whose server was not there, or did not answer, for `within`;
+// `why`: what gRPC says.  The load may go on without anybody who watches it.
+absl::Status ServerAway(const CallName& call, absl::Duration within, const std::string& why);
+
 }  // namespace zerocast
 
 #endif  // ZEROCAST_CLIENT_CPP_CALL_ERROR_H_

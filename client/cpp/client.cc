@@ -164,6 +164,18 @@ struct Client::Rep {
     grpc::ClientContext* const context_;
   };
 
+  absl::Status Reach(const CallName& watch, const std::string& load_name, absl::Duration within,
+                     absl::Time until) const;
+
+  // Ends sooner when the calls are cancelled.
+  void Pause(absl::Duration duration) const {
+    const absl::Time end = absl::Now() + duration;
+    MutexLock lock(&mutex);
+    while (!cancelled && absl::Now() < end) {
+      cancel_changed.WaitWithTimeout(&mutex, end - absl::Now());
+    }
+  }
+
   static absl::Status TimeIsUp(const CallName& name) {
     return WithReason(absl::DeadlineExceededError(absl::StrCat(
                           "call ", name.method, " of server ", name.address,
@@ -180,6 +192,7 @@ struct Client::Rep {
   const std::unique_ptr<v1::ServerInfoService::Stub> info;
 
   mutable Mutex mutex;
+  mutable CondVar cancel_changed;
   mutable bool cancelled ABSL_GUARDED_BY(mutex) = false;
   mutable std::set<grpc::ClientContext*> in_progress ABSL_GUARDED_BY(mutex);
 };
@@ -217,6 +230,7 @@ void Client::CancelCalls() {
   MutexLock lock(&rep_->mutex);
   rep_->cancelled = true;
   for (grpc::ClientContext* context : rep_->in_progress) context->TryCancel();
+  rep_->cancel_changed.SignalAll();
 }
 
 absl::StatusOr<v1::ResolveConfigResponse> Client::ResolveConfig(
@@ -366,6 +380,34 @@ absl::StatusOr<v1::PlanLoadResponse> Client::PlanLoad(const v1::JobSpec& spec) {
   return rep_->Call(rep_->load.get(), &v1::LoadService::Stub::PlanLoad, request);
 }
 
+// Whether the server is there, by a call that it answers at once: a stream says nothing where it
+// waits for one that hangs.  Tries again until `until`, and says why it has given up.
+absl::Status Client::Rep::Reach(const CallName& watch, const std::string& load_name,
+                                absl::Duration within, absl::Time until) const {
+  const absl::Time gave_up = std::min(absl::Now() + within, until);
+  v1::GetLoadRequest request;
+  request.set_name(load_name);
+  absl::Duration pause = kFirstPause;
+  while (true) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(gave_up));
+    v1::GetLoadResponse response;
+    grpc::Status status;
+    {
+      const InProgress in_progress(this, &context);
+      status = load->GetLoad(&context, request, &response);
+    }
+    const bool away = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    const bool silent = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+    if (!away && !silent) return absl::OkStatus();  // what is wrong the watch tells, too
+    if (silent || gave_up - absl::Now() <= pause) {
+      return ServerAway(watch, within, status.error_message());
+    }
+    Pause(pause);
+    pause = std::min(2 * pause, kLongestPause);
+  }
+}
+
 absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duration timeout,
                                            const std::function<bool(const v1::Load&)>& on_change) {
   const absl::Time start = absl::Now();
@@ -376,6 +418,12 @@ absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duratio
   std::optional<v1::Load> last;
   absl::Duration pause = kFirstPause;
   while (true) {
+    const absl::Status reached = rep_->Reach(
+        call, request.name(), std::min(rep_->options.timeout, until - absl::Now()), until);
+    if (!reached.ok()) {
+      if (absl::Now() < until) return reached;
+      return Annotate(WaitExpired(call, last.has_value() ? &*last : nullptr), reached.message());
+    }
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(until));
     const Rep::InProgress in_progress(rep_.get(), &context);
@@ -409,7 +457,7 @@ absl::StatusOr<v1::Load> Client::WatchLoad(absl::string_view name, absl::Duratio
       if (end.ok() || !again) return expired;
       return Annotate(expired, absl::StrCat("the server went away (", end.error_message(), ")"));
     }
-    absl::SleepFor(pause);
+    rep_->Pause(pause);
     pause = std::min(2 * pause, kLongestPause);
   }
 }

@@ -109,8 +109,9 @@ class Client {
   // Follows a load until it is terminal (ready, failed or cancelled) and returns it as it ended:
   // a failed load is an OK status with the failure in it.  `on_change`, unless null, is called
   // on this thread with every state that arrives; returning false stops the watch with CANCELLED
-  // (the load goes on). A broken stream is opened again until `timeout` (or Options::deadline) is
-  // over: then DEADLINE_EXCEEDED says in which state the load is and which nodes are late.
+  // (the load goes on). A broken stream is opened again.  When `timeout` (or Options::deadline) is
+  // over, DEADLINE_EXCEEDED says in which state the load is and which nodes are late; when the
+  // server was not there, or did not answer, for Options::timeout: UNAVAILABLE.
   absl::StatusOr<v1::Load> WatchLoad(absl::string_view name, absl::Duration timeout,
                                      const std::function<bool(const v1::Load&)>& on_change);
 

@@ -34,7 +34,7 @@ struct AgentRegistered {
   std::vector<HeldLoad> held_loads;
   std::vector<HeldShards> held_shards;
   int64_t cache_bytes = 0;
-  int64_t max_buffer_bytes = 0;  // its own limit for one load; 0: not known
+  AgentLimits limits;
 };
 
 // What other loads can take from an agent, all of it.
@@ -216,6 +216,7 @@ struct CompilePlanCommand {
   std::string compressed_manifest;
   // Of one node, beyond the arenas: the job's limit, or the smallest of the load's agents.
   int64_t max_buffer_bytes = 0;
+  std::vector<AgentLimits> agents;  // by node number
   // For a dry run: its answer also says what memory the nodes need.
   bool plan_only = false;
 };

@@ -42,7 +42,7 @@ struct Agent {
   absl::Duration last_heard;
   std::vector<HeldShards> held_shards;  // that other loads can take
   int64_t cache_bytes = 0;              // of those the ones that no load uses any more
-  int64_t max_buffer_bytes = 0;         // of one load; 0: not known
+  AgentLimits limits;
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.
@@ -128,6 +128,7 @@ class Machine {
     absl::Duration deadline;          // steady; of the wait in the present state
     bool compiling = false;           // INSPECTING: the manifest is here, the compiler is at work
     std::vector<SessionId> sessions;  // by node number
+    std::vector<AgentLimits> limits;  // by node number, of a dry run's other nodes, too
     std::vector<bool> reported;       // by node number: this state's report is here
     std::vector<NodeShards> shards;   // by node number; from the reports of PREPARING
     SourceChoice choice;

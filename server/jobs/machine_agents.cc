@@ -61,7 +61,7 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   agent.last_heard = now.steady;
   agent.held_shards = event.held_shards;
   agent.cache_bytes = event.cache_bytes;
-  agent.max_buffer_bytes = event.max_buffer_bytes;
+  agent.limits = event.limits;
   node_of_session_[event.session] = event.node_name;
   CompareHeld(agent, event.held_loads, out);
   // A copy: placing a load can end it.

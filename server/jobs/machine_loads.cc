@@ -179,6 +179,8 @@ void Machine::TryPlace(Run* run, const Moment& now, std::vector<Command>* out) {
   const Job& job = *run->load.job;
   std::vector<const Agent*> agents = PickAgents(job);
   if (agents.empty()) return;
+  run->limits.clear();
+  for (const Agent* agent : agents) run->limits.push_back(agent->limits);
   // A dry run needs only the node that reads the headers.
   if (run->load.plan_only) agents.resize(1);
   for (const Agent* agent : agents) {
@@ -213,13 +215,16 @@ void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Com
   run->compiling = true;
   run->reported[0] = true;
   RestartWait(run, now);
-  CompilePlanCommand command{run->load.name, run->load.epoch, run->load.job,
-                             event.compressed_manifest};
+  CompilePlanCommand command;
+  command.load = run->load.name;
+  command.epoch = run->load.epoch;
+  command.job = run->load.job;
+  command.compressed_manifest = event.compressed_manifest;
   command.max_buffer_bytes = run->load.job->max_buffer_bytes;
-  for (const SessionId session : run->sessions) {
-    const Agent* const agent = FindAgent(session);
-    if (agent == nullptr || agent->max_buffer_bytes == 0) continue;
-    command.max_buffer_bytes = std::min(command.max_buffer_bytes, agent->max_buffer_bytes);
+  command.agents = run->limits;
+  for (const AgentLimits& limits : run->limits) {
+    if (limits.max_buffer_bytes == 0) continue;
+    command.max_buffer_bytes = std::min(command.max_buffer_bytes, limits.max_buffer_bytes);
   }
   command.plan_only = run->load.plan_only;
   out->push_back(std::move(command));

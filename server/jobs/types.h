@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/plan/layout.h"
-#include "server/plan/messages.h"
+#include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 
 namespace zerocast::jobs {
@@ -117,7 +117,7 @@ struct PlanSummary {
   std::string digest;
   int64_t num_targets = 0, num_boxes = 0, arena_bytes = 0, num_rounds = 0;
   std::vector<int64_t> read_bytes_by_node;
-  std::vector<NodeMemory> memory_by_node;  // of a dry run, and of the first nodes only
+  std::vector<MemoryNeeds> memory_by_node;  // of a dry run, and of the first nodes only
 };
 
 // One run of putting a job's checkpoint into its ranks.

@@ -55,9 +55,6 @@ class Messages {
   int64_t num_broadcasts_ = 0;
 };
 
-// Of so many nodes the messages are derived.
-constexpr int32_t kNodesWithMemory = 16;
-
 }  // namespace
 
 bool InMessage(const Plan& plan, const Piece& piece, int32_t first_rank) {
@@ -93,25 +90,6 @@ ExchangeBuffers ComputeExchangeBuffers(const Plan& plan, const Schedule& schedul
   Messages messages(plan, schedule, node);
   for (int64_t round = 0; round < schedule.num_rounds(); ++round) messages.Add(round);
   return messages.buffers();
-}
-
-std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule,
-                                      int64_t max_buffer_bytes) {
-  std::vector<NodeMemory> memory;
-  const std::vector<int32_t> first_ranks = FirstRanks(plan.layout);
-  for (int32_t node = 0; node < std::min(plan.layout.num_nodes, kNodesWithMemory); ++node) {
-    const auto k = static_cast<size_t>(node);
-    const ExchangeBuffers exchange = ComputeExchangeBuffers(plan, schedule, node);
-    NodeMemory of_node;
-    of_node.arena_bytes = plan.arena_bytes * (first_ranks[k + 1] - first_ranks[k]);
-    if (schedule.ReadBytes(node) > 0) {
-      of_node.reading_bytes = max_buffer_bytes / (NeedsExchange(plan.layout) ? 4 : 2);
-    }
-    of_node.sending_bytes = exchange.sending();
-    of_node.receiving_bytes = exchange.receiving();
-    memory.push_back(of_node);
-  }
-  return memory;
 }
 
 }  // namespace zerocast

@@ -42,20 +42,6 @@ struct ExchangeBuffers {
 // Derives every message that `node` sends or gets: as long as a load's own derivation takes.
 ExchangeBuffers ComputeExchangeBuffers(const Plan& plan, const Schedule& schedule, int32_t node);
 
-// What a node needs for its part of a load; bytes.
-struct NodeMemory {
-  int64_t arena_bytes = 0;    // of all its ranks
-  int64_t reading_bytes = 0;  // at most: buffers to read into
-  int64_t sending_bytes = 0;
-  int64_t receiving_bytes = 0;
-};
-
-// By node number, of the first 16 nodes.  What is read into has its share of `max_buffer_bytes`,
-// whatever the number of threads (client/agent keeps it): a quarter, or half where nothing is
-// exchanged.
-std::vector<NodeMemory> MemoryOfNodes(const Plan& plan, const Schedule& schedule,
-                                      int64_t max_buffer_bytes);
-
 }  // namespace zerocast
 
 #endif  // ZEROCAST_SERVER_PLAN_MESSAGES_H_

@@ -6,7 +6,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
-#include "server/plan/messages.h"
+#include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "server/wire/plan_input.h"
@@ -52,7 +52,8 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   out->plan = Summarize(*plan, schedule);
   if (command.plan_only) {
-    out->plan->memory_by_node = MemoryOfNodes(*plan, schedule, command.max_buffer_bytes);
+    out->plan->memory_by_node =
+        MemoryOfNodes(*plan, schedule, input.layout, command.agents, command.job->max_buffer_bytes);
   }
   out->compressed_plan_input = std::make_shared<const std::string>(CompressPlanInput(input));
   return absl::OkStatus();

@@ -231,6 +231,9 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   if (message.max_buffer_bytes() < 0) {
     violations.push_back({"register.max_buffer_bytes", "must not be negative"});
   }
+  if (message.num_threads() < 0) {
+    violations.push_back({"register.num_threads", "must not be negative"});
+  }
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
   jobs::AgentRegistered event;
   event.session = session;
@@ -244,7 +247,7 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   }
   ZC_ASSIGN_OR_RETURN(event.held_shards, HeldFromProto(message.held_shards().shards()));
   event.cache_bytes = message.held_shards().cache_bytes();
-  event.max_buffer_bytes = message.max_buffer_bytes();
+  event.limits = {message.max_buffer_bytes(), message.num_threads()};
   return event;
 }
 

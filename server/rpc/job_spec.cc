@@ -34,7 +34,6 @@ constexpr size_t kMaxPathBytes = 4096, kMaxNameBytes = 256, kMaxPatterns = 1000;
 constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
 constexpr absl::Duration kMaxStageTimeout = absl::Hours(24);
 constexpr int64_t kMinRoundBytes = 8;  // the largest element
-constexpr int64_t kMinBufferBytes = int64_t{1} << 20;
 constexpr int32_t kMaxNodes = 1 << 16;
 
 using Violations = std::vector<FieldViolation>;
@@ -134,9 +133,9 @@ void CheckRuleChoice(const Layout& layout, Violations* violations) {
 void ReadBuffers(const v1::LoadOptions& options, jobs::Job* job, Violations* violations) {
   job->max_buffer_bytes =
       options.max_buffer_bytes() != 0 ? options.max_buffer_bytes() : kDefaultBufferBytes;
-  if (job->max_buffer_bytes < kMinBufferBytes) {
+  if (job->max_buffer_bytes < kLeastBufferBytes) {
     Add(violations, "spec.options.max_buffer_bytes",
-        absl::StrCat("must be 0 or at least ", kMinBufferBytes, ", was ", job->max_buffer_bytes));
+        absl::StrCat("must be 0 or at least ", kLeastBufferBytes, ", was ", job->max_buffer_bytes));
   }
   job->round_follows_buffers = options.round_bytes() == 0;
   job->layout.round_bytes =

@@ -66,13 +66,13 @@ v1::PlanSummary PlanSummaryToProto(const Plan& plan, const Schedule& schedule) {
   return out;
 }
 
-void AddMemory(const std::vector<NodeMemory>& memory, v1::PlanSummary* out) {
-  for (const NodeMemory& of_node : memory) {
+void AddMemory(const std::vector<MemoryNeeds>& memory, v1::PlanSummary* out) {
+  for (const MemoryNeeds& of_node : memory) {
     v1::NodeMemory* const node = out->add_memory_by_node();
-    node->set_arena_bytes(of_node.arena_bytes);
-    node->set_reading_bytes(of_node.reading_bytes);
-    node->set_sending_bytes(of_node.sending_bytes);
-    node->set_receiving_bytes(of_node.receiving_bytes);
+    node->set_arena_bytes(of_node.arenas);
+    node->set_reading_bytes(of_node.reading);
+    node->set_sending_bytes(of_node.sending);
+    node->set_receiving_bytes(of_node.receiving);
   }
 }
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "server/plan/messages.h"
+#include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
 #include "zerocast/v1/types.pb.h"
@@ -17,7 +17,7 @@ Report ReportFromProto(const v1::LoadReport& report);
 // What `plan` will do; `schedule` must be the plan's.
 v1::PlanSummary PlanSummaryToProto(const Plan& plan, const Schedule& schedule);
 
-void AddMemory(const std::vector<NodeMemory>& memory, v1::PlanSummary* out);
+void AddMemory(const std::vector<MemoryNeeds>& memory, v1::PlanSummary* out);
 
 }  // namespace zerocast
 

@@ -91,7 +91,8 @@ class LifecycleTest(unittest.TestCase):
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)
             os.kill(running.pid("node1"), signal.SIGCONT)
-            self.assertEqual(process.returncode, 5, errors)
+            self.assertEqual(process.returncode, 130, errors)
+            self.assertIn("was cancelled", errors)
             self.assertEqual(zc(running, "job", "list").json()["jobs"][0]["state"], "cancelled")
 
     def test_a_socket_below_tmp_is_taken_with_a_warning(self):

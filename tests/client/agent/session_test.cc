@@ -217,6 +217,7 @@ TEST_F(SessionTest, RegistersAndSendsHeartbeats) {
   EXPECT_EQ(message.socket_path(), dir_.File("agent.sock"));
   EXPECT_EQ(message.bulk_host(), "127.0.0.1");
   EXPECT_EQ(message.max_buffer_bytes(), AgentOptions().max_buffer_bytes);
+  EXPECT_GE(message.num_threads(), 1);
   EXPECT_NE(message.incarnation(), 0u);
   EXPECT_THAT(message.held_loads(), IsEmpty());
   EXPECT_THAT(agent_->WaitUntilRegistered(absl::Seconds(20)), IsOk());

@@ -62,11 +62,50 @@ class DataPathTest(unittest.TestCase):
         for node in shown["nodes"]:
             self.assertIn(node["read_calls"], ("io_uring", "preadv"))
 
-    def test_sizes_that_are_none_are_refused_by_name(self):
-        for size, said in (("x", "--max-buffer-memory"), ("4K", "spec.options.max_buffer_bytes")):
-            result = cluster.zerocast(*LOAD, "--max-buffer-memory", size)
+    def test_sizes_that_do_not_work_are_refused_in_the_users_words(self):
+        for flag, size, said in (
+                ("--max-buffer-memory", "x", '--max-buffer-memory: "x" is not a size; write for example 64M'),
+                ("--max-buffer-memory", "4K", '--max-buffer-memory: "4K" is less than the 1048576 bytes that a load '
+                 "needs at least; give 1M or more, or leave it out for 256M"),
+                ("--round-bytes", "7", '--round-bytes: "7" is less than the 8 bytes')):
+            for command in (LOAD, ["plan", CHECKPOINT, "--world-size", 2]):
+                result = cluster.zerocast(*command, flag, size)
+                self.assertEqual(result.code, 2, result)
+                self.assertIn(said, result.stderr)
+                self.assertNotIn("spec.options", result.stderr)
+
+    def test_a_load_in_this_process_reads_as_its_flags_say(self):
+        shown = self.load("--threads", 3, "--io", "direct", "--read-rate", "64M", "--send-rate", "64M")
+        for node in shown["nodes"]:
+            if not node["direct_refusal"]:
+                self.assertEqual(node["direct_bytes"], node["bytes_read"])
+        one, three = self.load("--threads", 1), shown
+        # Each thread has its own buffers.
+        self.assertLess(one["nodes"][0]["buffer_bytes"], three["nodes"][0]["buffer_bytes"])
+        for flag, value, said in (("--read-rate", "fast", "--read-rate"), ("--send-rate", "5", "give 1M or more"),
+                                  ("--threads", "257", "--threads"), ("--io", "never", "--io")):
+            result = cluster.zerocast(*LOAD, flag, value)
             self.assertEqual(result.code, 2, result)
             self.assertIn(said, result.stderr)
+
+    def test_a_slow_load_takes_as_long_as_its_rate_says(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="zc_data_path_"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        cluster.write_safetensors(folder / "model.safetensors",
+                                  {f"w{k}": ("BF16", [1 << 20], bytes(2 << 20)) for k in range(4)})
+        (folder / "config.json").write_text("{}")
+        result = cluster.zerocast("--output", "json", "load", folder, "--world-size", 2, "--read-rate", "4M",
+                                  "--threads", 1)
+        self.assertEqual(result.code, 0, result)
+        # 8 MiB at 4 MiB a second; the last piece is not waited for.
+        self.assertGreater(result.json()["elapsed_seconds"], 0.9)
+
+    def test_the_agents_flags_are_refused_beside_a_server(self):
+        for command in (LOAD, ["plan", CHECKPOINT, "--world-size", 2]):
+            result = cluster.zerocast("--server", "127.0.0.1:1", *command, "--threads", 2, "--read-rate", "1G")
+            self.assertEqual(result.code, 2, result)
+            for flag in ("--threads", "--read-rate"):
+                self.assertIn(f"{flag}: is for a load in this process", result.stderr)
 
     def test_an_agent_reads_as_its_flags_say(self):
         flags = ["--io", "direct", "--read-rate", "64M", "--send-rate", "64M", "--threads", "3"]

@@ -120,6 +120,38 @@ class DeadlineTest(unittest.TestCase):
             self.assertEqual(result.code, 5, result)
             self.assertIn("the load is PENDING and waits for enough agents", result.stderr)
 
+    def watch(self, running, name, *args):
+        return subprocess.Popen(
+            [str(cluster.BIN / "zerocast"), "--server", running.address, "--timeout", "2", "job", "watch",
+             name, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def assert_given_up(self, watch):
+        began = time.monotonic()
+        try:
+            _, errors = watch.communicate(timeout=LONG_S)
+        finally:
+            watch.kill()
+        self.assertLess(time.monotonic() - began, 2 + SLACK_S)
+        self.assertEqual(watch.returncode, 5, errors)
+        return errors
+
+    def test_a_watch_gives_a_server_that_is_away_its_timeout_and_no_more(self):
+        with start(0) as running:
+            made = cluster.zerocast("--server", running.address, "--output", "json", "job", "submit",
+                                    CHECKPOINT, "--world-size", 2, "--start").json()
+            job, load = made["job"], made["loads"][0]["load"]
+            with Stopped(running.pid("server")):
+                errors = self.assert_given_up(self.watch(running, load))
+                self.assertIn(f"watch {load} on server {running.address}: it gave no answer for 2s", errors)
+                self.assert_given_up(self.watch(running, job))
+            watches = [self.watch(running, name) for name in (job, load)]
+            time.sleep(1)  # they may still be starting; then they end as well
+            os.kill(running.pid("server"), signal.SIGKILL)
+            for watch in watches:
+                self.assert_given_up(watch)
+            errors = self.assert_given_up(self.watch(running, load))
+            self.assertIn("allow a longer --timeout", errors)
+
 
 if __name__ == "__main__":
     unittest.main()

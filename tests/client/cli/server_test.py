@@ -128,8 +128,8 @@ class ServerTest(unittest.TestCase):
                 _, errors = watch.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
             finally:
                 watch.kill()
-            self.assertEqual(watch.returncode, 5, errors)
-            self.assertIn("given up", errors)
+            self.assertEqual(watch.returncode, 130, errors)
+            self.assertEqual(errors, "zerocast: interrupted by SIGINT\n")
             self.assertEqual(self.zc(running, "--output", "json", "job", "get", job).json()["state"], "active")
 
 

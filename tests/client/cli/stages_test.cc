@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/cli/output.h"
 #include "client/cli/progress.h"
 
 namespace zerocast {
@@ -11,6 +12,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 void AddNode(int64_t read, int64_t received, double read_s, double copy_s, double exchange_s,
@@ -54,9 +56,22 @@ TEST(Stages, ALineOfProgressNamesItAndFitsATerminal) {
   load.set_state(v1::LOAD_STATE_LOADING);
   AddNode(int64_t{123'456'789'000}, 0, 3, 1, 0, &load);
   const std::string line = ProgressLine(load, absl::Seconds(10), 79);
-  EXPECT_THAT(line, AllOf(StartsWith("loading   [###.........]  25 %"), HasSubstr("12.35 GB/s"),
+  EXPECT_THAT(line, AllOf(StartsWith("loading   [###.........]  25 %"), HasSubstr("  12.3 GB/s  "),
                           HasSubstr("30 s left"), EndsWith("  read")));
   EXPECT_LE(line.size(), 79u);
+}
+
+TEST(Stages, ASlowLoadShowsItsRateInAUnitThatShowsSomething) {
+  v1::Load load;
+  load.set_state(v1::LOAD_STATE_LOADING);
+  AddNode(4'000'000, 0, 3, 1, 0, &load);
+  EXPECT_THAT(ProgressLine(load, absl::Seconds(1), 79), HasSubstr("  4.00 MB/s  "));
+  EXPECT_THAT(ProgressLine(load, absl::Seconds(100), 79), HasSubstr("  40.0 kB/s  "));
+  EXPECT_THAT(ProgressLine(load, absl::Seconds(10'000), 79), HasSubstr("  400 B/s  "));
+  load.set_state(v1::LOAD_STATE_READY);
+  const std::string text = LoadText(load);
+  EXPECT_THAT(text, HasSubstr("read 1.33 MB/s, copy 4.00 MB/s;"));
+  EXPECT_THAT(text, Not(HasSubstr("GB/s")));
 }
 
 }  // namespace

@@ -43,9 +43,9 @@ class MachineTest : public ::testing::Test {
   }
   std::vector<Command> Register(const std::string& node, SessionId session,
                                 std::vector<HeldLoad> held = {}, uint64_t incarnation = 1,
-                                int64_t max_buffer_bytes = 0) {
+                                AgentLimits limits = {}) {
     AgentRegistered event;
-    event.max_buffer_bytes = max_buffer_bytes;
+    event.limits = limits;
     event.session = session;
     event.node_name = node;
     event.incarnation = incarnation;

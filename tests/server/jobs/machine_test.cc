@@ -77,15 +77,30 @@ TEST_F(MachineTest, PlansForTheSmallestLimitOfBuffers) {
                         Case{64 * kMib, 32 * kMib, 32 * kMib}, Case{200 * kMib, 0, of_job}}) {
     machine_ = Machine(MachineOptions());
     machine_.AddJob(TwoNodes(), &ignored_);
-    Register("a", 1, {}, 1, c.of_a);
-    Register("b", 2, {}, 1, c.of_b);
-    Register("c", 3, {}, 1, kMib);  // no node of the load
+    Register("a", 1, {}, 1, {c.of_a});
+    Register("b", 2, {}, 1, {c.of_b});
+    Register("c", 3, {}, 1, {kMib});  // no node of the load
     Create();
     const auto commands =
         Only<CompilePlanCommand>(Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"}));
     ASSERT_EQ(commands.size(), 1u);
     EXPECT_EQ(commands[0].max_buffer_bytes, c.expected);
   }
+}
+
+TEST_F(MachineTest, ADryRunKnowsWhatAllItsAgentsAllow) {
+  Register("a", 1, {}, 1, {64, 3});
+  Register("b", 2, {}, 1, {32, 5});
+  Create(kLoad, 7, /*plan_only=*/true);
+  const auto commands =
+      Only<CompilePlanCommand>(Apply(ManifestReport{1, kLoad, 7, absl::OkStatus(), "manifest"}));
+  ASSERT_EQ(commands.size(), 1u);
+  // Its rounds are those of the load: as small as the smallest one wants them.
+  EXPECT_EQ(commands[0].max_buffer_bytes, 32);
+  ASSERT_EQ(commands[0].agents.size(), 2u);
+  EXPECT_EQ(commands[0].agents[0].num_threads, 3);
+  EXPECT_EQ(commands[0].agents[1].num_threads, 5);
+  EXPECT_EQ(commands[0].agents[0].max_buffer_bytes, 64);
 }
 
 TEST_F(MachineTest, AnotherDigestIsRefused) {
