@@ -471,9 +471,7 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");
     }
-    state.changed.WaitWithTimeout(&state.mutex, cancelled != nullptr
-                                                    ? std::min(deadline.Remaining(), kCancelPoll)
-                                                    : deadline.Remaining());
+    state.changed.WaitWithTimeout(&state.mutex, std::min(deadline.Remaining(), kCancelPoll));
   }
   ++num_taken_;
   return absl::MakeConstSpan(slot.messages);
