@@ -24,6 +24,7 @@
 #include "client/agent/agent.h"
 #include "client/agent/agent_metrics.h"
 #include "client/agent/data_path_flags.h"
+#include "client/agent/help_format.h"
 #include "client/agent/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/byte_size.h"
@@ -247,6 +248,7 @@ int Main(int argc, char** argv) {
   CLI::App app{
       "Loads this node's share of checkpoints and hands the shards to training processes."};
   app.name("zerocast-agent");
+  app.formatter(MakeHelpFormatter());
   app.set_version_flag("--version", ZEROCAST_VERSION);
   Flags flags;
   flags.agent.socket_path = "/run/zerocast/agent.sock";

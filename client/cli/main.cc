@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "client/agent/help_format.h"
 #include "client/cli/command.h"
 #include "client/cli/interruption.h"
 #include "client/cli/job_flags.h"
@@ -45,6 +46,7 @@ int Main(int argc, char** argv) {
 
   CLI::App app{"Puts a Hugging Face checkpoint into the ZeRO-3 shards of a training cluster."};
   app.name("zerocast");
+  app.formatter(MakeHelpFormatter());
   app.set_version_flag("--version", ZEROCAST_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
