@@ -202,7 +202,11 @@ void Executor::UpdateProgress(const RoundReader& reader) {
 absl::Status Executor::RunRound(int64_t round, RoundReader* reader) {
   if (Cancelled()) return absl::CancelledError("load: it was cancelled");
   ZC_ASSIGN_OR_RETURN(const absl::Span<const OutgoingMessage> outgoing,
-                      reader->Next(options_.stage_timeout, options_.cancelled));
+                      reader->Next(options_.stage_timeout, [this, reader] {
+                        UpdateProgress(*reader);
+                        if (options_.on_progress != nullptr) options_.on_progress(progress_);
+                        return !Cancelled();
+                      }));
   if (num_nodes_ == 1) return absl::OkStatus();
   std::vector<RoundExchange> exchanges;  // by node
   for (int32_t node = 0; node < num_nodes_; ++node) {

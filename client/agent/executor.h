@@ -82,7 +82,7 @@ struct ExecutorOptions {
   absl::Duration stage_timeout = absl::Seconds(60);
   // Looked at in every round; may be null.  To end a wait at once, abort the communicator too.
   const std::atomic<bool>* cancelled = nullptr;
-  // Called after every round on the calling thread; may be null.
+  // Called after every round, and while it waits for one, on the calling thread; may be null.
   std::function<void(const ExecutorProgress&)> on_progress;
   const Clock* clock = Clock::Real();
   ExecutorHooks hooks;

@@ -25,8 +25,7 @@ namespace {
 
 // A round touches few files: extents are sorted and contiguous.
 constexpr size_t kMaxOpenFiles = 16;
-// Who waits for a round looks this often whether the load was cancelled.
-constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
+constexpr absl::Duration kPoll = absl::Milliseconds(50);  // how often Next() asks whether to go on
 // The calls of a cancelled load have so long to return, all together: less than an agent to stop.
 constexpr absl::Duration kCancelledTimeout = absl::Seconds(5);
 
@@ -435,14 +434,12 @@ RoundReader::~RoundReader() {
   }
   // They end with the calls that they are in; who has waited for that in vain waits no more.
   if (given_up_) return;
-  const Deadline deadline(end_timeout_);
-  for (const auto& task : tasks_) {
-    task->Wait(call_timeout_, nullptr, deadline.Remaining()).IgnoreError();
-  }
+  const Deadline end(end_timeout_);
+  for (const auto& task : tasks_) task->Wait(call_timeout_, nullptr, end.Remaining()).IgnoreError();
 }
 
 absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
-    absl::Duration timeout, const std::atomic<bool>* cancelled) {
+    absl::Duration timeout, const std::function<bool()>& go_on) {
   const Deadline deadline(timeout);
   const int64_t round = num_taken_;
   State& state = *state_;
@@ -455,10 +452,6 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
   state.changed.SignalAll();
   while (!state.IsDone(slot, round)) {
     if (!state.status.ok()) return state.status;
-    if (cancelled != nullptr && *cancelled) {
-      end_timeout_ = std::min(end_timeout_, kCancelledTimeout);
-      return absl::CancelledError("load: it was cancelled");
-    }
     if (deadline.Passed()) {
       given_up_ = true;
       // One that waits is not what the round waits for.
@@ -471,7 +464,14 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");
     }
-    state.changed.WaitWithTimeout(&state.mutex, std::min(deadline.Remaining(), kCancelPoll));
+    if (!state.changed.WaitWithTimeout(&state.mutex, std::min(deadline.Remaining(), kPoll)))
+      continue;
+    state.mutex.Unlock();
+    const bool goes_on = go_on();
+    state.mutex.Lock();
+    if (goes_on) continue;
+    end_timeout_ = std::min(end_timeout_, kCancelledTimeout);
+    return absl::CancelledError("load: it was cancelled");
   }
   ++num_taken_;
   return absl::MakeConstSpan(slot.messages);

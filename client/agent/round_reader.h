@@ -89,10 +89,10 @@ class RoundReader {
   // Waits until the next round is where it belongs; the messages it has for other nodes, by node,
   // and the one for all of them behind, are valid until the next call.  Rounds come in order.
   // Errors: DEADLINE_EXCEEDED after `timeout`, beginning with the call that is in progress;
-  // CANCELLED soon after `cancelled`, unless null, became true; otherwise those of ReadableFile,
-  // and ABORTED for a file that changed since IdentifyFiles.
-  absl::StatusOr<absl::Span<const OutgoingMessage>> Next(
-      absl::Duration timeout, const std::atomic<bool>* cancelled = nullptr);
+  // CANCELLED when `go_on`, which is asked again and again meanwhile, says false; otherwise those
+  // of ReadableFile, and ABORTED for a file that changed since IdentifyFiles.
+  absl::StatusOr<absl::Span<const OutgoingMessage>> Next(absl::Duration timeout,
+                                                         const std::function<bool()>& go_on);
 
   // After the last round: ABORTED, reason CHECKPOINT_CHANGED, when a file that was read is not the
   // one, or not in the state, that IdentifyFiles saw.  DEADLINE_EXCEEDED and CANCELLED as

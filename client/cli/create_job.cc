@@ -71,10 +71,10 @@ absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1
   return WithMessage(created.status(), absl::StrCat(created.status().message(), "; ", done));
 }
 
-OwnedJob::OwnedJob(const Client* client, std::string name, IfFailed if_failed)
+OwnedJob::OwnedJob(const Client* client, std::string name, IfFailed if_failed, Server server)
     : client_(client), name_(std::move(name)), cancel_(if_failed == kCancelIfFailed) {
   OnInterrupt::Actions actions;
-  actions.now = [this] { Cancel(); };
+  if (server == kOutlivesUs) actions.now = [this] { Cancel(); };
   on_interrupt_.emplace(std::move(actions));
 }
 

@@ -33,8 +33,10 @@ absl::StatusOr<v1::CreateJobResponse> CreateJobOrCancel(Client* client, const v1
 class OwnedJob {
  public:
   enum IfFailed { kCancelIfFailed, kKeepIfFailed };
+  // On a server of this process an interruption ends it anyway.
+  enum Server { kOutlivesUs, kEndsWithUs };
   // `client` must outlive it.
-  OwnedJob(const Client* client, std::string name, IfFailed if_failed);
+  OwnedJob(const Client* client, std::string name, IfFailed if_failed, Server server);
   ~OwnedJob();
   OwnedJob(const OwnedJob&) = delete;
   OwnedJob& operator=(const OwnedJob&) = delete;

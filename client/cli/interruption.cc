@@ -32,6 +32,22 @@ sigset_t WatchedSignals() {
   return signals;
 }
 
+// Of all threads this one takes the next signal, by its default: the end.
+void EndByTheNext() {
+  // One interruption may come as several signals: timeout(1) and others signal a process and its
+  // group.
+  constexpr absl::Duration kSameInterruption = absl::Milliseconds(300);
+  const sigset_t signals = WatchedSignals();
+  const absl::Duration end = Clock::Real()->Steady() + kSameInterruption;
+  for (absl::Duration left = kSameInterruption; left > absl::ZeroDuration();
+       left = end - Clock::Real()->Steady()) {
+    const timespec timeout = absl::ToTimespec(left);
+    sigtimedwait(&signals, nullptr, &timeout);
+  }
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  while (true) ::pause();
+}
+
 // Writes to a descriptor whose reader may have gone to sleep: does not wait for it.
 void WriteNow(int fd, absl::string_view text) {
   constexpr size_t kFits = 4096;  // what a pipe takes once it is writable
@@ -147,8 +163,7 @@ void InterruptWatch::Run(bool json) {
   const sigset_t signals = WatchedSignals();
   int number = -1;
   while (number <= 0) number = sigwaitinfo(&signals, nullptr);
-  // Of all threads this one takes the next signal, by its default: the end.
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  std::thread(EndByTheNext).detach();
   MutexLock lock(&mutex_);
   if (finished_) return;
   signal_ = number;

@@ -14,7 +14,8 @@
 // whatever it does, which an embedded cluster stops in.  Where it does not (a read from a file
 // system that hangs, a long computation), the process ends without it, and what it would leave
 // behind is removed.  Either way stderr says what was done, and the exit code is 128 + the signal:
-// 130, 143.  A second signal ends the process at once.
+// 130, 143.  A later signal ends the process at once, unless it comes so soon that it belongs to
+// the first one.
 namespace zerocast {
 
 inline constexpr absl::Duration kInterruptPatience = absl::Seconds(1);

@@ -112,7 +112,8 @@ absl::Status RunSubmit(const GlobalOptions& global, const SubmitFlags& flags) {
   const std::string& job = created.job().name();
   // Only an interrupted command takes back what it made.
   std::optional<OwnedJob> owned;
-  if (!flags.validate_only) owned.emplace(client.get(), job, OwnedJob::kKeepIfFailed);
+  if (!flags.validate_only)
+    owned.emplace(client.get(), job, OwnedJob::kKeepIfFailed, OwnedJob::kOutlivesUs);
   // Printed before anything can fail: a job that exists must be found again.
   if (global.json()) {
     SetErrorContext({{"job", job}, {"attach_token", created.attach_token()}});

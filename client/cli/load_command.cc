@@ -163,9 +163,9 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created,
                       CreateJobOrCancel(client, spec, create, deadline, UnknownJob::kCancel));
   const std::string job = created.job().name();
-  // On a cluster of this process it ends with the cluster.
   std::optional<OwnedJob> owned;
-  if (!global.server.empty()) owned.emplace(client, job, OwnedJob::kCancelIfFailed);
+  owned.emplace(client, job, OwnedJob::kCancelIfFailed,
+                global.server.empty() ? OwnedJob::kEndsWithUs : OwnedJob::kOutlivesUs);
   if (out.has_value()) {
     const bool secondary =
         created.job().zero_stage() == 3 && created.job().hpz_partition_size() > 1;

@@ -48,7 +48,7 @@ Explanation ExplanationOf(absl::StatusCode code) {
 
 std::string Tried(const CallName& call) {
   return absl::StrCat("call ", call.method, " of server ", call.address, " within ",
-                      absl::FormatDuration(call.deadline));
+                      absl::FormatDuration(absl::Trunc(call.deadline, absl::Milliseconds(1))));
 }
 
 // "LOAD_STATE_LOADING" -> "LOADING".
@@ -109,7 +109,7 @@ absl::Status ExplainCallError(const absl::Status& status, const CallName& call) 
 
 absl::Status WaitExpired(const CallName& call, const v1::Load* last) {
   std::string message = absl::StrCat(call.method, " on server ", call.address, ": ");
-  const std::string time = absl::FormatDuration(call.deadline);
+  const std::string time = absl::FormatDuration(absl::Trunc(call.deadline, absl::Milliseconds(1)));
   if (last == nullptr) {
     absl::StrAppend(&message, "the server told nothing of it within ", time,
                     "; check the address, and that zerocast-server runs there");
@@ -128,7 +128,8 @@ absl::Status ServerAway(const CallName& call, absl::Duration within, const std::
   return WithReason(
       absl::UnavailableError(absl::StrCat(
           call.method, " on server ", call.address, ": it gave no answer for ",
-          absl::FormatDuration(within), why.empty() ? "" : absl::StrCat(" (", why, ")"),
+          absl::FormatDuration(absl::Trunc(within, absl::Milliseconds(1))),
+          why.empty() ? "" : absl::StrCat(" (", why, ")"),
           "; the load may go on unseen: watch it again once the server is there, or allow a "
           "longer --timeout")),
       "UNAVAILABLE");

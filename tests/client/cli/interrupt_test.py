@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end every command that waits, soon, with exit code 130 or 143 and nothing left behind."""
+"""SIGINT and SIGTERM end every command that waits, soon, with exit code 130 or 143; nothing is left behind."""
 
 import json
 import os
@@ -69,7 +69,8 @@ class InterruptTest(unittest.TestCase):
     def interrupt(self, process, how):
         """Returns what the command then wrote to stdout and stderr."""
         began = time.monotonic()
-        process.send_signal(how)
+        if process.poll() is None:
+            process.send_signal(how)
         out, errors = process.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
         self.assertLess(time.monotonic() - began, SOON_S, errors)
         self.assertEqual(process.returncode, CODES[how], (out, errors))
@@ -160,6 +161,17 @@ class InterruptTest(unittest.TestCase):
                 _, errors = self.interrupt(process, how)
                 self.assertEqual(errors, f"zerocast: interrupted by {how.name}\n")
                 self.assertFalse(out.parent.exists())
+
+    def test_a_signal_to_the_process_and_its_group_is_one(self):
+        out = self.folder / "out"
+        process = self.start("load", self.large_checkpoint(), "--world-size", "4", "--out", out,
+                             "--read-rate", "1M")
+        self.await_it("the agent", lambda: list(self.runtime.glob("*/node0.sock")))
+        for _ in range(5):  # as timeout(1) does, and others that pass signals on
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        self.interrupt(process, signal.SIGINT)
+        self.assertFalse(out.exists())
 
     def test_a_second_signal_ends_it_at_once(self):
         with SilentServer() as server:
