@@ -35,7 +35,8 @@ class Devices {
       int device, const CommunicatorRequest& request) = 0;
 
   // Who copies for `num_threads` reading threads, which read `staging_bytes` at once.
-  // `communicator` is one of Connect for the same device, or null, and outlives it.
+  // `communicator` is one of Connect for the same device, or null, and outlives it; after an error
+  // that came with memory in use it is aborted.
   virtual absl::StatusOr<std::shared_ptr<DeviceCopier>> MakeCopier(int device, int num_threads,
                                                                    int64_t staging_bytes,
                                                                    Communicator* communicator) = 0;

@@ -21,16 +21,18 @@ absl::StatusOr<std::unique_ptr<CudaCopier>> CudaCopier::Create(const CudaCopierO
   ZC_ASSIGN_OR_RETURN(Stream copy, Stream::Create(options.device));
   ZC_ASSIGN_OR_RETURN(Stream compute, Stream::Create(options.device));
   ZC_ASSIGN_OR_RETURN(Event started, Event::Create(options.device));
-  std::unique_ptr<CudaCopier> copier(
+  return std::unique_ptr<CudaCopier>(
       new CudaCopier(options, std::move(copy), std::move(compute), std::move(started)));
-  const auto num_reading = static_cast<size_t>(options.num_threads * kChunksUnderWay);
+}
+
+absl::Status CudaCopier::Reserve() {
+  const auto num_reading = static_cast<size_t>(options_.num_threads * kChunksUnderWay);
   for (size_t k = 0; k < num_reading + kUnpackingPlaces; ++k) {
-    ZC_ASSIGN_OR_RETURN(
-        StagingPlace place,
-        StagingPlace::Create(options.device, k < num_reading ? options.staging_bytes : 0));
-    copier->places_.push_back(std::move(place));
+    ZC_ASSIGN_OR_RETURN(StagingPlace place, StagingPlace::Create(options_.device));
+    places_.push_back(std::move(place));
+    ZC_RETURN_IF_ERROR(places_.back().Reserve(k < num_reading ? options_.staging_bytes : 0));
   }
-  return copier;
+  return absl::OkStatus();
 }
 
 CudaCopier::CudaCopier(const CudaCopierOptions& options, Stream copy, Stream compute, Event started)

@@ -54,8 +54,12 @@ struct CudaCopierOptions {
 // so for what other participants have yet to send.
 class CudaCopier : public DeviceCopier {
  public:
-  // Errors: those of kernels/device.
+  // Without memory, until Reserve.  Errors: those of kernels/device.
   static absl::StatusOr<std::unique_ptr<CudaCopier>> Create(const CudaCopierOptions& options);
+  // Makes the staging places; once, before anything else.  After an error the copier is of no use,
+  // and its end frees memory: whoever waits for this participant must have been told before.
+  // Errors: those of kernels/device.
+  absl::Status Reserve();
   // Waits until the device is done with all that was started, at most a minute.
   ~CudaCopier() override;
 

@@ -108,6 +108,9 @@ class CudaDevices : public Devices {
       options.exchange_stream = static_cast<NcclCommunicator*>(communicator)->stream();
     }
     ZC_ASSIGN_OR_RETURN(std::unique_ptr<CudaCopier> copier, CudaCopier::Create(options));
+    const absl::Status status = copier->Reserve();
+    if (!status.ok() && communicator != nullptr) communicator->Abort(status.message());
+    ZC_RETURN_IF_ERROR(status);
     return std::shared_ptr<DeviceCopier>(std::move(copier));
   }
 

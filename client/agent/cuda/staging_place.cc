@@ -27,8 +27,8 @@ int64_t Align(int64_t value, int64_t alignment) {
 absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
   if (num_bytes <= num_bytes_) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(PinnedBuffer host, PinnedBuffer::Create(device, num_bytes + kHostAlignment));
-  ZC_ASSIGN_OR_RETURN(DeviceBuffer on_device, DeviceBuffer::Create(device, num_bytes));
   host_.push_back(std::move(host));
+  ZC_ASSIGN_OR_RETURN(DeviceBuffer on_device, DeviceBuffer::Create(device, num_bytes));
   device_.push_back(std::move(on_device));
   const auto address = reinterpret_cast<uintptr_t>(host_.back().data());
   host_data_ =
@@ -38,12 +38,14 @@ absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StagingPlace> StagingPlace::Create(int device, int64_t data_bytes) {
+absl::StatusOr<StagingPlace> StagingPlace::Create(int device) {
   ZC_ASSIGN_OR_RETURN(Event copied, Event::Create(device));
   ZC_ASSIGN_OR_RETURN(Event used, Event::Create(device));
-  StagingPlace place(device, std::move(copied), std::move(used));
-  ZC_RETURN_IF_ERROR(place.memory_.Reserve(device, data_bytes + kMoreBytes));
-  return place;
+  return StagingPlace(device, std::move(copied), std::move(used));
+}
+
+absl::Status StagingPlace::Reserve(int64_t data_bytes) {
+  return memory_.Reserve(device_, data_bytes + kMoreBytes);
 }
 
 absl::StatusOr<std::byte*> StagingPlace::Data(int64_t num_bytes) {

@@ -24,7 +24,8 @@ namespace zerocast {
 class StagingMemory {
  public:
   // At least `num_bytes` of both, aligned to 4096 on the host and to 256 on the device; what was in
-  // it is gone where it grows.  Errors: those of kernels/device.
+  // it is gone where it grows.  Frees nothing, after an error neither.  Errors: those of
+  // kernels/device.
   absl::Status Reserve(int device, int64_t num_bytes);
 
   std::byte* host() const { return host_data_; }
@@ -44,8 +45,10 @@ class StagingMemory {
 // Thread-compatible.
 class StagingPlace {
  public:
-  // With room for `data_bytes` of data.  Errors: those of kernels/device.
-  static absl::StatusOr<StagingPlace> Create(int device, int64_t data_bytes);
+  // Without memory, until Reserve.  Errors: those of kernels/device.
+  static absl::StatusOr<StagingPlace> Create(int device);
+  // Room for `data_bytes` of data.  Errors: those of kernels/device.
+  absl::Status Reserve(int64_t data_bytes);
 
   // Host memory for `num_bytes` of data, aligned to 4096, while nobody uses the place.  Errors:
   // those of kernels/device.

@@ -164,6 +164,7 @@ DeviceRun LoadToDevice(const std::shared_ptr<const Manifest>& manifest,
   work.executor.chunk_bytes = DeviceChunkBytes(*work.plan, options.threads, kDefaultBufferBytes);
   copier.staging_bytes = StagingBytes(*work.plan, work.executor.chunk_bytes);
   const std::shared_ptr<CudaCopier> device = Take(CudaCopier::Create(copier));
+  Check(device->Reserve());
   work.executor.device = device;
   run.ready_seconds = Now() - start;
   Check(ExecuteLoad(work.executor, &run.progress));

@@ -104,7 +104,9 @@ class DeviceCluster {
       executor->communicator = own.communicator.get();
       copier.exchange_stream = own.communicator->stream();
     }
-    executor->device = *CudaCopier::Create(copier);
+    std::unique_ptr<CudaCopier> device = *CudaCopier::Create(copier);
+    EXPECT_THAT(device->Reserve(), IsOk());
+    executor->device = std::move(device);
     own.arenas = std::make_shared<DeviceArenas>(node, plan_.arena_bytes,
                                                 static_cast<int32_t>(executor->arenas.data.size()));
     executor->arenas = own.arenas->Memory(own.arenas);
