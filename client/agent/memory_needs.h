@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
+#include "server/plan/check_buffers.h"
 #include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 
@@ -15,9 +15,6 @@ int ReadingThreads(int wanted);
 
 // The most that a thread reads at once; bytes.  Without tensors whose elements are larger.
 int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes);
-
-// RESOURCE_EXHAUSTED where the buffers need more than `max_buffer_bytes`; says what to do.
-absl::Status CheckBuffers(const MemoryNeeds& needs, const Layout& layout, int64_t max_buffer_bytes);
 
 }  // namespace zerocast
 

@@ -40,9 +40,10 @@ int EndOfParsing(const CLI::App& app, const CLI::ParseError& error, int argc, ch
 int Main(int argc, char** argv) {
   // Before any thread exists: all of them inherit the mask, one thread takes the signals.
   BlockInterrupts();
-  // What an embedded server and its agents log is for stderr, and only when something is wrong.
+  // Of what an embedded server and its agents log only that which the command's own error does not
+  // say.
   spdlog::set_default_logger(spdlog::stderr_logger_mt("zerocast"));
-  spdlog::set_level(spdlog::level::warn);
+  spdlog::set_level(spdlog::level::err);
 
   CLI::App app{"Puts a Hugging Face checkpoint into the ZeRO-3 shards of a training cluster."};
   app.name("zerocast");

@@ -11,6 +11,7 @@
 #include "client/formats/file.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/check_buffers.h"
 #include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -104,8 +105,10 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
       job.options().max_buffer_bytes() > 0 ? job.options().max_buffer_bytes() : kDefaultBufferBytes;
   const std::vector<AgentLimits> agents(static_cast<size_t>(input.layout.num_nodes),
                                         {max_buffer_bytes, ReadingThreads(num_threads)});
-  AddMemory(MemoryOfNodes(*plan, schedule, input.layout, agents, max_buffer_bytes),
-            response.mutable_plan());
+  const std::vector<MemoryNeeds> memory =
+      MemoryOfNodes(*plan, schedule, input.layout, agents, max_buffer_bytes);
+  ZC_RETURN_IF_ERROR(CheckBuffersOfNodes(memory, input.layout, agents, max_buffer_bytes));
+  AddMemory(memory, response.mutable_plan());
   return response;
 }
 

@@ -6,6 +6,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/check_buffers.h"
 #include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
 #include "server/plan/schedule.h"
@@ -54,6 +55,9 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   if (command.plan_only) {
     out->plan->memory_by_node =
         MemoryOfNodes(*plan, schedule, input.layout, command.agents, command.job->max_buffer_bytes);
+    // As the load would end.
+    ZC_RETURN_IF_ERROR(CheckBuffersOfNodes(out->plan->memory_by_node, input.layout, command.agents,
+                                           command.job->max_buffer_bytes));
   }
   out->compressed_plan_input = std::make_shared<const std::string>(CompressPlanInput(input));
   return absl::OkStatus();

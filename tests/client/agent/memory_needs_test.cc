@@ -87,7 +87,8 @@ TEST(MemoryNeeds, MoreThanIsAllowedIsRefusedWithTheFigures) {
   const absl::Status status = CheckBuffers(needs, layout, 3209);
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted,
                                AllOf(HasSubstr("3210 bytes"), HasSubstr("3000 to receive"),
-                                     HasSubstr("rounds of 77"), HasSubstr("3209"))));
+                                     HasSubstr("rounds of 77"), HasSubstr("more than the 3209"),
+                                     HasSubstr("smaller rounds (--round-bytes"))));
   EXPECT_EQ(ReasonOf(status), "RESOURCE_EXHAUSTED");
 }
 

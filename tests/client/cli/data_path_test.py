@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -65,14 +66,26 @@ class DataPathTest(unittest.TestCase):
     def test_sizes_that_do_not_work_are_refused_in_the_users_words(self):
         for flag, size, said in (
                 ("--max-buffer-memory", "x", '--max-buffer-memory: "x" is not a size; write for example 64M'),
-                ("--max-buffer-memory", "4K", '--max-buffer-memory: "4K" is less than the 1048576 bytes that a load '
-                 "needs at least; give 1M or more, or leave it out for 256M"),
+                ("--max-buffer-memory", "4K",
+                 '--max-buffer-memory: "4K" is less than the 1048576 bytes that a load needs at least; '
+                 "give 1M or more, or leave it out for 256M"),
                 ("--round-bytes", "7", '--round-bytes: "7" is less than the 8 bytes')):
             for command in (LOAD, ["plan", CHECKPOINT, "--world-size", 2]):
                 result = cluster.zerocast(*command, flag, size)
                 self.assertEqual(result.code, 2, result)
                 self.assertIn(said, result.stderr)
                 self.assertNotIn("spec.options", result.stderr)
+
+    def test_a_refused_budget_names_one_that_works(self):
+        for nodes in (1, 2):
+            flags = [CHECKPOINT, "--world-size", 4, "--nodes", nodes, "--threads", 64, "--max-buffer-memory"]
+            for command in ("plan", "load"):
+                refused = cluster.zerocast(command, *flags, "1M")
+                self.assertEqual(refused.code, 5, refused)
+                self.assertRegex(refused.stderr, r"zerocast: node (node)?0: plan the buffers: \d+ bytes")
+                (enough,) = re.findall(r"; allow (\d+M) there", refused.stderr)
+                allowed = cluster.zerocast(command, *flags, enough)
+                self.assertEqual(allowed.code, 0, allowed)
 
     def test_a_load_in_this_process_reads_as_its_flags_say(self):
         shown = self.load("--threads", 3, "--io", "direct", "--read-rate", "64M", "--send-rate", "64M")
@@ -82,7 +95,8 @@ class DataPathTest(unittest.TestCase):
         one, three = self.load("--threads", 1), shown
         # Each thread has its own buffers.
         self.assertLess(one["nodes"][0]["buffer_bytes"], three["nodes"][0]["buffer_bytes"])
-        for flag, value, said in (("--read-rate", "fast", "--read-rate"), ("--send-rate", "5", "give 1M or more"),
+        for flag, value, said in (("--read-rate", "fast", "--read-rate"),
+                                  ("--send-rate", "5", "give 1M or more"),
                                   ("--threads", "257", "--threads"), ("--io", "never", "--io")):
             result = cluster.zerocast(*LOAD, flag, value)
             self.assertEqual(result.code, 2, result)
@@ -102,7 +116,8 @@ class DataPathTest(unittest.TestCase):
 
     def test_the_agents_flags_are_refused_beside_a_server(self):
         for command in (LOAD, ["plan", CHECKPOINT, "--world-size", 2]):
-            result = cluster.zerocast("--server", "127.0.0.1:1", *command, "--threads", 2, "--read-rate", "1G")
+            result = cluster.zerocast("--server", "127.0.0.1:1", *command, "--threads", 2,
+                                      "--read-rate", "1G")
             self.assertEqual(result.code, 2, result)
             for flag in ("--threads", "--read-rate"):
                 self.assertIn(f"{flag}: is for a load in this process", result.stderr)
