@@ -103,7 +103,8 @@ void CopyLines(const char* source, char* target, const Loop& a, const Loop& b) {
 // Two loops of which `reads` has the smaller source stride and `writes` the smaller target stride:
 // a transposition.  Goes by tiles, which are read along `reads` into a buffer in the second-level
 // cache and from there, by strips in the first, written along `writes`.  What counts in large
-// planes is the number of times that a page is visited: a visit moves kRow or kColumn bytes.
+// planes is the number of times that a page is visited: a visit moves kRow or kColumn bytes.  What
+// no cache can hold is written past them.
 template <typename Op>
 void CopyTransposed(const char* source, char* target, const Loop& reads, const Loop& writes) {
   using To = typename Op::To;
@@ -116,6 +117,8 @@ void CopyTransposed(const char* source, char* target, const Loop& reads, const L
   }
   constexpr int64_t kColumn = 512 / kToSize;
   constexpr int64_t kRow = kToSize == 1 ? 512 : 1024 / kToSize;
+  const bool streams =
+      writes.target_stride == 1 && reads.extent * writes.extent * kToSize >= kLeastStreamedBytes;
   alignas(64) To tile[kRow * kColumn];  // at most 256 KiB
   alignas(64) To strip[kStrip * kRow];
   for (int64_t r = 0; r < reads.extent; r += kColumn) {
@@ -134,13 +137,18 @@ void CopyTransposed(const char* source, char* target, const Loop& reads, const L
         const int64_t num_strip = std::min(kStrip, num_r - first);
         TransposeStrip(tile + first, tile_stride, strip, kRow, num_w, num_strip);
         for (int64_t i = 0; i < num_strip; ++i) {
-          CopyLine<CopyOp<To>>(reinterpret_cast<const char*>(strip + i * kRow),
-                               to + (first + i) * reads.target_stride * kToSize,
-                               {num_w, 1, writes.target_stride});
+          char* const row = to + (first + i) * reads.target_stride * kToSize;
+          const char* const bytes = reinterpret_cast<const char*>(strip + i * kRow);
+          if (streams) {
+            StreamBytes(bytes, row, num_w * kToSize);
+          } else {
+            CopyLine<CopyOp<To>>(bytes, row, {num_w, 1, writes.target_stride});
+          }
         }
       }
     }
   }
+  if (streams) EndStream();
 }
 
 }  // namespace zerocast

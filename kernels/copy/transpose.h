@@ -1,9 +1,12 @@
 #ifndef ZEROCAST_KERNELS_COPY_TRANSPOSE_H_
 #define ZEROCAST_KERNELS_COPY_TRANSPOSE_H_
 
-// Transposition between buffers that fit the caches.  Internal to kernels/copy.
+// Transposition between buffers that fit the caches, and writing past the caches.  Internal to
+// kernels/copy.
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -59,6 +62,35 @@ void TransposeStrip(const T* from, int64_t from_stride, T* to, int64_t to_stride
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
   }
+}
+
+// From this size on a copy's target is more than a processor's second-level cache.
+inline constexpr int64_t kLeastStreamedBytes = int64_t{1} << 20;
+
+// As memcpy; whole lines of the cache are written without being read first, and are not kept. Other
+// threads may read them after EndStream.
+inline void StreamBytes(const char* source, char* target, int64_t num_bytes) {
+#if defined(__x86_64__)
+  constexpr int64_t kLine = 64;
+  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % kLine);
+  int64_t done = std::min(num_bytes, (kLine - past) % kLine);
+  std::memcpy(target, source, static_cast<size_t>(done));
+  for (; done + kLine <= num_bytes; done += kLine) {
+    for (int64_t k = done; k < done + kLine; k += 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(target + k),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + k)));
+    }
+  }
+  std::memcpy(target + done, source + done, static_cast<size_t>(num_bytes - done));
+#else
+  std::memcpy(target, source, static_cast<size_t>(num_bytes));
+#endif
+}
+
+inline void EndStream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace zerocast
