@@ -15,12 +15,12 @@
 namespace zerocast {
 namespace {
 
+using ::testing::_;
 using ::testing::Combine;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Values;
-using ::testing::_;
 
 struct Shape {
   int nodes;
