@@ -13,6 +13,7 @@
 #include "client/agent/file_work.h"
 #include "client/agent/handover.h"
 #include "client/agent/load_table.h"
+#include "client/agent/log.h"
 #include "client/agent/path_policy.h"
 #include "client/agent/session.h"
 #include "client/agent/threads.h"
@@ -67,6 +68,30 @@ uint64_t RandomIncarnation() {
   return uint64_t{random()} << 32 | random();
 }
 
+// A driver that hangs must not keep the agent from its other loads: it is asked on a thread that is
+// left behind then.
+void TellDevices(const LoadEnvironment& environment, absl::Duration timeout,
+                 SessionOptions* session) {
+  const absl::StatusOr<std::vector<DeviceSummary>> devices =
+      environment.file_work->Call<std::vector<DeviceSummary>>(
+          "CUDA's driver", timeout, nullptr,
+          [finder = environment.devices](
+              const FileObserver& about_to) -> absl::StatusOr<std::vector<DeviceSummary>> {
+            ZC_RETURN_IF_ERROR(about_to("look for GPUs"));
+            ZC_ASSIGN_OR_RETURN(const std::shared_ptr<Devices> found, finder->Get());
+            return found->List();
+          });
+  if (devices.ok()) {
+    session->devices = *devices;
+    for (const DeviceSummary& device : *devices) {
+      spdlog::info("GPU {}: {}, {} bytes", device.uuid, device.name, device.memory_bytes);
+    }
+    return;
+  }
+  session->no_devices_because = std::string(devices.status().message());
+  spdlog::info("no GPUs: {}", ForLog(devices.status()));
+}
+
 // Frees, again and again, the shards that nobody takes.
 class Janitor {
  public:
@@ -110,8 +135,9 @@ class Janitor {
 
 struct Agent::Rep {
   std::shared_ptr<LoadEnvironment> environment;
-  std::atomic<int64_t> handed_over_shared{0};
-  std::atomic<int64_t> handed_over_private{0};
+  mutable Mutex hand_over_mutex;
+  std::map<std::pair<std::string, std::string>, int64_t> handed_over
+      ABSL_GUARDED_BY(hand_over_mutex);
   // In this order: the others use the table.
   std::unique_ptr<LoadTable> table;
   Janitor janitor;
@@ -150,6 +176,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   if (options.find_devices != nullptr) {
     environment.devices = std::make_shared<DeviceFinder>(options.find_devices);
   }
+  environment.opens_gpus = !options.no_gpu;
   environment.reader = options.reader;
   if (environment.reader == nullptr) {
     PosixReaderOptions reader_options;
@@ -168,14 +195,18 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
     hand_over.mode = options.socket_mode;
     hand_over.allowed_uids = options.allowed_uids;
     hand_over.offer = [self](const std::string& load, int32_t rank, const std::string& token,
-                             AttachMode mode) {
-      return self->table->Offer(load, rank, token, mode);
+                             AttachMode mode, const std::function<bool()>& stopped) {
+      return self->table->Offer(load, rank, token, mode, stopped);
+    };
+    hand_over.offer_copy = [self](const ShardOffer& offer, const std::string& why,
+                                  const std::function<bool()>& stopped) {
+      return self->table->OfferCopy(offer, why, stopped);
     };
     hand_over.settle = [self](const ShardOffer& offer, bool acknowledged) {
       absl::Status settled = self->table->Settle(offer, acknowledged);
       if (acknowledged && settled.ok()) {
-        ++(offer.mode == AttachMode::kShared ? self->handed_over_shared
-                                             : self->handed_over_private);
+        MutexLock lock(&self->hand_over_mutex);
+        ++self->handed_over[{std::string(AttachModeName(offer.mode)), offer.way}];
       }
       return settled;
     };
@@ -194,6 +225,11 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   session.num_threads = ReadingThreads(options.num_threads);
   session.version = ZEROCAST_VERSION;
   session.incarnation = RandomIncarnation();
+  if (options.no_gpu) {
+    session.no_devices_because = "it opens none (--no-gpu)";
+  } else if (options.tell_devices) {
+    TellDevices(environment, options.file_timeout, &session);
+  }
   rep->session =
       std::make_unique<Session>(std::move(session), environment.events, rep->table.get());
   ZC_RETURN_IF_ERROR(rep->session->Start());
@@ -234,8 +270,8 @@ AgentStats Agent::stats() const {
   stats.cache_misses = cache.misses;
   stats.cache_evictions = cache.evictions;
   stats.stuck_file_calls = rep_->environment->file_work->num_stuck();
-  stats.handed_over_shared = rep_->handed_over_shared;
-  stats.handed_over_private = rep_->handed_over_private;
+  MutexLock lock(&rep_->hand_over_mutex);
+  stats.handed_over = rep_->handed_over;
   return stats;
 }
 

@@ -4,8 +4,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -66,6 +68,11 @@ struct AgentOptions {
   // Finds the devices for shards that lie on some, when the first such load comes; null:
   // FindCudaDevices.
   DeviceFinder::Find find_devices;
+  // Looks for them at the start, within file_timeout, and tells the server of them.
+  bool tell_devices = false;
+  // Opens none: shards for devices are made in host memory, and the processes that take them over
+  // copy them.
+  bool no_gpu = false;
   // Reads checkpoint data; null: the file system, confined to `roots`.
   std::shared_ptr<FileReader> reader;
   const Clock* clock = Clock::Real();
@@ -88,8 +95,8 @@ struct AgentStats {
   int64_t cache_hits = 0;        // shards that a load took from those that were here
   int64_t cache_misses = 0;      // shards that a load had to read, or fetch from other agents
   int64_t cache_evictions = 0;   // kept shards that were freed to make room
-  int64_t handed_over_shared = 0;
-  int64_t handed_over_private = 0;
+  // Shards handed over, by mode ("shared", "private") and way (HANDOVER.md).
+  std::map<std::pair<std::string, std::string>, int64_t> handed_over;
 };
 
 class Agent {

@@ -94,6 +94,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "A folder that checkpoints may lie in; may be repeated")
       ->required()
       ->type_name("DIR");
+  app->add_flag("--no-gpu", flags->agent.no_gpu,
+                "Open no GPU: shards for GPUs are made in host memory, and the processes that take "
+                "them over copy them; alike on all nodes of a load");
   app->add_option("--max-loads", flags->agent.max_loads, "Loads at a time, held shards included")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -214,6 +217,7 @@ void WarnOfPrivateFolder(const std::string& socket_path) {
 absl::Status Run(Flags flags, const sigset_t& signals) {
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
   ZC_RETURN_IF_ERROR(ReadDataPathFlags(&flags));
+  flags.agent.tell_devices = true;
   flags.agent.unclaimed_ttl = ToDuration(flags.unclaimed_ttl);
   flags.agent.file_timeout = ToDuration(flags.file_timeout);
   WarnOfPrivateFolder(flags.agent.socket_path);

@@ -41,6 +41,21 @@ prometheus::MetricFamily Gauge(const std::string& name, const std::string& help,
   return Family(name, help, prometheus::MetricType::Gauge, {{{}, value}});
 }
 
+// All that there can be, those that have not happened with 0: a memory that lies on a GPU is given
+// shared only.
+Samples HandOvers(const AgentStats& stats) {
+  Samples samples;
+  for (const auto& [mode, way] :
+       {std::pair("shared", "memfd"), std::pair("private", "memfd"),
+        std::pair("shared", "cuda_vmm"), std::pair("shared", "cuda_ipc"),
+        std::pair("shared", "host_copy"), std::pair("private", "host_copy")}) {
+    const auto found = stats.handed_over.find({mode, way});
+    samples.push_back(
+        {{{"mode", mode}, {"way", way}}, found == stats.handed_over.end() ? 0 : found->second});
+  }
+  return samples;
+}
+
 class AgentCollectable : public prometheus::Collectable {
  public:
   explicit AgentCollectable(const Agent* agent) : agent_(agent) {}
@@ -62,9 +77,7 @@ class AgentCollectable : public prometheus::Collectable {
                 "Loads of which shards were freed because no process took them in time.",
                 {{{}, stats.loads_expired}}),
         Counter("zerocast_agent_hand_overs_total",
-                "Shards handed over to training processes, by mode and way.",
-                {{{{"mode", "shared"}, {"way", "memfd"}}, stats.handed_over_shared},
-                 {{{"mode", "private"}, {"way", "memfd"}}, stats.handed_over_private}}),
+                "Shards handed over to training processes, by mode and way.", HandOvers(stats)),
         Gauge("zerocast_agent_loads_held", "Loads in work, or with shards on this node.",
               stats.loads_held),
         Gauge("zerocast_agent_arena_bytes", "Bytes of all arenas that the agent owns.",

@@ -44,7 +44,7 @@ absl::StatusOr<Arena> Arena::Create(const std::string& name, int64_t num_bytes) 
 
 Arena Arena::OnDevice(std::unique_ptr<DeviceMemory> memory) {
   Arena arena;
-  arena.fd_ = memory->fd();
+  arena.fd_ = memory->ticket().fd;
   arena.data_ = memory->data();
   arena.num_bytes_ = memory->num_bytes();
   arena.device_ = std::move(memory);

@@ -32,7 +32,8 @@ class Arena {
   // Null when num_bytes() == 0.  On a device, an address of the device.
   char* data() const { return data_; }
   int64_t num_bytes() const { return num_bytes_; }
-  int fd() const { return fd_; }  // -1 when empty
+  // -1 when empty, and on a device whose memory no descriptor stands for.
+  int fd() const { return fd_; }
 
   // Null: host memory.
   const DeviceMemory* device() const { return device_.get(); }

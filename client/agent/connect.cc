@@ -36,6 +36,19 @@ class RelayedRendezvous : public Rendezvous {
   MapRendezvous* const entries_;
 };
 
+// Those whose arenas lie elsewhere would wait for each other, with another transport.
+absl::Status AgreeOnArenas(const ConnectRequest& request, Rendezvous* rendezvous) {
+  constexpr char kEntry[] = "arenas";
+  if (request.participant == 0) return rendezvous->Put(kEntry, request.arenas);
+  ZC_ASSIGN_OR_RETURN(const std::string first, rendezvous->Get(kEntry, request.timeout));
+  if (first == request.arenas) return absl::OkStatus();
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "connect rank ", request.participant, " of ", request.key.load,
+                        " to rank 0: its shards ", "lie ", request.arenas, ", those of rank 0 ",
+                        first, "; start the agents of all nodes with --no-gpu, or none")),
+                    "UNSUPPORTED");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
@@ -52,6 +65,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
                                                           peers ? "peers/" : "", request.entries);
   wanted.timeout = request.timeout;
   wanted.cancelled = request.cancelled;
+  if (!request.arenas.empty() && request.num_participants > 1) {
+    ZC_RETURN_IF_ERROR(AgreeOnArenas(request, wanted.rendezvous.get()));
+  }
   absl::StatusOr<std::unique_ptr<Communicator>> communicator =
       request.devices == nullptr ? environment.communicators(wanted)
                                  : request.devices->Connect(request.device, wanted);

@@ -31,10 +31,14 @@ struct ConnectRequest {
   // Not null: memory of its device number `device` is exchanged.
   Devices* devices = nullptr;
   int device = 0;
+  // Where this node's shards for devices lie, which must be so on all nodes of the load; "": they
+  // are for the host.
+  std::string arenas;
   std::function<bool()> cancelled;
 };
 
-// Connects through the server.  Errors: those of CommunicatorFactory, with reason EXCHANGE_FAILED.
+// Connects through the server.  Errors: those of CommunicatorFactory, with reason EXCHANGE_FAILED;
+// FAILED_PRECONDITION, reason UNSUPPORTED, where the arenas of another node lie elsewhere.
 absl::StatusOr<std::unique_ptr<Communicator>> ConnectThroughServer(
     const LoadEnvironment& environment, const ConnectRequest& request);
 

@@ -9,6 +9,23 @@
 
 namespace zerocast {
 
+// How other processes get at memory of a device; HANDOVER.md describes the ways.
+struct DeviceTicket {
+  // "cuda_vmm", "cuda_ipc" or, where no process can get at it, "host_copy".
+  std::string way;
+  int fd = -1;         // cuda_vmm: what cuMemImportFromShareableHandle takes; the memory's own
+  std::string handle;  // cuda_ipc: what cuIpcOpenMemHandle takes, 64 bytes
+  // What an importer has to map: the bytes of the memory, up to a whole page of the device.
+  int64_t allocation_bytes = 0;
+};
+
+// A little memory of the same kind, for a process to find out whether it can get at such memory
+// before it takes the shard over.
+struct DeviceTrial {
+  DeviceTicket ticket;
+  std::string bytes;  // that it begins with
+};
+
 // Owns memory of a device that another process can be given.  All methods may be called by several
 // threads.
 class DeviceMemory {
@@ -19,12 +36,11 @@ class DeviceMemory {
   virtual char* data() const = 0;
   virtual int64_t num_bytes() const = 0;
 
-  // How a process gets it: "cuda_vmm", a descriptor that cuMemImportFromShareableHandle takes.
-  virtual std::string way() const = 0;
-  // The descriptor, owned by this.
-  virtual int fd() const = 0;
-  // What an importer has to map: num_bytes up to a whole page of the device.
-  virtual int64_t allocation_bytes() const = 0;
+  virtual const DeviceTicket& ticket() const = 0;
+  // Of the same way; nothing of "host_copy".
+  virtual const DeviceTrial& trial() const = 0;
+  // Why the way is no better one; empty for "cuda_vmm".
+  virtual std::string because() const = 0;
   // "GPU-...", as nvidia-smi names it.
   virtual std::string device_uuid() const = 0;
 

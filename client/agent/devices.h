@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -17,12 +18,19 @@
 
 namespace zerocast {
 
+struct DeviceSummary {
+  std::string uuid;  // "GPU-...", the same in every process
+  std::string name;  // "NVIDIA H100 80GB HBM3"
+  int64_t memory_bytes = 0;
+};
+
 // The devices of an agent, by their numbers from 0 on.  Thread-safe.
 class Devices {
  public:
   virtual ~Devices() = default;
 
   virtual int count() const = 0;
+  virtual std::vector<DeviceSummary> List() const = 0;
   // "GPU-..." and what it is, for people.
   virtual std::string Describe(int device) const = 0;
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -24,6 +25,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/base/missing_folder.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -116,7 +118,12 @@ struct HandOverServer::State {
   void Serve(int socket);
   absl::StatusOr<uid_t> CheckPeer(int socket) const;
   // Sends what the shard holds, and waits for the acknowledgement.
-  absl::Status Announce(int socket, const ShardOffer& offer);
+  absl::Status Announce(int socket, ShardOffer* offer);
+  // After the process could not take it by the way that `offer` says.
+  absl::Status TakeAnotherWay(const std::string& why, ShardOffer* offer);
+  // Until the process, which uses memory of this one, is gone or has closed the connection.
+  void WaitUntilReturned(int socket, const ShardOffer& offer);
+  bool stops() const;
   absl::Status Attach(int socket);
 };
 
@@ -220,29 +227,74 @@ absl::StatusOr<uid_t> HandOverServer::State::CheckPeer(int socket) const {
                     "PERMISSION_DENIED");
 }
 
-absl::Status HandOverServer::State::Announce(int socket, const ShardOffer& offer) {
-  ZC_RETURN_IF_ERROR(
-      WriteFrame(socket, wake.get(), AttachAnswer(offer), -1, options.frame_timeout));
-  ZC_ASSIGN_OR_RETURN(const std::string answer,
-                      ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
-  if (!IsAck(answer)) return InvalidFields({{"op", "must be \"ack\" after an attach"}});
+absl::Status HandOverServer::State::Announce(int socket, ShardOffer* offer) {
+  while (true) {
+    ZC_RETURN_IF_ERROR(WriteFrame(socket, wake.get(), AttachAnswer(*offer), offer->trial_fd.get(),
+                                  options.frame_timeout));
+    ZC_ASSIGN_OR_RETURN(const std::string answer,
+                        ReadFrame(socket, wake.get(), kMaxRequestBytes, options.frame_timeout));
+    if (IsAck(answer)) return absl::OkStatus();
+    const std::optional<std::string> why = WhyItCannot(answer);
+    if (!why.has_value()) {
+      return InvalidFields({{"op", "must be \"ack\", or \"cannot\" with a why, after an attach"}});
+    }
+    ZC_RETURN_IF_ERROR(TakeAnotherWay(*why, offer));
+  }
+}
+
+absl::Status HandOverServer::State::TakeAnotherWay(const std::string& why, ShardOffer* offer) {
+  const std::string what = absl::StrCat("hand rank ", offer->rank, " of ", offer->index->load,
+                                        " over by ", offer->way, ": the process cannot: ", why);
+  // The last of all ways: there is none behind it.
+  if (offer->copy != nullptr || offer->device_uuid.empty() || options.offer_copy == nullptr) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat(what, "; there is no other way, and the agent keeps it")),
+                      "UNSUPPORTED");
+  }
+  spdlog::warn("hand-over: {}; it is copied to host memory instead", EscapeControls(what));
+  ZC_ASSIGN_OR_RETURN(*offer, options.offer_copy(*offer, why, [this] { return stops(); }));
   return absl::OkStatus();
+}
+
+bool HandOverServer::State::stops() const {
+  pollfd until_stop = {wake.get(), POLLIN, 0};
+  return ::poll(&until_stop, 1, 0) > 0;
+}
+
+void HandOverServer::State::WaitUntilReturned(int socket, const ShardOffer& offer) {
+  char ignored[64];
+  while (true) {
+    // Without a timeout: it lasts as long as the memory is used.
+    pollfd fds[2] = {{socket, POLLIN, 0}, {wake.get(), POLLIN, 0}};
+    if (::poll(fds, 2, -1) < 0 && errno != EINTR) return;
+    if (fds[1].revents != 0) {
+      spdlog::warn(
+          "hand-over of rank {} of {}: the agent stops while the process uses its memory "
+          "by a legacy handle, which ends with the agent",
+          offer.rank, offer.index->load);
+      return;
+    }
+    if (fds[0].revents == 0) continue;
+    const ssize_t got = ::recv(socket, ignored, sizeof(ignored), MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) return;
+  }
 }
 
 absl::Status HandOverServer::State::Attach(int socket) {
   ZC_ASSIGN_OR_RETURN(const std::string text,
                       ReadFrame(socket, wake.get(), kMaxRequestBytes, options.request_timeout));
   ZC_ASSIGN_OR_RETURN(const AttachRequest request, ParseAttachRequest(text));
-  ZC_ASSIGN_OR_RETURN(const ShardOffer offer,
-                      options.offer(request.load, request.rank, request.token, request.mode));
-  const absl::Status acknowledged = Announce(socket, offer);
+  ZC_ASSIGN_OR_RETURN(ShardOffer offer, options.offer(request.load, request.rank, request.token,
+                                                      request.mode, [this] { return stops(); }));
+  const absl::Status acknowledged = Announce(socket, &offer);
   // The books come before the descriptor: who has it may write to the arena and keep it without a
   // word, so from then on this agent must not count a shared shard as its own.
   const absl::Status settled = options.settle(offer, acknowledged.ok());
   ZC_RETURN_IF_ERROR(acknowledged);
   ZC_RETURN_IF_ERROR(settled);
   const absl::Status given =
-      WriteFrame(socket, wake.get(), OkAnswer(), offer.fd.get(), options.frame_timeout);
+      WriteFrame(socket, wake.get(), OkAnswer(offer.handle), offer.fd.get(), options.frame_timeout);
+  if (given.ok() && offer.lent != nullptr) WaitUntilReturned(socket, offer);
   if (!given.ok()) {
     spdlog::warn("hand-over of rank {} of {}: the client acknowledged and then broke off{}: {}",
                  offer.rank, offer.index->load,

@@ -31,8 +31,13 @@ struct HandOverOptions {
 
   // As LoadTable::Offer and Settle; called on the connections' threads.
   std::function<absl::StatusOr<ShardOffer>(const std::string& load, int32_t rank,
-                                           const std::string& token, AttachMode mode)>
+                                           const std::string& token, AttachMode mode,
+                                           const std::function<bool()>& stopped)>
       offer;
+  // As LoadTable::OfferCopy.
+  std::function<absl::StatusOr<ShardOffer>(const ShardOffer& offer, const std::string& why,
+                                           const std::function<bool()>& stopped)>
+      offer_copy;
   // Called before the descriptor is sent; an error is sent instead of it.
   std::function<absl::Status(const ShardOffer& offer, bool acknowledged)> settle;
 };

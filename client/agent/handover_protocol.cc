@@ -8,6 +8,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -17,6 +18,8 @@ namespace zerocast {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr size_t kMaxWhyBytes = 1000;
 
 // Objects of a request hold no others: deeper ones are refused as they are parsed.
 Json ParseFlat(absl::string_view text) {
@@ -136,6 +139,14 @@ bool IsAck(absl::string_view text) {
   return json.is_object() && json.contains("op") && json["op"] == "ack";
 }
 
+std::optional<std::string> WhyItCannot(absl::string_view text) {
+  const Json json = ParseFlat(text);
+  if (!json.is_object() || !json.contains("op") || json["op"] != "cannot") return std::nullopt;
+  const auto why = json.find("why");
+  if (why == json.end() || !why->is_string()) return std::nullopt;
+  return why->get<std::string>().substr(0, kMaxWhyBytes);
+}
+
 std::string AttachAnswer(const ShardOffer& offer) {
   Json targets = Json::array();
   for (const ShardIndex::Entry& entry : offer.index->targets) {
@@ -162,9 +173,15 @@ std::string AttachAnswer(const ShardOffer& offer) {
                  {"way", offer.way},
                  {"arena_bytes", offer.arena_bytes},
                  {"targets", std::move(targets)}};
+  if (!offer.because.empty()) answer["because"] = offer.because;
+  if (!offer.device_uuid.empty()) answer["device"] = offer.device_uuid;
   if (offer.allocation_bytes > 0) {
-    answer["device"] = offer.device_uuid;
     answer["allocation_bytes"] = offer.allocation_bytes;
+    answer["trial"] = {{"allocation_bytes", offer.trial.ticket.allocation_bytes},
+                       {"bytes", absl::BytesToHexString(offer.trial.bytes)}};
+    if (!offer.trial.ticket.handle.empty()) {
+      answer["trial"]["handle"] = absl::BytesToHexString(offer.trial.ticket.handle);
+    }
   }
   if (offer.index->secondary_group_size > 0) {
     answer["secondary_group_size"] = offer.index->secondary_group_size;
@@ -172,7 +189,10 @@ std::string AttachAnswer(const ShardOffer& offer) {
   return Dump(answer);
 }
 
-std::string OkAnswer() { return R"({"ok":true})"; }
+std::string OkAnswer(absl::string_view handle) {
+  if (handle.empty()) return R"({"ok":true})";
+  return Dump({{"ok", true}, {"handle", absl::BytesToHexString(handle)}});
+}
 
 std::string ErrorAnswer(const absl::Status& status) {
   return Dump({{"ok", false},

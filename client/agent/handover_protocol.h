@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_AGENT_HANDOVER_PROTOCOL_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -28,9 +29,12 @@ struct AttachRequest {
 absl::StatusOr<AttachRequest> ParseAttachRequest(absl::string_view text);
 // True for {"op":"ack"}.
 bool IsAck(absl::string_view text);
+// What {"op":"cannot","why":..} says, at most 1000 bytes of it; nothing for another text.
+std::optional<std::string> WhyItCannot(absl::string_view text);
 
 std::string AttachAnswer(const ShardOffer& offer);
-std::string OkAnswer();
+// `handle`, of a "cuda_ipc" shard, goes along unless it is empty.
+std::string OkAnswer(absl::string_view handle = "");
 std::string ErrorAnswer(const absl::Status& status);
 
 // Both end by the deadline, or at once when `wake_fd`, unless it is -1, becomes readable

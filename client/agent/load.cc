@@ -1,5 +1,7 @@
 #include "client/agent/load.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <set>
 #include <utility>
@@ -15,6 +17,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 #include "server/plan/round_exchange.h"
 #include "server/wire/bulk_nonce.h"
 #include "server/wire/plan_input.h"
@@ -132,13 +135,22 @@ absl::StatusOr<Arena> Load::MakeArena(int32_t rank) const {
   const int device = rank - RanksOfNode(plan_->layout, command_.node).first;
   absl::StatusOr<std::unique_ptr<DeviceMemory>> memory =
       devices_->Allocate(device, plan_->arena_bytes);
-  if (memory.ok()) return Arena::OnDevice(*std::move(memory));
+  if (memory.ok()) {
+    if (const std::string because = (*memory)->because(); !because.empty()) {
+      spdlog::warn(
+          "{} epoch {}: the shard of rank {} on {} can be handed over by {}, and by no "
+          "better way: {}",
+          key_.load, key_.epoch, rank, devices_->Describe(device), (*memory)->ticket().way,
+          EscapeControls(because));
+    }
+    return Arena::OnDevice(*std::move(memory));
+  }
   return Annotate(memory.status(), absl::StrCat("make the shard of rank ", rank, " on ",
                                                 devices_->Describe(device)));
 }
 
 absl::Status Load::FindDevices() {
-  if (!on_devices()) return absl::OkStatus();
+  if (!for_devices() || !environment_->opens_gpus) return absl::OkStatus();
   const std::string what = absl::StrCat("prepare ", key_.load, " on node ", environment_->node_name,
                                         " with --device cuda");
   absl::StatusOr<std::shared_ptr<Devices>> found = environment_->devices->Get();
@@ -204,16 +216,44 @@ absl::Status Load::RunStages(const StartCommand& start, NodeResult* result) {
   const std::vector<int32_t> own = OwnRanks();
   progress->arena_bytes = plan_->arena_bytes * static_cast<int64_t>(own.size());
   progress->transport = "loopback";
+  if (on_devices() && start.source != LoadSource::kFiles) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "start ", key_.load,
+                          ": its shards lie on GPUs here and in host memory on other nodes, "
+                          "which gave them to other loads; start the agents of all nodes with "
+                          "--no-gpu, or none")),
+                      "WRONG_STATE");
+  }
   if (start.source == LoadSource::kFiles) {
     held_.clear();
     if (arenas_ == nullptr) ZC_RETURN_IF_ERROR(MakeArenas(own));
     progress->buffer_bytes = buffer_bytes_;
+    TellWay(progress);
     ZC_RETURN_IF_ERROR(Read(progress));
   } else {
     ZC_RETURN_IF_ERROR(TakeHeld(start));
+    TellWay(progress);
     if (start.source == LoadSource::kPeers) ZC_RETURN_IF_ERROR(Transfer(start, progress));
   }
   return Finish(start, result);
+}
+
+void Load::TellWay(NodeProgress* progress) const {
+  if (!for_devices()) return;
+  if (!on_devices()) {
+    progress->hand_over_way = "host_copy";
+    progress->hand_over_because = kNoGpuWay;
+    return;
+  }
+  progress->device_arena_bytes = progress->arena_bytes;
+  // They are as large on the host as on the device.
+  progress->device_buffer_bytes = progress->buffer_bytes;
+  for (const Arena& arena : *arenas_) {
+    progress->hand_over_way = arena.device()->ticket().way;
+    progress->hand_over_because = arena.device()->because();
+    // Of several devices, the one that has the worst.
+    if (!progress->hand_over_because.empty()) return;
+  }
 }
 
 // Of what is held here, what this load's ranks need; arenas for the ranks that peers have.
@@ -269,6 +309,7 @@ absl::Status Load::Read(NodeProgress* progress) {
     ConnectRequest request;
     request.participant = participants_.numbers[k];
     request.num_participants = participants_.plan->layout.num_nodes;
+    if (for_devices()) request.arenas = on_devices() ? "on GPUs" : "in host memory (--no-gpu)";
     if (on_devices()) {
       request.devices = devices_.get();
       request.device = static_cast<int>(k);

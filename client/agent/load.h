@@ -83,7 +83,11 @@ class Load {
   bool HoldsAllOwn(const std::vector<HeldShards>& held) const;
   absl::Status MakeArenas(const std::vector<int32_t>& ranks);
   absl::StatusOr<Arena> MakeArena(int32_t rank) const;
-  bool on_devices() const { return plan_->layout.device != LoadDevice::kCpu; }
+  // What the job wants; with --no-gpu its shards lie in host memory all the same.
+  bool for_devices() const { return plan_->layout.device != LoadDevice::kCpu; }
+  bool on_devices() const { return devices_ != nullptr; }
+  // How processes will take the arenas over.
+  void TellWay(NodeProgress* progress) const;
   // Where the shards lie on devices: one for each rank of this node.
   absl::Status FindDevices();
   absl::Status RunStages(const StartCommand& start, NodeResult* result);

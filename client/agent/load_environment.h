@@ -30,6 +30,7 @@ struct LoadEnvironment {
   // For loads onto devices.
   std::shared_ptr<DeviceFinder> devices =
       std::make_shared<DeviceFinder>([] { return FindCudaDevices(); });
+  bool opens_gpus = true;  // false: shards for devices are made in host memory
   std::shared_ptr<FileReader> reader;
   std::shared_ptr<FileWork> file_work = std::make_shared<FileWork>();
   // The finished shards of all loads.

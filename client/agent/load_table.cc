@@ -370,7 +370,8 @@ std::vector<HeldShards> LoadTable::Inventory() const {
 ShardCacheStats LoadTable::cache_stats() const { return state_->environment->cache->stats(); }
 
 absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t rank,
-                                            const std::string& token, AttachMode mode) {
+                                            const std::string& token, AttachMode mode,
+                                            const std::function<bool()>& stopped) {
   std::shared_ptr<Load> found;
   std::string why_gone;
   {
@@ -398,30 +399,41 @@ absl::StatusOr<ShardOffer> LoadTable::Offer(const std::string& load, int32_t ran
         absl::FailedPreconditionError(absl::StrCat("attach to ", load, ": it is not ready yet")),
         "WRONG_STATE");
   }
-  return shards->Offer(rank, token, mode);
+  return shards->Offer(rank, token, mode, stopped);
 }
 
-absl::Status LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
-  std::shared_ptr<Load> load;
+absl::StatusOr<LoadTable::Offered> LoadTable::FindOffered(const ShardOffer& offer) const {
+  Offered offered;
   {
     MutexLock lock(&state_->mutex);
     const auto entry = state_->loads.find(offer.index->load);
-    if (entry != state_->loads.end()) load = entry->second;
+    if (entry != state_->loads.end()) offered.load = entry->second;
   }
-  const std::shared_ptr<ShardBook> shards = load != nullptr ? load->shards() : nullptr;
-  if (shards == nullptr || shards->index() != offer.index) {
-    return WithReason(absl::FailedPreconditionError(
-                          absl::StrCat("attach to rank ", offer.rank, " of ", offer.index->load,
-                                       ": the load was cancelled while it was handed over")),
-                      "WRONG_STATE");
-  }
-  ZC_RETURN_IF_ERROR(shards->Settle(offer.rank, offer.mode, acknowledged));
+  if (offered.load != nullptr) offered.shards = offered.load->shards();
+  if (offered.shards != nullptr && offered.shards->index() == offer.index) return offered;
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("attach to rank ", offer.rank, " of ", offer.index->load,
+                                     ": the load was cancelled while it was handed over")),
+                    "WRONG_STATE");
+}
+
+absl::StatusOr<ShardOffer> LoadTable::OfferCopy(const ShardOffer& offer, const std::string& why,
+                                                const std::function<bool()>& stopped) {
+  ZC_ASSIGN_OR_RETURN(const Offered offered, FindOffered(offer));
+  return offered.shards->OfferCopy(offer, why, stopped);
+}
+
+absl::Status LoadTable::Settle(const ShardOffer& offer, bool acknowledged) {
+  ZC_ASSIGN_OR_RETURN(const Offered offered, FindOffered(offer));
+  const auto& [load, shards] = offered;
+  ZC_RETURN_IF_ERROR(shards->Settle(offer.rank, offer.mode, acknowledged, offer.lent.get()));
   if (!acknowledged) return absl::OkStatus();
   {
     MutexLock lock(&state_->mutex);
     state_->ForgetEmptyLocked(load, *shards, "all its shards here were handed over");
   }
-  state_->environment->events->HandedOver(load->key(), offer.rank, offer.mode);
+  state_->environment->events->HandedOver(load->key(),
+                                          {offer.rank, offer.mode, offer.way, offer.because});
   return absl::OkStatus();
 }
 

@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_AGENT_LOAD_TABLE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -69,7 +70,10 @@ class LoadTable {
   // For the hand-over: the shard of a rank, as ShardBook::Offer.  NOT_FOUND when the load is not
   // here, FAILED_PRECONDITION while it is in work, or when it left.  Every offer must be settled.
   absl::StatusOr<ShardOffer> Offer(const std::string& load, int32_t rank, const std::string& token,
-                                   AttachMode mode);
+                                   AttachMode mode, const std::function<bool()>& stopped = nullptr);
+  // As ShardBook::OfferCopy; FAILED_PRECONDITION when the load was cancelled meanwhile.
+  absl::StatusOr<ShardOffer> OfferCopy(const ShardOffer& offer, const std::string& why,
+                                       const std::function<bool()>& stopped);
   // As ShardBook::Settle; FAILED_PRECONDITION when the load was cancelled meanwhile: then nothing
   // may be given.
   absl::Status Settle(const ShardOffer& offer, bool acknowledged);
@@ -81,6 +85,11 @@ class LoadTable {
 
  private:
   struct State;
+  struct Offered {
+    std::shared_ptr<Load> load;
+    std::shared_ptr<ShardBook> shards;
+  };
+  absl::StatusOr<Offered> FindOffered(const ShardOffer& offer) const;
   absl::Status Fence(const LoadKey& key);
   // Cancels on a thread: to unmap an arena of many GB takes its time.
   void Free(std::shared_ptr<Load> load, const std::string& why);

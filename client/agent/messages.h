@@ -117,6 +117,10 @@ struct NodeProgress {
   int64_t direct_bytes = 0;  // of bytes_read, past the page cache
   std::string direct_refusal;
   LoadSource source = LoadSource::kNone;
+  int64_t device_arena_bytes = 0;   // of arena_bytes
+  int64_t device_buffer_bytes = 0;  // at most, on all devices of the node
+  // Of shards for devices: DeviceTicket's way, and why it is no better one.
+  std::string hand_over_way, hand_over_because;
 };
 
 struct NamedDigest {
@@ -152,6 +156,14 @@ inline absl::string_view AttachModeName(AttachMode mode) {
   return "auto";
 }
 
+// How a shard went over.
+struct HandOver {
+  int32_t rank = 0;
+  AttachMode mode = AttachMode::kPrivate;
+  std::string way = "memfd";  // HANDOVER.md
+  std::string because = {};   // why by no better way
+};
+
 enum class DonationStep {
   kAccepted,  // the shards are here and stay until it ends
   kDone,      // all of them were sent
@@ -169,7 +181,7 @@ class AgentEvents {
                              const std::string& value) = 0;
   virtual void Progress(const LoadKey& key, const NodeProgress& progress) = 0;
   virtual void LoadDone(const LoadKey& key, const NodeResult& result) = 0;
-  virtual void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) = 0;
+  virtual void HandedOver(const LoadKey& key, const HandOver& hand_over) = 0;
   // Shards that were freed here without a command, and why.
   virtual void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
                            const absl::Status& why) = 0;

@@ -30,7 +30,10 @@ class NodeReading {
   ExecutorOptions MakeExecutor(size_t k, Communicator* communicator);
   void Update(size_t k, const ExecutorProgress& now);
   void Sum() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool on_devices() const { return options_.participants.plan->layout.device != LoadDevice::kCpu; }
+  // A rank each, on devices or, with --no-gpu, not.
+  bool takes_part_by_rank() const {
+    return options_.participants.plan->layout.device != LoadDevice::kCpu;
+  }
 
   const NodeReadingOptions& options_;
   std::atomic<bool> failed_{false};
@@ -88,7 +91,7 @@ absl::Status NodeReading::Load(size_t k) {
     options_.on_progress();
   }
   ExecutorOptions executor = MakeExecutor(k, communicator);
-  if (on_devices()) ZC_RETURN_IF_ERROR(UseDevice(k, &executor));
+  if (options_.devices != nullptr) ZC_RETURN_IF_ERROR(UseDevice(k, &executor));
   ExecutorProgress end;
   const absl::Status status = ExecuteLoad(executor, &end);
   Update(k, end);
@@ -98,7 +101,6 @@ absl::Status NodeReading::Load(size_t k) {
 }
 
 absl::Status NodeReading::UseDevice(size_t k, ExecutorOptions* executor) const {
-  executor->arenas.data = {(*options_.arenas)[k].data()};
   ZC_ASSIGN_OR_RETURN(executor->device, options_.devices->MakeCopier(
                                             static_cast<int>(k), options_.num_threads,
                                             StagingBytes(*executor->plan, options_.chunk_bytes),
@@ -118,12 +120,13 @@ ExecutorOptions NodeReading::MakeExecutor(size_t k, Communicator* communicator) 
   executor.identities = options_.identities;
   executor.communicator = communicator;
   executor.arenas = MemoryOf(options_.arenas);
+  if (takes_part_by_rank()) executor.arenas.data = {executor.arenas.data[k]};
   executor.num_threads = options_.num_threads;
   executor.chunk_bytes = options_.chunk_bytes;
   executor.io = environment.io;
   executor.read_limit = environment.read_limit;
   executor.send_limit = environment.send_limit;
-  if (!on_devices()) executor.node_names = options_.command.node_names;
+  if (!takes_part_by_rank()) executor.node_names = options_.command.node_names;
   executor.stage_timeout = options_.command.stage_timeout;
   executor.cancelled = options_.cancelled;
   executor.clock = environment.clock;

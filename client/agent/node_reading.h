@@ -22,7 +22,7 @@ namespace zerocast {
 
 struct NodeReadingOptions {
   std::shared_ptr<LoadEnvironment> environment;
-  std::shared_ptr<Devices> devices;  // where the plan's shards lie on devices
+  std::shared_ptr<Devices> devices;  // null: the shards lie in host memory
   Participants participants;
   PrepareCommand command;
   std::vector<FileIdentity> identities;  // of all files that a participant reads

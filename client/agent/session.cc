@@ -147,6 +147,13 @@ v1::SessionRequest Session::Rep::Register() const {
   message->set_bulk_host(options.bulk_host);
   message->set_max_buffer_bytes(options.max_buffer_bytes);
   message->set_num_threads(options.num_threads);
+  for (const DeviceSummary& device : options.devices) {
+    v1::Gpu* const gpu = message->add_gpus();
+    gpu->set_uuid(device.uuid);
+    gpu->set_name(device.name);
+    gpu->set_memory_bytes(device.memory_bytes);
+  }
+  message->set_no_gpus_because(options.no_devices_because);
   for (const LoadKey& key : table->Held()) {
     v1::HeldLoad* const held = message->add_held_loads();
     held->set_load(key.load);

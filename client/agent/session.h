@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "client/agent/devices.h"
 #include "client/agent/load_table.h"
 #include "client/agent/messages.h"
 
@@ -26,6 +28,8 @@ struct SessionOptions {
   int num_threads = 0;           // of one load
   std::string version;
   uint64_t incarnation = 0;
+  std::vector<DeviceSummary> devices;
+  std::string no_devices_because;
   // The pause before the next try grows from the first to the second, with some chance in it, so
   // that a thousand agents do not return to a new server at once.  It starts anew after a session
   // that lasted max_backoff.

@@ -60,8 +60,8 @@ void SessionOutbox::LoadDone(const LoadKey& key, const NodeResult& result) {
   Push(std::move(message));
 }
 
-void SessionOutbox::HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) {
-  Push(HandOverMessage(key, rank, mode));
+void SessionOutbox::HandedOver(const LoadKey& key, const HandOver& hand_over) {
+  Push(HandOverMessage(key, hand_over));
 }
 
 void SessionOutbox::ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,

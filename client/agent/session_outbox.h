@@ -34,7 +34,7 @@ class SessionOutbox : public AgentEvents {
                      const std::string& value) override;
   void Progress(const LoadKey& key, const NodeProgress& progress) override;
   void LoadDone(const LoadKey& key, const NodeResult& result) override;
-  void HandedOver(const LoadKey& key, int32_t rank, AttachMode mode) override;
+  void HandedOver(const LoadKey& key, const HandOver& hand_over) override;
   void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
                    const absl::Status& why) override;
   void Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) override;

@@ -38,6 +38,10 @@ void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   out->set_direct_bytes(progress.direct_bytes);
   out->set_direct_refusal(progress.direct_refusal);
   out->set_source(static_cast<v1::LoadSource>(progress.source));
+  out->set_device_arena_bytes(progress.device_arena_bytes);
+  out->set_device_buffer_bytes(progress.device_buffer_bytes);
+  out->set_hand_over_way(progress.hand_over_way);
+  out->set_hand_over_because(progress.hand_over_because);
   v1::StageSeconds* const seconds = out->mutable_seconds();
   seconds->set_prepare(absl::ToDoubleSeconds(progress.seconds.prepare));
   seconds->set_connect(absl::ToDoubleSeconds(progress.seconds.connect));
@@ -137,11 +141,13 @@ v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
   return request;
 }
 
-v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode) {
+v1::SessionRequest HandOverMessage(const LoadKey& key, const HandOver& hand_over) {
   v1::SessionRequest request;
   v1::HandOverReport* const report = WithKey(key, request.mutable_hand_over_report());
-  report->set_rank(rank);
-  report->set_mode(std::string(AttachModeName(mode)));
+  report->set_rank(hand_over.rank);
+  report->set_mode(std::string(AttachModeName(hand_over.mode)));
+  report->set_way(hand_over.way);
+  report->set_because(hand_over.because);
   return request;
 }
 

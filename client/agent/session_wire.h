@@ -21,7 +21,7 @@ v1::SessionRequest RendezvousMessage(const LoadKey& key, const std::string& name
 v1::SessionRequest ProgressMessage(const LoadKey& key, const NodeProgress& progress);
 v1::SessionRequest NodeMessage(const LoadKey& key, const NodeResult& result,
                                const std::string& socket_path);
-v1::SessionRequest HandOverMessage(const LoadKey& key, int32_t rank, AttachMode mode);
+v1::SessionRequest HandOverMessage(const LoadKey& key, const HandOver& hand_over);
 v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int32_t>& ranks,
                                       const absl::Status& why);
 v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<DonationStep>& step);

@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_AGENT_SHARDS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/agent/device_memory.h"
 #include "client/agent/messages.h"
 #include "client/agent/shard_cache.h"
 #include "client/agent/unique_fd.h"
@@ -18,6 +20,9 @@
 #include "server/plan/plan.h"
 
 namespace zerocast {
+
+// Why a shard for a device that lies in host memory goes over by no better way than "host_copy".
+inline constexpr char kNoGpuWay[] = "the agent opens no GPU (--no-gpu)";
 
 // What a training process needs to know of a shard; the same for every rank of a load.
 struct ShardIndex {
@@ -40,6 +45,8 @@ struct ShardIndex {
   int32_t world_size = 0;
   std::string plan_digest;
   int32_t secondary_group_size = 0;  // plan/layout.h's SecondaryGroupSize
+  // The job wants its shards on devices, wherever they are made.
+  bool for_devices = false;
   std::vector<Entry> targets;
 };
 ShardIndex MakeShardIndex(const std::string& load, const Plan& plan);
@@ -52,11 +59,21 @@ struct ShardOffer {
   int32_t rank = 0;
   AttachMode mode = AttachMode::kPrivate;
   int64_t arena_bytes = 0;
-  UniqueFd fd;
-  // How it is taken over: "memfd", or DeviceMemory's way, with what belongs to that.
+  UniqueFd fd;  // of the arena, or of `copy`; none for "cuda_ipc"
+  // How it is taken over: "memfd", or a way of DeviceTicket; and why that is no better one.
   std::string way = "memfd";
+  std::string because;
+  // Of a shard that lies on a device, with what belongs to its way.
   std::string device_uuid;
   int64_t allocation_bytes = 0;
+  std::string handle;  // as fd, it must not leave before the offer is settled
+  UniqueFd trial_fd;
+  DeviceTrial trial;
+  // "host_copy" of a shard on a device.
+  std::shared_ptr<const Arena> copy;
+  // "cuda_ipc": the memory stays this process's, and must live as long as the other one uses it.
+  // Null until the offer is settled.
+  std::shared_ptr<ShardLease> lent;
 };
 
 // The finished shards of one load, and who owns each.  Thread-safe.
@@ -73,7 +90,16 @@ class ShardBook {
   //   FAILED_PRECONDITION  it was handed over (shared), is being handed over, was freed by Expire,
   //                        or a shared one is wanted of what others hold privately or another load
   //                        uses, too; reason WRONG_STATE.
-  absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode);
+  // Where no other way leads to a shard on a device, the offer is a copy of it: RESOURCE_EXHAUSTED
+  // without room for that, CANCELLED when `stopped`, which is asked now and then, says so.
+  absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode,
+                                   const std::function<bool()>& stopped = nullptr);
+
+  // In the place of `offer`, which is not settled, one by way "host_copy", since the process cannot
+  // take it by its way: `why`.  On an error `offer` stands.  Errors: FAILED_PRECONDITION when it
+  // does not lie on a device; those of the copy.
+  absl::StatusOr<ShardOffer> OfferCopy(const ShardOffer& offer, const std::string& why,
+                                       const std::function<bool()>& stopped);
 
   // The end of an offer: the process has acknowledged it, or not.  An acknowledged shared shard
   // leaves the book for good, whether its descriptor then reaches the process or not: the book's
@@ -81,7 +107,8 @@ class ShardBook {
   // anybody can have its descriptor.  Without an acknowledgement it is held as before.  Errors:
   //   UNIMPLEMENTED  the kernel cannot seal a private one; it must not be given, and is held as
   //                  before; reason UNSUPPORTED.
-  absl::Status Settle(int32_t rank, AttachMode mode, bool acknowledged);
+  // What was acknowledged shared goes to `lent`, unless that is null: then its memory ends here.
+  absl::Status Settle(int32_t rank, AttachMode mode, bool acknowledged, ShardLease* lent = nullptr);
 
   // Frees every shard that no process has taken and none is being offered; who asks for one later
   // is told `why`.  Returns the ranks whose shards it has freed.
@@ -102,6 +129,11 @@ class ShardBook {
   };
 
   absl::Status WrongState(int32_t rank, absl::string_view what) const;
+  // The slot of a rank that is here.
+  absl::StatusOr<Slot*> FindLocked(int32_t rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status FillFromDevice(const DeviceMemory& device, ShardOffer* offer) const;
+  absl::Status CopyToHost(const Arena& arena, const std::function<bool()>& stopped,
+                          ShardOffer* offer) const;
   // Makes the offer of a shard that is here; decides the mode.
   absl::Status Reserve(Slot* slot, int32_t rank, AttachMode wanted, AttachMode* mode)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -18,6 +18,7 @@
 #include "client/cli/progress.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 namespace {
@@ -243,33 +244,56 @@ absl::Status RunDelete(const GlobalOptions& global, const std::string& name) {
   return absl::OkStatus();
 }
 
+// The GPUs of all agents, a line each, below their node's name: beside it they would need more than
+// 80 columns.
+std::string GpuTable(const std::vector<v1::AgentInfo>& agents) {
+  std::string text;
+  for (const v1::AgentInfo& agent : agents) {
+    if (agent.gpus().empty()) continue;
+    std::vector<std::vector<std::string>> rows;
+    for (const v1::Gpu& gpu : agent.gpus()) {
+      rows.push_back({EscapeControls(gpu.uuid()), FormatBytes(gpu.memory_bytes()),
+                      EscapeControls(gpu.name())});
+    }
+    absl::StrAppend(&text, "\nGPUs of ", agent.node_name(), ":\n", FormatTable(rows));
+  }
+  return text;
+}
+
 absl::Status RunAgents(const GlobalOptions& global) {
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
   ZC_ASSIGN_OR_RETURN(const std::vector<v1::AgentInfo> agents, client->ListAgents());
   if (global.json()) {
     Json list = Json::array();
     for (const v1::AgentInfo& agent : agents) {
+      Json gpus = Json::array();
+      for (const v1::Gpu& gpu : agent.gpus()) {
+        gpus.push_back(
+            {{"uuid", gpu.uuid()}, {"name", gpu.name()}, {"memory_bytes", gpu.memory_bytes()}});
+      }
       list.push_back(
           {{"node", agent.node_name()},
            {"version", agent.version()},
            {"socket", agent.socket_path()},
            {"cache_bytes", agent.cache_bytes()},
+           {"gpus", gpus},
+           {"no_gpus_because", agent.no_gpus_because()},
            {"loads", std::vector<std::string>(agent.loads().begin(), agent.loads().end())}});
     }
     PrintJson({{"agents", list}});
     return absl::OkStatus();
   }
   std::vector<std::vector<std::string>> rows = {
-      {"node", "version", "loads", "cache", "silent s", "socket"}};
+      {"node", "version", "loads", "cache", "GPUs", "silent s", "socket"}};
   for (const v1::AgentInfo& agent : agents) {
     rows.push_back(
         {agent.node_name(), agent.version(), absl::StrCat(agent.loads_size()),
-         FormatBytes(agent.cache_bytes()),
+         FormatBytes(agent.cache_bytes()), absl::StrCat(agent.gpus_size()),
          absl::StrFormat("%.1f", static_cast<double>(agent.silent_for().seconds()) +
                                      static_cast<double>(agent.silent_for().nanos()) / 1e9),
          agent.socket_path()});
   }
-  std::fputs(FormatTable(rows).c_str(), stdout);
+  std::fputs((FormatTable(rows) + GpuTable(agents)).c_str(), stdout);
   return absl::OkStatus();
 }
 

@@ -295,6 +295,10 @@ Json LoadJson(const v1::Load& load) {
                      {"read_calls", node.read_calls()},
                      {"direct_bytes", node.direct_bytes()},
                      {"direct_refusal", node.direct_refusal()},
+                     {"device_arena_bytes", node.device_arena_bytes()},
+                     {"device_buffer_bytes", node.device_buffer_bytes()},
+                     {"hand_over_way", node.hand_over_way()},
+                     {"hand_over_because", node.hand_over_because()},
                      {"seconds", SecondsJson(node.seconds())}});
   }
   document["source"] = SourceText(load);
@@ -310,7 +314,9 @@ Json LoadJson(const v1::Load& load) {
                       {"node", shard.node_name()},
                       {"agent_socket", shard.agent_socket()},
                       {"arena_bytes", shard.arena_bytes()},
-                      {"handed_over", shard.handed_over()}});
+                      {"handed_over", shard.handed_over()},
+                      {"way", shard.way()},
+                      {"way_because", shard.way_because()}});
     if (shard.has_freed()) shards.back()["freed"] = FailureJson(shard.freed());
   }
   document["shards"] = shards;
@@ -383,6 +389,26 @@ std::string ReadingText(const v1::Load& load) {
   return text;
 }
 
+// Where shards for GPUs lie, and how processes take them over; "" of shards for the host.
+std::string DevicesText(const v1::Load& load) {
+  int64_t arenas = 0, buffers = 0;
+  std::set<std::string> ways, reasons;
+  for (const v1::NodeProgress& node : load.nodes()) {
+    arenas += node.device_arena_bytes();
+    buffers = std::max(buffers, node.device_buffer_bytes());
+    if (!node.hand_over_way().empty()) ways.insert(node.hand_over_way());
+    if (!node.hand_over_because().empty()) reasons.insert(node.hand_over_because());
+  }
+  if (ways.empty()) return "";
+  std::string text =
+      absl::StrCat(FormatBytes(arenas), " on GPUs, buffers there of at most ", FormatBytes(buffers),
+                   " a node; hand-over by ", EscapeControls(absl::StrJoin(ways, ", ")), "\n");
+  for (const std::string& reason : reasons) {
+    absl::StrAppend(&text, "no better way of hand-over: ", EscapeControls(reason), "\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string LoadText(const v1::Load& load) {
@@ -419,7 +445,7 @@ std::string LoadText(const v1::Load& load) {
                     Seconds(seconds.copy()), Seconds(seconds.exchange()),
                     Seconds(seconds.total())});
   }
-  absl::StrAppend(&text, FormatTable(rows), StagesText(load), ReadingText(load));
+  absl::StrAppend(&text, FormatTable(rows), StagesText(load), ReadingText(load), DevicesText(load));
   const std::string report = ReportText(load.report());
   if (!report.empty()) absl::StrAppend(&text, "\n", report);
   return text;

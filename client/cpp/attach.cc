@@ -12,8 +12,10 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -27,6 +29,8 @@ using Json = nlohmann::json;
 // An index of 100,000 targets has about 30 MB.
 constexpr uint32_t kMaxAnswerBytes = 256u << 20;
 constexpr int kConnectPauseMs = 10;
+// An agent proposes no more, one after the other.
+constexpr int kMostWays = 3;
 
 class UniqueFd {
  public:
@@ -256,7 +260,12 @@ AttachedShard::AttachedShard(AttachedShard&& other) noexcept
       world_size_(other.world_size_),
       secondary_group_size_(other.secondary_group_size_),
       way_(std::move(other.way_)),
+      because_(std::move(other.because_)),
       device_uuid_(std::move(other.device_uuid_)),
+      made_for_uuid_(std::move(other.made_for_uuid_)),
+      trial_handle_(std::move(other.trial_handle_)),
+      trial_bytes_(std::move(other.trial_bytes_)),
+      shared_(other.shared_),
       device_(std::move(other.device_)),
       data_(std::exchange(other.data_, nullptr)),
       num_bytes_(std::exchange(other.num_bytes_, 0)) {}
@@ -289,6 +298,23 @@ absl::Status AttachedShard::MoveToHost() {
   return absl::OkStatus();
 }
 
+absl::Status AttachedShard::MoveToDevice(const std::string& device_uuid) {
+  if (device_ != nullptr || data_ == nullptr) return absl::OkStatus();
+  const auto size = static_cast<size_t>(num_bytes_);
+  absl::Status locked;
+  // Of a private mapping that would duplicate the pages.
+  ZC_ASSIGN_OR_RETURN(device_,
+                      CopyShardToDevice(device_uuid.empty() ? made_for_uuid_ : device_uuid,
+                                        absl::MakeSpan(data_, size), shared_ ? &locked : nullptr));
+  if (!locked.ok()) {
+    absl::StrAppend(&because_, "; copied from pages that are not locked: ", locked.message());
+  }
+  ::munmap(data_, size);
+  device_uuid_ = device_->device_uuid();
+  data_ = device_->data();
+  return absl::OkStatus();
+}
+
 absl::Status AttachedShard::ReadIndex(const std::string& text) {
   ZC_ASSIGN_OR_RETURN(const Json answer, ParseAnswer(text));
   if (!answer.contains("arena_bytes") || !answer["arena_bytes"].is_number_integer() ||
@@ -298,12 +324,13 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
   num_bytes_ = answer["arena_bytes"].get<int64_t>();
   if (num_bytes_ < 0) return BadAnswer("arena_bytes is out of range");
   way_ = TextOf(answer, "way", "memfd");
+  because_ = TextOf(answer, "because", "");
   device_uuid_ = TextOf(answer, "device", "");
-  if ((way_ == "memfd") != device_uuid_.empty()) {
-    return BadAnswer("its way of handing over is not that of its device");
-  }
-  // Before the acknowledgement: after it nobody else can take the shard.
-  if (!device_uuid_.empty()) ZC_RETURN_IF_ERROR(CanImport(way_, device_uuid_));
+  const Json trial = answer.value("trial", Json::object());
+  if (!trial.is_object()) return BadAnswer("the memory for trial is not described");
+  trial_handle_ = absl::HexStringToBytes(TextOf(trial, "handle", ""));
+  trial_bytes_ = absl::HexStringToBytes(TextOf(trial, "bytes", ""));
+  ZC_RETURN_IF_ERROR(CheckWay());
   if (answer.contains("plan_digest") && answer["plan_digest"].is_string()) {
     plan_digest_ = answer["plan_digest"].get<std::string>();
   }
@@ -323,11 +350,51 @@ absl::Status AttachedShard::ReadIndex(const std::string& text) {
   return absl::OkStatus();
 }
 
-absl::Status AttachedShard::Map(int fd, bool shared) {
+absl::Status AttachedShard::CheckWay() {
+  if (way_ == "host_copy") {
+    made_for_uuid_ = std::exchange(device_uuid_, "");
+    return absl::OkStatus();
+  }
+  if ((way_ == "memfd") != device_uuid_.empty()) {
+    return BadAnswer("its way of handing over is not that of its device");
+  }
+  if (way_ == "memfd") return absl::OkStatus();
+  // Before the acknowledgement: after it nobody else can take the shard.
+  return CanImport(way_, device_uuid_);
+}
+
+absl::Status AttachedShard::Try(int fd) const {
+  if (device_uuid_.empty() || trial_bytes_.empty()) return absl::OkStatus();
+  DeviceOffer offer;
+  offer.way = way_;
+  offer.device_uuid = device_uuid_;
+  offer.descriptor = fd;
+  offer.handle = trial_handle_;
+  offer.num_bytes = static_cast<int64_t>(trial_bytes_.size());
+  ZC_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceShard> trial, ImportDeviceShard(offer));
+  std::string bytes(trial_bytes_.size(), '\0');
+  ZC_RETURN_IF_ERROR(trial->CopyToHost(0, absl::MakeSpan(bytes.data(), bytes.size())));
+  if (bytes == trial_bytes_) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("try a way of handing over: memory that came by ", way_,
+                                          " on device ", device_uuid_,
+                                          " does not hold the agent's bytes"));
+}
+
+absl::Status AttachedShard::Map(int fd, bool shared, const std::string& handle,
+                                std::shared_ptr<const void> connection) {
+  shared_ = shared;
   if (num_bytes_ <= 0) return absl::OkStatus();
-  if (fd < 0) return BadAnswer("no file descriptor came with it");
+  if (way_ == "cuda_ipc" && handle.empty()) return BadAnswer("no handle came with it");
+  if (way_ != "cuda_ipc" && fd < 0) return BadAnswer("no file descriptor came with it");
   if (!device_uuid_.empty()) {
-    ZC_ASSIGN_OR_RETURN(device_, ImportDeviceShard(way_, device_uuid_, fd, num_bytes_));
+    DeviceOffer offer;
+    offer.way = way_;
+    offer.device_uuid = device_uuid_;
+    offer.descriptor = fd;
+    offer.handle = handle;
+    offer.num_bytes = num_bytes_;
+    offer.connection = std::move(connection);
+    ZC_ASSIGN_OR_RETURN(device_, ImportDeviceShard(offer));
     data_ = device_->data();
     return absl::OkStatus();
   }
@@ -342,27 +409,53 @@ absl::Status AttachedShard::Map(int fd, bool shared) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Says that this process cannot take the shard by the way that the agent proposes.
+absl::Status Decline(const absl::Status& why, Connection* connection) {
+  const Json decline = {{"op", "cannot"}, {"why", std::string(why.message())}};
+  return connection->Send(decline.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+}  // namespace
+
 absl::StatusOr<AttachedShard> Attach(const AttachOptions& options) {
-  Connection connection(options.socket_path, options.timeout);
-  ZC_RETURN_IF_ERROR(connection.Connect());
+  const auto connection = std::make_shared<Connection>(options.socket_path, options.timeout);
+  ZC_RETURN_IF_ERROR(connection->Connect());
   const Json request = {{"op", "attach"},
                         {"load", options.load},
                         {"rank", options.rank},
                         {"token", options.token},
                         {"mode", options.shared ? "shared" : "private"}};
-  ZC_RETURN_IF_ERROR(connection.Send(request.dump(-1, ' ', false, Json::error_handler_t::replace)));
+  ZC_RETURN_IF_ERROR(
+      connection->Send(request.dump(-1, ' ', false, Json::error_handler_t::replace)));
   UniqueFd fd;
-  ZC_ASSIGN_OR_RETURN(const std::string index, connection.Receive(&fd));
-  AttachedShard shard;
-  ZC_RETURN_IF_ERROR(shard.ReadIndex(index));
-  ZC_RETURN_IF_ERROR(connection.Send(R"({"op":"ack"})"));
+  std::optional<AttachedShard> shard;
+  absl::Status tried;
+  for (int k = 0; k < kMostWays; ++k) {
+    absl::StatusOr<std::string> index = connection->Receive(&fd);
+    AttachedShard proposed;
+    absl::Status read = index.ok() ? proposed.ReadIndex(*index) : index.status();
+    // Where an answer to a "cannot" is a refusal, what could not be explains it.
+    if (!read.ok()) return tried.ok() ? read : Annotate(read, tried.message());
+    tried = proposed.Try(fd.get());
+    fd.reset(-1);  // of the memory for trial
+    if (tried.ok()) {
+      shard.emplace(std::move(proposed));
+      break;
+    }
+    ZC_RETURN_IF_ERROR(Decline(tried, connection.get()));
+  }
+  ZC_RETURN_IF_ERROR(tried);
+  ZC_RETURN_IF_ERROR(connection->Send(R"({"op":"ack"})"));
   const auto take = [&]() -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(const std::string text, connection.Receive(&fd));
-    ZC_RETURN_IF_ERROR(ParseAnswer(text).status());
-    return shard.Map(fd.get(), options.shared);
+    ZC_ASSIGN_OR_RETURN(const std::string text, connection->Receive(&fd));
+    ZC_ASSIGN_OR_RETURN(const Json answer, ParseAnswer(text));
+    return shard->Map(fd.get(), options.shared,
+                      absl::HexStringToBytes(TextOf(answer, "handle", "")), connection);
   };
   const absl::Status taken = take();
-  if (taken.ok()) return shard;
+  if (taken.ok()) return *std::move(shard);
   return Annotate(
       taken,
       absl::StrCat("take rank ", options.rank, " of ", options.load,

@@ -52,24 +52,41 @@ class AttachedShard {
   int64_t num_bytes() const { return num_bytes_; }
   // "GPU-..." of the device that the shard lies on; empty: in host memory.
   const std::string& device_uuid() const { return device_uuid_; }
+  // By which way it came ("memfd", "cuda_vmm", "cuda_ipc", "host_copy": client/agent/HANDOVER.md),
+  // and why by no better one; empty where it was the best.
+  const std::string& way() const { return way_; }
+  const std::string& because() const { return because_; }
   // Copies bytes [offset, offset + to.size()) of the arena, wherever it lies, and waits for that.
   // Errors: those of DeviceShard::CopyToHost.
   absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const;
   // Moves a shard that lies on a device into host memory of this process; the device's is given
   // back, and data() is host memory.  RESOURCE_EXHAUSTED without room; else errors as CopyToHost.
   absl::Status MoveToHost();
+  // Moves a shard that lies in host memory ("host_copy", say) into new memory of the device of that
+  // UUID; "": of the one that the agent made it for, else of device 0.  The host's is given back,
+  // and data() is an address of the device.  Nothing where it lies on a device.  On an error it
+  // stays where it is.  Errors: those of CopyShardToDevice.
+  absl::Status MoveToDevice(const std::string& device_uuid = "");
 
  private:
   friend absl::StatusOr<AttachedShard> Attach(const struct AttachOptions& options);
   AttachedShard() = default;
   // The agent's first answer; checks all of it.
   absl::Status ReadIndex(const std::string& text);
-  absl::Status Map(int fd, bool shared);
+  absl::Status CheckWay();
+  // Whether this process gets at memory of that device by that way; `fd` came with the answer.
+  absl::Status Try(int fd) const;
+  // `handle` came with the last answer, on `connection`.
+  absl::Status Map(int fd, bool shared, const std::string& handle,
+                   std::shared_ptr<const void> connection);
   std::vector<ShardTensor> tensors_;
   std::string plan_digest_;
   int32_t world_size_ = 0;
   int32_t secondary_group_size_ = 0;
-  std::string way_, device_uuid_;
+  std::string way_, because_, device_uuid_;
+  std::string made_for_uuid_;               // "host_copy": where the agent would have made it
+  std::string trial_handle_, trial_bytes_;  // of the memory for trial; no bytes: there is none
+  bool shared_ = false;
   std::unique_ptr<DeviceShard> device_;
   char* data_ = nullptr;
   int64_t num_bytes_ = 0;

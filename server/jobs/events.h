@@ -35,6 +35,8 @@ struct AgentRegistered {
   std::vector<HeldShards> held_shards;
   int64_t cache_bytes = 0;
   AgentLimits limits;
+  std::vector<Gpu> gpus = {};
+  std::string no_gpus_because = {};
 };
 
 // What other loads can take from an agent, all of it.
@@ -118,6 +120,7 @@ struct HandOverReport {
   int64_t epoch = 0;
   int32_t rank = 0;
   std::string mode;
+  std::string way = {}, because = {};
 };
 
 // The agent has freed shards of its own accord.

@@ -43,6 +43,8 @@ struct Agent {
   std::vector<HeldShards> held_shards;  // that other loads can take
   int64_t cache_bytes = 0;              // of those the ones that no load uses any more
   AgentLimits limits;
+  std::vector<Gpu> gpus;
+  std::string no_gpus_because;
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.

@@ -62,6 +62,8 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   agent.held_shards = event.held_shards;
   agent.cache_bytes = event.cache_bytes;
   agent.limits = event.limits;
+  agent.gpus = event.gpus;
+  agent.no_gpus_because = event.no_gpus_because;
   node_of_session_[event.session] = event.node_name;
   CompareHeld(agent, event.held_loads, out);
   // A copy: placing a load can end it.

@@ -401,6 +401,8 @@ void Machine::On(const HandOverReport& event, const Moment& now, std::vector<Com
   }
   Shard& shard = shards[event.rank];
   shard.handed_over = event.mode;
+  shard.way = event.way;
+  shard.way_because = event.because;
   // A shard that went over as it was is the training process's, whatever became of its agent since.
   if (event.mode == "shared") shard.freed = absl::OkStatus();
   UpdateHeld(run->load, agent->node_name);

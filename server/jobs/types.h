@@ -94,6 +94,15 @@ struct NodeProgress {
   int64_t direct_bytes = 0;  // of bytes_read, past the page cache
   std::string direct_refusal;
   LoadSource source = LoadSource::kNone;
+  int64_t device_arena_bytes = 0;                          // of arena_bytes, on GPUs
+  int64_t device_buffer_bytes = 0;                         // at most, on all of its GPUs
+  std::string hand_over_way = {}, hand_over_because = {};  // of shards for GPUs
+};
+
+// A GPU of an agent.
+struct Gpu {
+  std::string uuid, name;
+  int64_t memory_bytes = 0;
 };
 
 struct PartitionDigest {
@@ -109,7 +118,8 @@ struct Shard {
   std::string agent_socket;
   int64_t arena_bytes = 0;
   std::vector<PartitionDigest> digests;
-  std::string handed_over;  // "", "shared" or "private"
+  std::string handed_over;                 // "", "shared" or "private"
+  std::string way = {}, way_because = {};  // by which way, and why by no better one
   absl::Status freed;  // why nobody can attach to it any more; OK while it is held, or "shared"
 };
 

@@ -60,6 +60,10 @@ v1::NodeProgress ProgressToProto(const jobs::NodeProgress& progress, int32_t nod
   out.set_direct_bytes(progress.direct_bytes);
   out.set_direct_refusal(progress.direct_refusal);
   out.set_source(static_cast<v1::LoadSource>(progress.source));
+  out.set_device_arena_bytes(progress.device_arena_bytes);
+  out.set_device_buffer_bytes(progress.device_buffer_bytes);
+  out.set_hand_over_way(progress.hand_over_way);
+  out.set_hand_over_because(progress.hand_over_because);
   return out;
 }
 
@@ -78,6 +82,8 @@ v1::Shard ShardToProto(const jobs::Shard& shard, Digests digests) {
     }
   }
   out.set_handed_over(shard.handed_over);
+  out.set_way(shard.way);
+  out.set_way_because(shard.way_because);
   if (!shard.freed.ok()) *out.mutable_freed() = FailureFromStatus(shard.freed);
   return out;
 }

@@ -21,6 +21,7 @@ constexpr size_t kMaxNodeNameBytes = 253;  // of a DNS name
 constexpr size_t kMaxTextBytes = 4096;     // of a path, host or version
 // Of an agent: one a plan and content, and it holds at most some hundred loads.
 constexpr int kMaxHeldShards = 65536;
+constexpr int kMaxGpus = 1024;  // of one agent; instances of MIG count
 
 static_assert(static_cast<int>(jobs::LoadSource::kFiles) == v1::LOAD_SOURCE_FILES);
 static_assert(static_cast<int>(jobs::LoadSource::kCache) == v1::LOAD_SOURCE_CACHE);
@@ -51,6 +52,10 @@ jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
   if (v1::LoadSource_IsValid(progress.source())) {
     out.source = static_cast<jobs::LoadSource>(progress.source());
   }
+  out.device_arena_bytes = progress.device_arena_bytes();
+  out.device_buffer_bytes = progress.device_buffer_bytes();
+  out.hand_over_way = progress.hand_over_way().substr(0, kMaxTextBytes);
+  out.hand_over_because = progress.hand_over_because().substr(0, kMaxTextBytes);
   return out;
 }
 
@@ -65,6 +70,8 @@ jobs::Shard ShardFromProto(const v1::Shard& shard) {
     out.digests.push_back({digest.target(), digest.xxh3(), digest.secondary()});
   }
   out.handed_over = shard.handed_over();
+  out.way = shard.way().substr(0, kMaxTextBytes);
+  out.way_because = shard.way_because().substr(0, kMaxTextBytes);
   out.freed = StatusFromFailure(shard.freed());
   return out;
 }
@@ -234,6 +241,9 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   if (message.num_threads() < 0) {
     violations.push_back({"register.num_threads", "must not be negative"});
   }
+  if (message.gpus_size() > kMaxGpus) {
+    violations.push_back({"register.gpus", absl::StrCat("must be at most ", kMaxGpus)});
+  }
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
   jobs::AgentRegistered event;
   event.session = session;
@@ -248,6 +258,11 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
   ZC_ASSIGN_OR_RETURN(event.held_shards, HeldFromProto(message.held_shards().shards()));
   event.cache_bytes = message.held_shards().cache_bytes();
   event.limits = {message.max_buffer_bytes(), message.num_threads()};
+  for (const v1::Gpu& gpu : message.gpus()) {
+    event.gpus.push_back({gpu.uuid().substr(0, kMaxTextBytes), gpu.name().substr(0, kMaxTextBytes),
+                          gpu.memory_bytes()});
+  }
+  event.no_gpus_because = message.no_gpus_because().substr(0, kMaxTextBytes);
   return event;
 }
 
@@ -289,7 +304,13 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
     }
     case v1::SessionRequest::kHandOverReport: {
       const v1::HandOverReport& m = request.hand_over_report();
-      return jobs::HandOverReport{session, m.load(), m.epoch(), m.rank(), m.mode()};
+      return jobs::HandOverReport{session,
+                                  m.load(),
+                                  m.epoch(),
+                                  m.rank(),
+                                  m.mode(),
+                                  m.way().substr(0, kMaxTextBytes),
+                                  m.because().substr(0, kMaxTextBytes)};
     }
     case v1::SessionRequest::kShardsFreedReport: {
       const v1::ShardsFreedReport& m = request.shards_freed_report();

@@ -69,6 +69,13 @@ std::vector<v1::AgentInfo> Core::ListAgents() {
     for (std::string& load : machine_.LoadsOf(agent)) info.add_loads(std::move(load));
     *info.mutable_silent_for() = DurationToProto(clock_->Steady() - agent.last_heard);
     info.set_cache_bytes(agent.cache_bytes);
+    for (const jobs::Gpu& gpu : agent.gpus) {
+      v1::Gpu* const out = info.add_gpus();
+      out->set_uuid(gpu.uuid);
+      out->set_name(gpu.name);
+      out->set_memory_bytes(gpu.memory_bytes);
+    }
+    info.set_no_gpus_because(agent.no_gpus_because);
     agents.push_back(std::move(info));
   }
   return agents;

@@ -75,9 +75,10 @@ class HandOverTest : public ::testing::Test {
     options.socket_path = dir_.File("agent.sock");
     options.frame_timeout = absl::Seconds(5);
     options.offer = [this](const std::string& load, int32_t rank, const std::string& token,
-                           AttachMode mode) -> absl::StatusOr<ShardOffer> {
+                           AttachMode mode,
+                           const std::function<bool()>& stopped) -> absl::StatusOr<ShardOffer> {
       if (load != kLoad) return absl::NotFoundError("no such load");
-      return book_->Offer(rank, token, mode);
+      return book_->Offer(rank, token, mode, stopped);
     };
     options.settle = [this](const ShardOffer& offer, bool acknowledged) {
       const absl::Status settled = book_->Settle(offer.rank, offer.mode, acknowledged);

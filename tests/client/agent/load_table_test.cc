@@ -378,7 +378,7 @@ class LatestResult : public AgentEvents {
   void RendezvousPut(const LoadKey&, const std::string&, const std::string&) override {}
   void Progress(const LoadKey&, const NodeProgress&) override {}
   void LoadDone(const LoadKey&, const NodeResult& result) override { status = result.status; }
-  void HandedOver(const LoadKey&, int32_t, AttachMode) override {}
+  void HandedOver(const LoadKey&, const HandOver&) override {}
   void ShardsFreed(const LoadKey&, const std::vector<int32_t>&, const absl::Status&) override {}
   void Donated(const LoadKey&, absl::StatusOr<DonationStep>) override {}
   void InventoryChanged() override {}

@@ -34,8 +34,8 @@ class RecordingEvents : public AgentEvents {
   void LoadDone(const LoadKey&, const NodeResult& result) override {
     Record([&] { results_.push_back(result); });
   }
-  void HandedOver(const LoadKey&, int32_t rank, AttachMode mode) override {
-    Record([&] { hand_overs_.push_back({rank, mode}); });
+  void HandedOver(const LoadKey&, const HandOver& hand_over) override {
+    Record([&] { hand_overs_.push_back({hand_over.rank, hand_over.mode}); });
   }
 
   void ShardsFreed(const LoadKey&, const std::vector<int32_t>& ranks,

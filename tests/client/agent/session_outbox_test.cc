@@ -12,7 +12,7 @@ using Taken = SessionOutbox::Taken;
 
 class SessionOutboxTest : public ::testing::Test {
  protected:
-  void HandOver(int rank) { outbox_.HandedOver({"loads/a", 3}, rank, AttachMode::kShared); }
+  void HandOver(int rank) { outbox_.HandedOver({"loads/a", 3}, {rank, AttachMode::kShared}); }
   // The ranks of the hand-overs that the stream is given, 100 more for freed shards; other messages
   // are -1.
   std::vector<int> TakeAll() {

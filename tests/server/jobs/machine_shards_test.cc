@@ -31,8 +31,12 @@ TEST_F(MachineTest, HandOverIsKept) {
   DriveTo(LoadState::kReady);
   Apply(HandOverReport{1, kLoad, 7, 3, "shared"});  // not its rank
   EXPECT_EQ(load().shards[3].handed_over, "");
-  EXPECT_THAT(Only<PersistLoad>(Apply(HandOverReport{2, kLoad, 7, 3, "shared"})), SizeIs(1));
+  EXPECT_THAT(Only<PersistLoad>(
+                  Apply(HandOverReport{2, kLoad, 7, 3, "shared", "cuda_ipc", "not cuda_vmm"})),
+              SizeIs(1));
   EXPECT_EQ(load().shards[3].handed_over, "shared");
+  EXPECT_EQ(load().shards[3].way, "cuda_ipc");
+  EXPECT_EQ(load().shards[3].way_because, "not cuda_vmm");
 }
 
 TEST_F(MachineTest, AnAgentHoldsALoadUntilItsLastShardWentOverShared) {

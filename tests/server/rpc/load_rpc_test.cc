@@ -316,6 +316,29 @@ TEST_F(LoadRpcTest, ASecondStreamOfANodeEndsTheFirst) {
   EXPECT_EQ(agents.agents(0).socket_path(), "/run/zerocast/a");
 }
 
+TEST_F(LoadRpcTest, AgentsAreListedWithTheirGpus) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto stream = agents_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_name("a");
+  request.mutable_register_()->set_incarnation(1);
+  v1::Gpu* const gpu = request.mutable_register_()->add_gpus();
+  gpu->set_uuid("GPU-01234567-89ab-cdef-0123-456789abcdef");
+  gpu->set_name("NVIDIA H100 80GB HBM3");
+  gpu->set_memory_bytes(85520809984);
+  stream->Write(request);
+  v1::SessionResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  ZC_ASSERT_OK_AND_ASSIGN(const auto agents, Call(agents_, &v1::AgentService::Stub::ListAgents,
+                                                  v1::ListAgentsRequest()));
+  ASSERT_EQ(agents.agents_size(), 1);
+  ASSERT_EQ(agents.agents(0).gpus_size(), 1);
+  EXPECT_EQ(agents.agents(0).gpus(0).SerializeAsString(), gpu->SerializeAsString());
+  context.TryCancel();
+  stream->Finish();
+}
+
 TEST_F(LoadRpcTest, ASecondAgentOfANodeIsRefusedWhileTheFirstIsThere) {
   FakeAgent first(channel_, "a", 1);
   grpc::ClientContext context;

@@ -5,64 +5,17 @@ The protocol is described in client/agent/HANDOVER.md.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import socket as sockets
-import time
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
+from zerocast._arrays import DTYPES, FRAMEWORKS, Memory
+from zerocast._connection import Connection
+from zerocast._cuda import DeviceMemory, Driver
+from zerocast._errors import AttachError, UnfilledError
+
 DEFAULT_SOCKET = "/run/zerocast/agent.sock"
-# An index of 100,000 targets has about 30 MB.
-_MAX_ANSWER_BYTES = 256 << 20
-_CONNECT_PAUSE = 0.01  # seconds
-
-# torch's name -> bytes of an element, numpy's name; the name of ml_dtypes where numpy has none, and
-# then the integer that holds the bits.
-_DTYPES = {
-    "bool": (1, "bool", None),
-    "uint8": (1, "uint8", None),
-    "int8": (1, "int8", None),
-    "uint16": (2, "uint16", None),
-    "int16": (2, "int16", None),
-    "uint32": (4, "uint32", None),
-    "int32": (4, "int32", None),
-    "uint64": (8, "uint64", None),
-    "int64": (8, "int64", None),
-    "float8_e4m3fn": (1, "uint8", "float8_e4m3fn"),
-    "float8_e5m2": (1, "uint8", "float8_e5m2"),
-    "float16": (2, "float16", None),
-    "bfloat16": (2, "uint16", "bfloat16"),
-    "float32": (4, "float32", None),
-    "float64": (8, "float64", None),
-}
-
-
-class AttachError(RuntimeError):
-    """A shard could not be attached.
-
-    Attributes:
-        code: the status code's name, such as "PERMISSION_DENIED" or "UNAVAILABLE".
-        reason: a word from the server's closed list of reasons; may be empty.
-    """
-
-    def __init__(self, code: str, message: str, reason: str = "") -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.reason = reason
-
-
-class UnfilledError(AttachError, KeyError):
-    """A weight was asked for that the checkpoint has nothing for."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            "NOT_FOUND", f"{name} is not in the checkpoint, or has another shape there, which the "
-            "job allowed; its elements are zero. Initialize it, and attach with "
-            "allow_unfilled=True", "NOT_FOUND")
-
-    __str__ = RuntimeError.__str__  # KeyError's would quote the message
 
 
 @dataclass(frozen=True)
@@ -72,7 +25,7 @@ class Partition:
     Attributes:
         name: the model's name.
         array: the elements, 1-D, in the dtype of the load; padding at the end is zero. A numpy
-            array, or a torch tensor.
+            array, a torch tensor, or a DeviceArray (framework "dlpack").
         shape: of the whole parameter.
         dtype: torch's name of the dtype, without "torch.".
         num_elements: of the whole parameter.
@@ -113,17 +66,25 @@ class Shard(Mapping[str, Partition]):
 
     The arrays own the memory: it is unmapped when the last of them is gone, whether the Shard is
     still there or not.
+
+    `way` says how it came: "memfd", host memory; "cuda_vmm" and "cuda_ipc", memory of the GPU
+    `device` (its UUID), without a copy; "host_copy", for a GPU, but by way of host memory, which
+    was copied here to `device` (framework "numpy": which the arrays lie in, and `device` is
+    empty). `because` says why by no better way; empty where it was the best.
     """
 
     def __init__(self, load: str, rank: int, world_size: int, plan_digest: str, mode: str,
                  way: str, num_bytes: int, partitions: List[Partition],
-                 allow_unfilled: bool, secondary_group_size: int = 0) -> None:
+                 allow_unfilled: bool, secondary_group_size: int = 0, because: str = "",
+                 device: str = "") -> None:
         self.load = load
         self.rank = rank
         self.world_size = world_size
         self.plan_digest = plan_digest
         self.mode = mode
         self.way = way
+        self.because = because
+        self.device = device
         self.num_bytes = num_bytes
         self.secondary_group_size = secondary_group_size  # 0: there are no secondary partitions
         self.unfilled = tuple(part.name for part in partitions if not part.filled)
@@ -152,120 +113,12 @@ class Shard(Mapping[str, Partition]):
                 f"mode={self.mode!r}, {len(self)} partitions, {self.num_bytes} bytes)")
 
 
-class _Connection:
-    """A connection to an agent, all of whose waits end by one deadline."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        self._path = path
-        self._deadline = time.monotonic() + timeout
-        self._socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-        self.fd = -1
-        try:
-            self._connect()
-        except OSError as error:
-            self._socket.close()
-            raise AttachError("UNAVAILABLE", f"connect to the agent at {path}: {error}",
-                              "AGENT_LOST") from error
-        except AttachError:
-            self._socket.close()
-            raise
-
-    def _connect(self) -> None:
-        while True:
-            self._arm()
-            try:
-                return self._socket.connect(self._path)
-            except BlockingIOError:  # the agent's queue is full; nothing can wait for that
-                time.sleep(_CONNECT_PAUSE)
-
-    def close(self) -> None:
-        self._socket.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def _arm(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise AttachError("DEADLINE_EXCEEDED", f"the agent at {self._path} did not answer in "
-                              "time", "DEADLINE_EXCEEDED")
-        self._socket.settimeout(left)
-
-    def _failed(self, error: object) -> AttachError:
-        if isinstance(error, TimeoutError):  # socket.timeout since Python 3.10
-            return AttachError("DEADLINE_EXCEEDED", f"the agent at {self._path} did not answer in "
-                               "time", "DEADLINE_EXCEEDED")
-        return AttachError("UNAVAILABLE", f"talk to the agent at {self._path}: {error}",
-                           "AGENT_LOST")
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        text = json.dumps(message).encode()
-        try:
-            self._arm()
-            self._socket.sendall(len(text).to_bytes(4, "little") + text)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def receive(self) -> Any:
-        """One answer; a descriptor that comes with it is in self.fd."""
-        length = int.from_bytes(self._read(4), "little")
-        if length > _MAX_ANSWER_BYTES:
-            raise AttachError("DATA_LOSS", f"an answer of {length} bytes from {self._path}")
-        try:
-            return json.loads(self._read(length))
-        except ValueError as error:
-            raise AttachError("DATA_LOSS", f"the answer of {self._path} is not JSON") from error
-
-    def _read(self, num_bytes: int) -> bytes:
-        data = bytearray()
-        while len(data) < num_bytes:
-            try:
-                self._arm()
-                got, fds, _, _ = sockets.recv_fds(self._socket, num_bytes - len(data), 1,
-                                                  sockets.MSG_CMSG_CLOEXEC)
-            except OSError as error:
-                raise self._failed(error) from error
-            for fd in fds:
-                if self.fd >= 0:
-                    os.close(self.fd)
-                self.fd = fd
-            if not got:
-                raise self._failed("it closed the connection")
-            data += got
-        return bytes(data)
-
-
-def _numpy_array(memory: Optional[mmap.mmap], dtype: str, count: int, offset: int) -> Any:
-    import numpy
-
-    _, name, extension = _DTYPES[dtype]
-    wanted = numpy.dtype(name)
-    if extension is not None:
-        try:
-            import ml_dtypes
-
-            wanted = numpy.dtype(getattr(ml_dtypes, extension))
-        except ImportError:
-            pass  # the bits, as documented
-    if count == 0 or memory is None:
-        return numpy.empty(0, wanted)
-    return numpy.frombuffer(memory, wanted, count, offset)
-
-
-def _torch_tensor(memory: Optional[mmap.mmap], dtype: str, count: int, offset: int) -> Any:
-    import torch
-
-    wanted = getattr(torch, dtype, None)
-    if wanted is None:
-        raise AttachError("UNIMPLEMENTED", f"torch {torch.__version__} has no dtype {dtype}")
-    if count == 0 or memory is None:
-        return torch.empty(0, dtype=wanted)
-    return torch.frombuffer(memory, dtype=wanted, count=count, offset=offset)
-
-
-_FRAMEWORKS = {"numpy": _numpy_array, "torch": _torch_tensor}
 _FLAGS = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
 _MODES = ("auto", *_FLAGS)
+_ON_DEVICE = ("cuda_vmm", "cuda_ipc")
+_WAYS = ("memfd", "host_copy", *_ON_DEVICE)
+# An agent proposes no more, one after the other.
+_MOST_WAYS = 3
 
 
 def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
@@ -280,18 +133,18 @@ def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
             from error
 
 
-def _partition(entry: Mapping[str, Any], memory: Optional[mmap.mmap], num_bytes: int,
-               make: Any) -> Partition:
+def _partition(entry: Mapping[str, Any], num_bytes: int, make: Any, is_there: bool) -> Partition:
     # The answer comes from another process: what it says of memory is checked.
     dtype = entry["dtype"]
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise AttachError("UNIMPLEMENTED", f"{entry['name']} has the dtype {dtype}")
 
     def array(prefix: str) -> Any:
         count, offset = int(entry[prefix + "elements"]), int(entry[prefix + "offset"])
-        if min(count, offset) < 0 or offset + count * _DTYPES[dtype][0] > num_bytes:
+        size = DTYPES[dtype][0]
+        if min(count, offset) < 0 or offset % size or offset + count * size > num_bytes:
             raise AttachError("DATA_LOSS", f"{entry['name']} does not fit into its arena")
-        return make(memory, dtype, count, offset)
+        return make(dtype, count if is_there else 0, offset)
 
     primary = array("")
     if not isinstance(entry["filled"], bool):
@@ -304,21 +157,20 @@ def _partition(entry: Mapping[str, Any], memory: Optional[mmap.mmap], num_bytes:
         secondary=array("secondary_") if "secondary_elements" in entry else None)
 
 
-def _shard(answer: Mapping[str, Any], memory: Optional[mmap.mmap], make: Any,
-           allow_unfilled: bool) -> Shard:
-    """Without `memory` all arrays are empty: that checks the answer, and that `make` can work."""
+def _shard(answer: Mapping[str, Any], memory: Optional[Memory], framework: str,
+           allow_unfilled: bool, because: str = "", device: str = "") -> Shard:
+    """Without `memory` all arrays are empty: that checks the answer, and that the framework can work."""
     try:
         num_bytes = int(answer["arena_bytes"])
         if answer["mode"] not in _FLAGS:
             raise ValueError(f"mode {answer['mode']!r}")
-        if answer["way"] != "memfd":
-            raise AttachError("UNIMPLEMENTED", "the shard lies on a device "
-                              f"({answer.get('device')}, way {answer['way']!r}), and this client attaches to "
-                              "host memory alone; load with --device cpu", "UNSUPPORTED")
-        partitions = [_partition(entry, memory, num_bytes, make) for entry in answer["targets"]]
+        make = FRAMEWORKS[framework](memory)
+        partitions = [_partition(entry, num_bytes, make, memory is not None)
+                      for entry in answer["targets"]]
         return Shard(answer["load"], int(answer["rank"]), int(answer["world_size"]),
                      answer["plan_digest"], answer["mode"], answer["way"], num_bytes, partitions,
-                     allow_unfilled, int(answer.get("secondary_group_size", 0)))
+                     allow_unfilled, int(answer.get("secondary_group_size", 0)),
+                     because, device)
     except (KeyError, TypeError, ValueError) as error:
         raise AttachError("DATA_LOSS", f"the agent's answer is incomplete: {error!r}") from error
 
@@ -334,10 +186,123 @@ def _check(answer: Any) -> Mapping[str, Any]:
     return answer
 
 
+def _target(answer: Mapping[str, Any], device: Optional[str]) -> int:
+    """The number of the device that a shard in host memory is to be copied to."""
+    uuid = device or str(answer.get("device", ""))
+    return Driver.get().find(uuid) if uuid else Driver.get().current_device()
+
+
+def _hex(text: Any) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except (TypeError, ValueError) as error:
+        raise AttachError("DATA_LOSS", f"the agent's answer has {text!r}, no hexadecimal digits") \
+            from error
+
+
+def _take(way: str, device: int, fd: int, handle: Any, allocation_bytes: int, num_bytes: int,
+          connection: Optional[Connection] = None) -> DeviceMemory:
+    """Memory of a device, by a descriptor or a handle."""
+    if way == "cuda_vmm" and fd < 0:
+        raise AttachError("DATA_LOSS", "no descriptor came with the answer")
+    memory = DeviceMemory(Driver.get(), device)
+    try:
+        if way == "cuda_vmm":
+            memory.import_descriptor(fd, allocation_bytes, num_bytes)
+        else:
+            if connection is not None:
+                # Tells the agent, whose memory it is, how long it is used.
+                memory.keep_until_given_back(connection.keep())
+            memory.open_handle(_hex(handle), num_bytes)
+    except AttachError:
+        memory.close()
+        raise
+    return memory
+
+
+def _device_memory(answer: Mapping[str, Any], last: Mapping[str, Any],
+                   connection: Connection) -> DeviceMemory:
+    return _take(answer["way"], Driver.get().find(answer["device"]), connection.fd,
+                 last.get("handle"), int(answer["allocation_bytes"]), int(answer["arena_bytes"]),
+                 connection)
+
+
+def _try(answer: Mapping[str, Any], device: int, fd: int) -> None:
+    """Whether this process gets at memory that comes by that way; AttachError says why not."""
+    trial = answer.get("trial")
+    if trial is None:  # an agent of an older version
+        return
+    wanted = _hex(trial["bytes"])
+    memory = _take(answer["way"], device, fd, trial.get("handle"), int(trial["allocation_bytes"]),
+                   len(wanted))
+    try:
+        if memory.read(0, len(wanted)) != wanted:
+            raise AttachError("DATA_LOSS", f"memory that came by {answer['way']} does not hold the "
+                              "agent's bytes")
+    finally:
+        memory.close()
+
+
+def _agree(connection: Connection, mode: str, framework: str,
+           allow_unfilled: bool) -> Mapping[str, Any]:
+    """The agent's answer that this process can acknowledge.
+
+    All that can be wrong with it must show before the ack: after that the agent forgets a shared
+    shard.
+    """
+    failed: Optional[AttachError] = None
+    for _ in range(_MOST_WAYS):
+        try:
+            answer = _check(connection.receive())
+        except AttachError as error:
+            # Where the answer to a "cannot" is a refusal, what could not be explains it.
+            if failed is None:
+                raise
+            raise AttachError(failed.code, f"{failed.message}; then {error}",
+                              failed.reason) from error
+        if mode != "auto" and answer.get("mode") != mode:
+            raise AttachError("DATA_LOSS", f"asked for mode {mode}, got {answer.get('mode')!r}")
+        _shard(answer, None, framework, allow_unfilled)
+        failed = _cannot(answer, framework, connection.fd)
+        connection.close_descriptor()  # of the memory for trial
+        if failed is None:
+            return answer
+        connection.send({"op": "cannot", "why": failed.message})
+    raise failed or AttachError("INTERNAL", "the agent proposes nothing")
+
+
+def _cannot(answer: Mapping[str, Any], framework: str, fd: int) -> Optional[AttachError]:
+    """Why another way must be found; raises what no other way would help with."""
+    way = answer["way"]
+    if way not in _WAYS:
+        raise AttachError("UNIMPLEMENTED", f"the agent hands over by {way!r}, which this client "
+                          "does not know; use the agent's version of it", "UNSUPPORTED")
+    if way == "host_copy" and FRAMEWORKS[framework].on_devices:
+        _target(answer, None)
+    if way not in _ON_DEVICE:
+        return None
+    if not FRAMEWORKS[framework].on_devices:
+        raise AttachError(
+            "FAILED_PRECONDITION", f"the shard lies on the GPU {answer.get('device')}, and arrays of "
+            f"{framework} lie in host memory; attach with framework=\"torch\" or \"dlpack\", or load "
+            "with --device cpu", "UNSUPPORTED")
+    try:
+        device = Driver.get().find(str(answer["device"]))
+        try:
+            _try(answer, device, fd)
+        except AttachError as error:
+            return error
+    except (KeyError, TypeError, ValueError) as error:
+        raise AttachError("DATA_LOSS", f"the agent's answer is incomplete: {error!r}") from error
+    return None
+
+
 def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optional[str] = None,
            mode: str = "auto", framework: str = "numpy", timeout: float = 30.0,
-           allow_unfilled: bool = False) -> Shard:
+           allow_unfilled: bool = False, device: Optional[str] = None) -> Shard:
     """Takes the shard of a rank over from the agent of this node, without a copy.
+
+    A shard that lies on a GPU is shared only, and wants framework "torch" or "dlpack".
 
     Args:
         load: the load's name, "loads/ID".
@@ -349,12 +314,16 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
             be done once, and not while other loads or processes use the same memory; "private":
             the agent keeps it, writes stay in this process (copy on write); "auto": shared where
             that is possible, else private. The shard's `mode` says which it was.
-        framework: "numpy" or "torch", for the arrays. bfloat16 and float8 are torch's own; in numpy
+        framework: "numpy", "torch" or "dlpack", for the arrays; "dlpack": DeviceArrays, which
+            every framework takes without a copy. bfloat16 and float8 are torch's own; in numpy
             they are ml_dtypes' where that is installed, else integers of the same width that hold
             the bits.
         timeout: seconds until it must have ended.
         allow_unfilled: give out partitions that the checkpoint has nothing for, as zeros with
             `filled` False, instead of raising UnfilledError when they are asked for.
+        device: the UUID of the GPU ("GPU-...") that a shard which comes by way of host memory
+            ("host_copy") is copied to; by default the one that the agent made it for, else the
+            calling thread's current one.
 
     Raises:
         AttachError: with the agent's message; nothing is attached then. A shared shard whose
@@ -363,24 +332,32 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {sorted(_MODES)}, was {mode!r}")
-    if framework not in _FRAMEWORKS:
-        raise ValueError(f"framework must be one of {sorted(_FRAMEWORKS)}, was {framework!r}")
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework must be one of {sorted(FRAMEWORKS)}, was {framework!r}")
     if token is None:
         token = os.environ.get("ZEROCAST_TOKEN", "")
     path = socket or os.environ.get("ZEROCAST_SOCKET") or DEFAULT_SOCKET
-    connection = _Connection(path, timeout)
+    connection = Connection(path, timeout)
     try:
         connection.send({"op": "attach", "load": load, "rank": rank, "token": token, "mode": mode})
-        answer = _check(connection.receive())
-        if mode != "auto" and answer.get("mode") != mode:
-            raise AttachError("DATA_LOSS", f"asked for mode {mode}, got {answer.get('mode')!r}")
-        make = _FRAMEWORKS[framework]
-        # All that can be wrong with it must show before the ack: after that the agent forgets a
-        # shared shard.
-        _shard(answer, None, make, allow_unfilled)
+        answer = _agree(connection, mode, framework, allow_unfilled)
         connection.send({"op": "ack"})
-        _check(connection.receive())
+        last = _check(connection.receive())
+        because = str(answer.get("because", ""))
+        if answer["way"] in _ON_DEVICE:
+            on_device = _device_memory(answer, last, connection)
+            return _shard(answer, on_device, framework, allow_unfilled, because,
+                          str(answer["device"]))
         memory = _map_arena(connection.fd, int(answer["arena_bytes"]), answer["mode"])
-        return _shard(answer, memory, make, allow_unfilled)
+        if answer["way"] == "memfd" or memory is None or not FRAMEWORKS[framework].on_devices:
+            return _shard(answer, memory, framework, allow_unfilled, because)
+        driver = Driver.get()
+        copy = DeviceMemory(driver, _target(answer, device))
+        not_locked = copy.copy_from_host(memory, len(memory), answer["mode"] == "shared")
+        memory.close()
+        if not_locked:
+            because += f"; copied from pages that are not locked: {not_locked}"
+        return _shard(answer, copy, framework, allow_unfilled, because,
+                      driver.uuids()[copy.device])
     finally:
         connection.close()
