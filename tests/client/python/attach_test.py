@@ -168,7 +168,9 @@ class HostileAgentTest(unittest.TestCase):
     def test_a_shard_on_a_device_is_refused_before_it_is_acknowledged(self):
         on_device = self.INDEX.replace(b'"memfd"', b'"cuda_vmm","device":"GPU-0","allocation_bytes":2097152')
         path = self.serve(self.frame(on_device), keep_open=True)
-        self.assert_refused("UNIMPLEMENTED", path, timeout=5)
+        self.assert_refused("FAILED_PRECONDITION", path, timeout=5)  # numpy's arrays are the host's
+        unknown = self.INDEX.replace(b'"memfd"', b'"telepathy"')
+        self.assert_refused("UNIMPLEMENTED", self.serve(self.frame(unknown), keep_open=True), timeout=5)
 
     def serve(self, answer, keep_open=False):
         folder = tempfile.TemporaryDirectory()

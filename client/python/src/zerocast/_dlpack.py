@@ -58,12 +58,11 @@ def _delete(managed: int) -> None:
     _exports.pop(managed, None)
 
 
-_is_valid = ctypes.pythonapi.PyCapsule_IsValid
-_is_valid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-_is_valid.restype = ctypes.c_int
-_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer_of.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-_pointer_of.restype = ctypes.c_void_p
+# Of our own: others may set the types of those that ctypes.pythonapi has.
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi))
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
 def _drop_capsule(capsule: int) -> None:
@@ -77,9 +76,9 @@ _DELETE = _Callback(_delete)
 _DROP_CAPSULE = _Callback(_drop_capsule)
 
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-_new_capsule.restype = ctypes.py_object
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p,
+                                 ctypes.c_void_p)(("PyCapsule_New", ctypes.pythonapi))
+_incref = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
 
 
 @atexit.register
@@ -87,7 +86,7 @@ def _forget() -> None:
     """Frameworks free tensors after Python's end, too: then nobody is there to be called."""
     for export, _ in _exports.values():
         export.managed.deleter = None
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(export))  # so that it is there for them
+        _incref(export)  # so that it is there for them
 
 
 class DeviceArray:
