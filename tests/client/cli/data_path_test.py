@@ -82,7 +82,7 @@ class DataPathTest(unittest.TestCase):
             for command in ("plan", "load"):
                 refused = cluster.zerocast(command, *flags, "1M")
                 self.assertEqual(refused.code, 5, refused)
-                self.assertRegex(refused.stderr, r"zerocast: node (node)?0: plan the buffers: \d+ bytes")
+                self.assertRegex(refused.stderr, r"zerocast: node (node)?[01]: plan the buffers: \d+ bytes")
                 (enough,) = re.findall(r"; allow (\d+M) there", refused.stderr)
                 allowed = cluster.zerocast(command, *flags, enough)
                 self.assertEqual(allowed.code, 0, allowed)
