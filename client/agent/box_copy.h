@@ -25,8 +25,8 @@ struct BoxCopy {
   EncodedSource encoded;
 };
 
-// Executes `copy` on the calling thread, in host memory.
-void RunBoxCopy(const BoxCopy& copy);
+// Executes `copy` on the calling thread, in host memory.  Returns the bytes that it wrote.
+int64_t RunBoxCopy(const BoxCopy& copy);
 
 }  // namespace zerocast
 

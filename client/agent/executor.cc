@@ -193,9 +193,11 @@ void Executor::UpdateProgress(const RoundReader& reader) {
   progress_.read = times.read / num_threads_;
   progress_.copy = times.copy / num_threads_;
   if (pool_ != nullptr) progress_.copy += pool_->busy() / num_threads_;
+  progress_.bytes_copied = times.bytes_copied;
   if (options_.communicator != nullptr) {
     progress_.bytes_sent = options_.communicator->bytes_sent();
     progress_.bytes_received = options_.communicator->bytes_received();
+    if (options_.device == nullptr) progress_.bytes_copied += progress_.bytes_received;
   }
 }
 

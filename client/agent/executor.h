@@ -34,6 +34,7 @@ struct ExecutorProgress {
   int64_t bytes_to_read = 0;
   int64_t bytes_sent = 0;
   int64_t bytes_received = 0;
+  int64_t bytes_copied = 0;  // to their places, from what was read or came
   // Where the time went.  Reading and copying are those of an average reading thread, and unpacking
   // what came; exchanging runs beside them.
   absl::Duration read;

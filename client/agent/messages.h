@@ -107,6 +107,7 @@ struct NodeProgress {
   int64_t bytes_to_read = 0;
   int64_t bytes_sent = 0;
   int64_t bytes_received = 0;
+  int64_t bytes_copied = 0;
   int64_t arena_bytes = 0;
   std::string transport;
   StageDurations seconds;

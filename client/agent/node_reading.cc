@@ -151,6 +151,7 @@ void NodeReading::Sum() {
     sum.bytes_read += part.bytes_read;
     sum.bytes_sent += part.bytes_sent;
     sum.bytes_received += part.bytes_received;
+    sum.bytes_copied += part.bytes_copied;
     sum.read += part.read / count;
     sum.copy += part.copy / count;
     sum.exchange += part.exchange / count;
@@ -162,6 +163,7 @@ void NodeReading::Sum() {
   progress_.bytes_read = sum.bytes_read;
   progress_.bytes_sent = sum.bytes_sent;
   progress_.bytes_received = sum.bytes_received;
+  progress_.bytes_copied = sum.bytes_copied;
   progress_.seconds.read = sum.read;
   progress_.seconds.copy = sum.copy;
   progress_.seconds.exchange = sum.exchange;

@@ -129,7 +129,7 @@ struct RoundReader::State {
   NodeArenas arenas;
   std::vector<int32_t> first_ranks;  // by node
   mutable std::atomic<int64_t> bytes_read{0};
-  std::atomic<int64_t> read_ns{0}, copy_ns{0};
+  std::atomic<int64_t> read_ns{0}, copy_ns{0}, bytes_copied{0};
   IoChoice io;
   std::atomic<bool> uses_preadv{false};  // some thread has, or is left with, no io_uring
   std::atomic<bool> stop{false};
@@ -342,8 +342,7 @@ absl::Status RoundReader::State::WaitForChunk(int number, Worker* worker) {
     io.RefuseDirect(status);
     ZC_RETURN_IF_ERROR(PlaceRequest(IoWay::kCached, PlaceOf(number, *worker), &chunk));
   }
-  // What is cached comes with one call: there is nothing to wait for.
-  if (chunk.way == IoWay::kCached)
+  if (chunk.way == IoWay::kCached)  // all of it comes with one call
     status = chunk.file->ReadAt(chunk.extent.begin, chunk.work.pieces());
   ZC_RETURN_IF_ERROR(status);
   io.Record(chunk.way, num_bytes, Clock::Real()->Steady() - chunk.start);
@@ -372,13 +371,13 @@ absl::Status RoundReader::State::CopyChunk(int number, Worker* worker) {
   ChunkRead& chunk = worker->chunks[number];
   const absl::Span<const BoxCopy> copies = chunk.work.Copies(chunk.slot->scales.data());
   if (options.device != nullptr) {
-    const int64_t block_begin = chunk.extent.begin / kDirectAlignment * kDirectAlignment;
-    return options.device->Start(PlaceOf(number, *worker), chunk.extent.end - block_begin, copies,
-                                 call_timeout);
+    const int64_t size =
+        chunk.extent.end - chunk.extent.begin / kDirectAlignment * kDirectAlignment;
+    return options.device->Start(PlaceOf(number, *worker), size, copies, call_timeout);
   }
   for (const BoxCopy& copy : copies) {
     options.fresh->MakeFor(copy);
-    RunBoxCopy(copy);
+    bytes_copied += RunBoxCopy(copy);
   }
   return absl::OkStatus();
 }
@@ -494,7 +493,8 @@ IoReport RoundReader::io() const {
 }
 
 RoundReaderTimes RoundReader::times() const {
-  return {absl::Nanoseconds(state_->read_ns.load()), absl::Nanoseconds(state_->copy_ns.load())};
+  return {absl::Nanoseconds(state_->read_ns.load()), absl::Nanoseconds(state_->copy_ns.load()),
+          state_->bytes_copied.load()};
 }
 
 }  // namespace zerocast

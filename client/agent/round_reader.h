@@ -61,6 +61,7 @@ struct OutgoingMessage {
 struct RoundReaderTimes {
   absl::Duration read;
   absl::Duration copy;
+  int64_t bytes_copied = 0;  // to their places
 };
 
 // How a reader reads.

@@ -29,6 +29,7 @@ void ToProto(const NodeProgress& progress, v1::NodeProgress* out) {
   out->set_bytes_to_read(progress.bytes_to_read);
   out->set_bytes_sent(progress.bytes_sent);
   out->set_bytes_received(progress.bytes_received);
+  out->set_bytes_copied(progress.bytes_copied);
   out->set_arena_bytes(progress.arena_bytes);
   out->set_transport(progress.transport);
   out->set_round(progress.round);

@@ -15,6 +15,11 @@
 namespace zerocast {
 namespace {
 
+double ElapsedSeconds(const v1::Load& load) {
+  return static_cast<double>(load.elapsed().seconds()) +
+         static_cast<double>(load.elapsed().nanos()) / 1e9;
+}
+
 using Json = nlohmann::ordered_json;
 
 // How many names of a list people see; the JSON has all.
@@ -279,8 +284,7 @@ Json LoadJson(const v1::Load& load) {
   document["num_targets"] = load.plan().num_targets();
   document["num_boxes"] = load.plan().num_boxes();
   document["arena_bytes"] = load.plan().arena_bytes();
-  document["elapsed_seconds"] = static_cast<double>(load.elapsed().seconds()) +
-                                static_cast<double>(load.elapsed().nanos()) / 1e9;
+  document["elapsed_seconds"] = ElapsedSeconds(load);
   document["transport"] = load.nodes().empty() ? "" : load.nodes(0).transport();
   Json nodes = Json::array();
   for (const v1::NodeProgress& node : load.nodes()) {
@@ -290,6 +294,7 @@ Json LoadJson(const v1::Load& load) {
                      {"bytes_read", node.bytes_read()},
                      {"bytes_sent", node.bytes_sent()},
                      {"bytes_received", node.bytes_received()},
+                     {"bytes_copied", node.bytes_copied()},
                      {"arena_bytes", node.arena_bytes()},
                      {"buffer_bytes", node.buffer_bytes()},
                      {"read_calls", node.read_calls()},
@@ -353,19 +358,6 @@ std::string ReportText(const v1::LoadReport& report) {
 
 namespace {
 
-// "read 3.90 GB/s, copy 12.1 GB/s, exchange 1.20 GB/s; most of the time: read"
-std::string StagesText(const v1::Load& load) {
-  const std::vector<StageSpeed> stages = StageSpeeds(load);
-  std::vector<std::string> speeds;
-  for (const StageSpeed& stage : stages) {
-    if (stage.BytesPerSecond() == 0) continue;
-    speeds.push_back(absl::StrCat(stage.name, " ", FormatRate(stage.BytesPerSecond())));
-  }
-  const std::string bottleneck = Bottleneck(stages);
-  if (speeds.empty() || bottleneck.empty()) return "";
-  return absl::StrCat(absl::StrJoin(speeds, ", "), "; most of the time: ", bottleneck, "\n");
-}
-
 // How much memory a node was allowed to use, and how what was not cached was read.
 std::string ReadingText(const v1::Load& load) {
   int64_t buffers = 0, read = 0, direct = 0;
@@ -413,16 +405,20 @@ std::string DevicesText(const v1::Load& load) {
 
 std::string LoadText(const v1::Load& load) {
   int64_t bytes_read = 0, bytes_received = 0;
-  double slowest = 0;
+  double slowest = 0;  // known at the end
   for (const v1::NodeProgress& node : load.nodes()) {
     bytes_read += node.bytes_read();
     bytes_received += node.bytes_received();
     slowest = std::max(slowest, node.seconds().total());
   }
-  std::string text = absl::StrCat(
-      load.name(), " ", StateText(load), ": ", load.shards_size(), " ranks on ", load.nodes_size(),
-      load.nodes_size() == 1 ? " node" : " nodes", "\n",
-      MovedText(SourceText(load), bytes_read, bytes_received), " in ", Seconds(slowest), " s");
+  if (slowest == 0) slowest = ElapsedSeconds(load);
+  // Nor are the ranks, before they have their shards.
+  const std::string ranks =
+      load.shards_size() == 0 ? "" : absl::StrCat(load.shards_size(), " ranks on ");
+  std::string text = absl::StrCat(load.name(), " ", StateText(load), ": ", ranks, load.nodes_size(),
+                                  load.nodes_size() == 1 ? " node" : " nodes", "\n",
+                                  MovedText(SourceText(load), bytes_read, bytes_received), " in ",
+                                  Seconds(slowest), " s");
   const int64_t moved = SourceText(load) == "peers" ? bytes_received : bytes_read;
   if (slowest > 0 && moved > 0) {
     absl::StrAppend(&text, " (", FormatRate(static_cast<double>(moved) / slowest), ")");
@@ -445,7 +441,9 @@ std::string LoadText(const v1::Load& load) {
                     Seconds(seconds.copy()), Seconds(seconds.exchange()),
                     Seconds(seconds.total())});
   }
-  absl::StrAppend(&text, FormatTable(rows), StagesText(load), ReadingText(load), DevicesText(load));
+  const std::string stages = StagesText(load);
+  absl::StrAppend(&text, FormatTable(rows), stages, stages.empty() ? "" : "\n", ReadingText(load),
+                  DevicesText(load));
   const std::string report = ReportText(load.report());
   if (!report.empty()) absl::StrAppend(&text, "\n", report);
   return text;

@@ -1,11 +1,14 @@
 #include "client/cli/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -16,66 +19,110 @@ namespace zerocast {
 namespace {
 
 constexpr int kBarWidth = 12;
-constexpr int kTerminalWidth = 79;
+constexpr int kUsualWidth = 80;
 constexpr absl::Duration kLineEvery = absl::Seconds(3);
+constexpr absl::Duration kRateWindow = absl::Seconds(10);
+
+// One that can move its cursor up.
+bool IsTerminal() {
+  const char* const kind = std::getenv("TERM");
+  return ::isatty(STDERR_FILENO) == 1 && kind != nullptr && std::string(kind) != "dumb";
+}
+
+// Columns that a line may have without being wrapped.
+int LineWidth() {
+  struct winsize size = {};
+  const bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+  return (known ? size.ws_col : kUsualWidth) - 1;
+}
 
 }  // namespace
 
-std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width) {
-  int64_t done = 0, all = 0;
+LoadBytes BytesOf(const v1::Load& load) {
+  LoadBytes bytes;
   for (const v1::NodeProgress& node : load.nodes()) {
-    done += node.bytes_read();
-    all += node.bytes_to_read();
+    bytes.done += node.bytes_read();
+    bytes.all += node.bytes_to_read();
     if (node.source() != v1::LOAD_SOURCE_PEERS) continue;
-    done += node.bytes_received();
+    bytes.done += node.bytes_received();
     // What comes is not known, but that every round brings about as much.
-    all += node.round() > 0 ? node.bytes_received() * node.num_rounds() / node.round()
-                            : node.arena_bytes();
+    bytes.all += node.round() > 0 ? node.bytes_received() * node.num_rounds() / node.round()
+                                  : node.arena_bytes();
   }
+  return bytes;
+}
+
+void RateMeter::Add(absl::Time now, int64_t value) {
+  looks_.push_back({now, value});
+  // The oldest look that is kept is as old as the window, or a little older.
+  while (looks_.size() > 2 && now - looks_[1].time >= kRateWindow) looks_.pop_front();
+}
+
+double RateMeter::PerSecond() const {
+  if (looks_.size() < 2) return 0;
+  const Look &first = looks_.front(), &last = looks_.back();
+  const double seconds = absl::ToDoubleSeconds(last.time - first.time);
+  return seconds > 0 ? static_cast<double>(last.value - first.value) / seconds : 0;
+}
+
+std::string ProgressLine(const v1::Load& load, double rate) {
+  const LoadBytes bytes = BytesOf(load);
   std::string line = absl::StrFormat("%-10s", StateName(load.state()));
-  if (all > 0 && load.state() == v1::LOAD_STATE_LOADING) {
-    const double share = static_cast<double>(done) / static_cast<double>(all);
+  if (bytes.all > 0 && load.state() == v1::LOAD_STATE_LOADING) {
+    const double share =
+        std::min(1.0, static_cast<double>(bytes.done) / static_cast<double>(bytes.all));
     const int filled = static_cast<int>(share * kBarWidth);
-    const double rate = static_cast<double>(done) / std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
     absl::StrAppend(&line, "[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                     "]");
-    absl::StrAppendFormat(&line, " %3.0f %%  %s of %s  %s", 100 * share, FormatBytes(done),
-                          FormatBytes(all), FormatRate(rate));
-    if (done > 0 && done < all) {
-      absl::StrAppendFormat(&line, "  %.0f s left",
-                            std::ceil(static_cast<double>(all - done) / rate));
+    absl::StrAppendFormat(&line, " %3.0f %%  %s of %s", 100 * share, FormatBytes(bytes.done),
+                          FormatBytes(bytes.all));
+    if (rate > 0) {
+      absl::StrAppend(&line, "  ", FormatRate(rate));
+      if (bytes.done < bytes.all) {
+        absl::StrAppendFormat(&line, "  %.0f s left",
+                              std::ceil(static_cast<double>(bytes.all - bytes.done) / rate));
+      }
     }
-    const std::string bottleneck = Bottleneck(StageSpeeds(load));
-    if (!bottleneck.empty()) absl::StrAppend(&line, "  ", bottleneck);
   }
-  if (static_cast<int>(line.size()) > width) line.resize(width);
-  return line;
+  return std::string(absl::StripTrailingAsciiWhitespace(line));
 }
 
 ProgressDisplay::ProgressDisplay(bool enabled)
-    : enabled_(enabled),
-      terminal_(::isatty(STDERR_FILENO) == 1),
-      started_(absl::Now()),
-      last_line_(started_) {}
+    : enabled_(enabled), terminal_(IsTerminal()), last_line_(absl::Now()) {}
 
 ProgressDisplay::~ProgressDisplay() {
-  if (drawn_) std::fprintf(stderr, "\r%*s\r", kTerminalWidth, "");
+  if (!drawn_) return;
+  Draw("", "");
+  std::fprintf(stderr, "\r");
 }
 
 void ProgressDisplay::Show(const v1::Load& load) {
   if (!enabled_) return;
   const absl::Time now = absl::Now();
-  // The rate people want is that of the reading, not of the waiting before it.
-  if (load.state() != v1::LOAD_STATE_LOADING) started_ = now;
-  const std::string line = ProgressLine(load, now - started_, kTerminalWidth);
+  std::string stages;
+  if (load.state() == v1::LOAD_STATE_LOADING) {
+    meter_.Add(now, BytesOf(load).done);
+    stages = StagesText(load);
+  } else {
+    // Another attempt begins at nothing.
+    meter_.Reset();
+  }
+  const std::string line = ProgressLine(load, meter_.PerSecond());
   if (terminal_) {
-    std::fprintf(stderr, "\r%-*s", kTerminalWidth, line.c_str());
-    std::fflush(stderr);
-    drawn_ = true;
+    Draw(line, stages);
   } else if (now - last_line_ >= kLineEvery) {
-    std::fprintf(stderr, "%s\n", line.c_str());
+    std::fprintf(stderr, "%s%s%s\n", line.c_str(), stages.empty() ? "" : "; ", stages.c_str());
     last_line_ = now;
   }
+}
+
+// The cursor comes back to the first of the two lines.
+void ProgressDisplay::Draw(const std::string& first, const std::string& second) {
+  const int width = LineWidth();
+  std::fprintf(stderr, "\r%-*.*s\n%-*.*s\033[A\r", width, width, first.c_str(), width, width,
+               second.c_str());
+  std::fflush(stderr);
+  drawn_ = true;
 }
 
 }  // namespace zerocast

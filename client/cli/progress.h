@@ -1,6 +1,8 @@
 #ifndef ZEROCAST_CLIENT_CLI_PROGRESS_H_
 #define ZEROCAST_CLIENT_CLI_PROGRESS_H_
 
+#include <cstdint>
+#include <deque>
 #include <string>
 
 #include "absl/time/time.h"
@@ -8,8 +10,33 @@
 
 namespace zerocast {
 
-// Shows a load's progress on stderr: a bar that redraws itself on a terminal, else a line every few
-// seconds.  Thread-compatible.
+// Bytes that a load has brought to its ranks, from files or from other agents, and all of them.
+struct LoadBytes {
+  int64_t done = 0;
+  int64_t all = 0;
+};
+LoadBytes BytesOf(const v1::Load& load);
+
+// How fast a number grows, over the last ten seconds in which it was looked at: who begins to look
+// late knows nothing of the time before.
+class RateMeter {
+ public:
+  // `now` never goes back.
+  void Add(absl::Time now, int64_t value);
+  // A second; 0 before two looks.
+  double PerSecond() const;
+  void Reset() { looks_.clear(); }
+
+ private:
+  struct Look {
+    absl::Time time;
+    int64_t value = 0;
+  };
+  std::deque<Look> looks_;
+};
+
+// Shows a load's progress on stderr: two lines that redraw themselves on a terminal, else a line
+// every few seconds.  Thread-compatible.
 class ProgressDisplay {
  public:
   // `enabled` false: shows nothing.
@@ -19,16 +46,18 @@ class ProgressDisplay {
   void Show(const v1::Load& load);
 
  private:
+  void Draw(const std::string& first, const std::string& second);
+
   const bool enabled_;
   const bool terminal_;
   bool drawn_ = false;
-  absl::Time started_;
+  RateMeter meter_;
   absl::Time last_line_;
 };
 
-// One line about `load` of at most `width` columns: "loading [####......]  42 %  1.21 GB/s  3 s
-// left".
-std::string ProgressLine(const v1::Load& load, absl::Duration elapsed, int width);
+// "loading   [####........]  42 %  0.83 GB of 1.98 GB  1.21 GB/s  1 s left".  `rate` is in bytes a
+// second; without one (0) nothing is said of it.
+std::string ProgressLine(const v1::Load& load, double rate);
 
 }  // namespace zerocast
 

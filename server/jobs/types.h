@@ -85,6 +85,7 @@ struct NodeProgress {
   std::string node_name;
   NodeStage stage = NodeStage::kNone;
   int64_t bytes_read = 0, bytes_to_read = 0, bytes_sent = 0, bytes_received = 0;
+  int64_t bytes_copied = 0;  // to their places
   int64_t arena_bytes = 0;
   std::string transport;
   StageSeconds seconds;

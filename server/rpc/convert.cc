@@ -43,6 +43,7 @@ v1::NodeProgress ProgressToProto(const jobs::NodeProgress& progress, int32_t nod
   out.set_bytes_to_read(progress.bytes_to_read);
   out.set_bytes_sent(progress.bytes_sent);
   out.set_bytes_received(progress.bytes_received);
+  out.set_bytes_copied(progress.bytes_copied);
   out.set_arena_bytes(progress.arena_bytes);
   out.set_transport(progress.transport);
   v1::StageSeconds* seconds = out.mutable_seconds();

@@ -39,6 +39,7 @@ jobs::NodeProgress ProgressFromProto(const v1::NodeProgress& progress) {
   out.bytes_sent = progress.bytes_sent();
   out.bytes_received = progress.bytes_received();
   out.arena_bytes = progress.arena_bytes();
+  out.bytes_copied = progress.bytes_copied();
   out.transport = progress.transport();
   const v1::StageSeconds& seconds = progress.seconds();
   out.seconds = {seconds.prepare(),  seconds.connect(), seconds.read(), seconds.copy(),

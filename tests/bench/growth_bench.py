@@ -101,10 +101,11 @@ def show(sizes, worlds):
     tools.rows(SIZE_COLUMNS, table)
     if not worlds:
         return
-    first = tools.median(worlds[0].seconds)
     print(f"\n{tools.file_bytes(worlds[0].ckpt)[0] / 1e9:.2f} GB, by world size")
-    tools.rows(WORLD_COLUMNS, [(case.world_size, tools.median(case.seconds), tools.median(case.seconds) / first,
-                                max(case.anonymous) / 1e6) for case in worlds])
+    tools.rows(WORLD_COLUMNS, [
+        (case.world_size, tools.median(case.seconds),
+         tools.median([a / b for a, b in zip(case.seconds, worlds[0].seconds)]), max(case.anonymous) / 1e6)
+        for case in worlds])
     most = max(max(case.anonymous) for case in sizes + worlds)
     print(f"\nanonymous memory beside the arenas: at most {most / 1e6:.1f} MB "
           f"({'within' if most <= MOST_ANONYMOUS_BYTES else 'BEYOND'} {MOST_ANONYMOUS_BYTES / 1e6:.0f} MB)")

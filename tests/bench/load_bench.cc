@@ -15,11 +15,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "client/agent/arena.h"
 #include "client/agent/executor.h"
+#include "client/agent/memory_needs.h"
 #include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
 #include "server/plan/plan.h"
@@ -55,7 +55,7 @@ struct Options {
   double gb = 2;
   int runs = 7;
   int ranks = 2;
-  int threads = static_cast<int>(std::thread::hardware_concurrency());
+  int threads = ReadingThreads(0);  // of the load and the floor
   std::string kind;
   std::string json;
   bool write_only = false;
@@ -116,6 +116,8 @@ LoadRun Load(const std::shared_ptr<const Manifest>& manifest, const BenchCheckpo
     arenas->push_back(Take(Arena::Create("bench", plan->arena_bytes)));
   }
   executor.arenas = MemoryOf(arenas);
+  executor.num_threads = options.threads;
+  executor.chunk_bytes = ChunkBytes(layout, options.threads, kDefaultBufferBytes);
   const absl::Status status = ExecuteLoad(executor, &run.progress);
   run.seconds = Now() - start;
   if (!status.ok()) Die(status.ToString());
