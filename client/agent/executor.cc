@@ -90,6 +90,8 @@ class Executor {
   std::shared_ptr<FreshMemory> fresh_;
   Destination destination_;
 
+  int64_t unpaid_ = 0;  // bytes that were broadcast, and not yet taken from the rate
+
   // Two of each: one is unpacked while the next comes.
   RoundMessages messages_[2];
   IncomingBroadcast broadcasts_[2];
@@ -263,11 +265,11 @@ absl::Status Executor::ExchangeMessages(int64_t round, absl::Span<const RoundExc
   }
   ZC_ASSIGN_OR_RETURN(const std::vector<Message> receives, PlaceReceives(round, exchanges));
   ZC_RETURN_IF_ERROR(OrderExchange());
-  WaitToSend(
-      std::accumulate(sends.begin(), sends.end(), int64_t{0},
-                      [](int64_t sum, const Message& send) { return sum + send.num_bytes; }));
   {
     StageTimer timer(options_.clock, &progress_.exchange);
+    WaitToSend(
+        std::accumulate(sends.begin(), sends.end(), int64_t{0},
+                        [](int64_t sum, const Message& send) { return sum + send.num_bytes; }));
     const absl::Status status =
         options_.communicator->Exchange(sends, receives, options_.stage_timeout);
     if (!status.ok()) return ExchangeError(status);
@@ -299,13 +301,15 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
       data = incoming.data();
     }
     ZC_RETURN_IF_ERROR(OrderExchange());
-    // About what each node passes on.
-    WaitToSend(static_cast<int64_t>(data.size()));
     {
       StageTimer timer(options_.clock, &progress_.exchange);
+      // What this node passes on is known behind it.
+      WaitToSend(std::exchange(unpaid_, 0));
+      const int64_t before = options_.communicator->bytes_sent();
       const absl::Status status = options_.communicator->Broadcast(
           data.data(), static_cast<int64_t>(data.size()), reader, options_.stage_timeout);
       if (!status.ok()) return ExchangeError(status);
+      unpaid_ += options_.communicator->bytes_sent() - before;
     }
     if (!mine) ZC_RETURN_IF_ERROR(StartUnpack(round, reader, &incoming));
   }

@@ -128,6 +128,7 @@ struct RoundReader::State {
   int64_t num_rounds = 0;
   NodeArenas arenas;
   std::vector<int32_t> first_ranks;  // by node
+  RateWaits rate_waits;
   mutable std::atomic<int64_t> bytes_read{0};
   std::atomic<int64_t> read_ns{0}, copy_ns{0}, bytes_copied{0};
   IoChoice io;
@@ -281,9 +282,8 @@ absl::Status RoundReader::State::ReadScales(int64_t round, Worker* worker, Slot*
 
 absl::Status RoundReader::State::StartChunk(int number, Worker* worker) {
   ChunkRead& chunk = worker->chunks[number];
-  if (options.read_limit != nullptr) {
-    options.read_limit->Wait(chunk.extent.end - chunk.extent.begin, [this] { return stop.load(); });
-  }
+  rate_waits.Wait(options.read_limit.get(), chunk.extent.end - chunk.extent.begin,
+                  [this] { return stop.load(); });
   chunk.start = Clock::Real()->Steady();
   ZC_ASSIGN_OR_RETURN(chunk.file, OpenFile(chunk.extent.file, worker));
   // Even to ask whether it is cached is a call to the file system.
@@ -439,7 +439,7 @@ RoundReader::~RoundReader() {
 
 absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
     absl::Duration timeout, const std::function<bool()>& go_on) {
-  const Deadline deadline(timeout);
+  const absl::Duration began = Clock::Real()->Steady();
   const int64_t round = num_taken_;
   State& state = *state_;
   Slot& slot = state.SlotOf(round);
@@ -451,7 +451,8 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
   state.changed.SignalAll();
   while (!state.IsDone(slot, round)) {
     if (!state.status.ok()) return state.status;
-    if (deadline.Passed()) {
+    // The file system has its time anew after each wait for the rate.
+    if (Clock::Real()->Steady() - std::max(began, state.rate_waits.LastEnd()) >= timeout) {
       given_up_ = true;
       // One that waits is not what the round waits for.
       const auto found = std::find(state.waits.begin(), state.waits.end(), false);
@@ -463,8 +464,7 @@ absl::StatusOr<absl::Span<const OutgoingMessage>> RoundReader::Next(
                                          "; check that the file system answers, then load again")),
                         "DEADLINE_EXCEEDED");
     }
-    if (!state.changed.WaitWithTimeout(&state.mutex, std::min(deadline.Remaining(), kPoll)))
-      continue;
+    if (!state.changed.WaitWithTimeout(&state.mutex, std::min(timeout, kPoll))) continue;
     state.mutex.Unlock();
     const bool goes_on = go_on();
     state.mutex.Lock();
@@ -493,8 +493,8 @@ IoReport RoundReader::io() const {
 }
 
 RoundReaderTimes RoundReader::times() const {
-  return {absl::Nanoseconds(state_->read_ns.load()), absl::Nanoseconds(state_->copy_ns.load()),
-          state_->bytes_copied.load()};
+  return {absl::Nanoseconds(state_->read_ns.load()) + state_->rate_waits.total(),
+          absl::Nanoseconds(state_->copy_ns.load()), state_->bytes_copied.load()};
 }
 
 }  // namespace zerocast

@@ -205,6 +205,41 @@ TEST(Executor, ACancelledLoadDoesNotWaitForTheRoundThatIsRead) {
   EXPECT_LT(Clock::Real()->Steady() - began, absl::Minutes(1));
 }
 
+// A round takes two seconds, and its deadline is one.
+TEST(Executor, AWaitForTheReadRateIsNotTheFileSystems) {
+  const TempDir dir;
+  ExecutorOptions options = OneNode(dir, /*round_bytes=*/9000);
+  options.num_threads = 1;
+  options.chunk_bytes = 1000;
+  options.read_limit = std::make_shared<RateLimit>(2000);
+  options.stage_timeout = absl::Seconds(1);
+  ExecutorProgress progress;
+  ASSERT_THAT(ExecuteLoad(options, &progress), IsOk());
+  ASSERT_GT(progress.bytes_read, 5000);
+  // The report says where the time went.
+  EXPECT_GT(progress.read,
+            absl::Seconds(0.9 * static_cast<double>(progress.bytes_read - 1000) / 2000));
+}
+
+TEST(Executor, TheSendRateIsThatOfWhatANodeSends) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  ClusterOptions options;
+  Layout layout = MakeLayout(2, 1);
+  layout.read_mode = ReadMode::kRank0;
+  layout.move_mode = MoveMode::kBroadcast;
+  options.plan = MakePlan(dir.path(), layout);
+  options.folder = dir.path();
+  options.before_load = [](int32_t node, ExecutorOptions* executor) {
+    // What this one gets would take hours.
+    if (node == 1) executor->send_limit = std::make_shared<RateLimit>(1);
+  };
+  const ClusterRun run = RunCluster(std::move(options));
+  EXPECT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_EQ(run.progress[1].bytes_sent, 0);
+  EXPECT_GT(run.progress[1].bytes_received, 5000);
+}
+
 TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
   const TempDir dir;
   std::atomic<bool> cancelled{false};
