@@ -1,5 +1,6 @@
 #include "client/agent/executor.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -184,6 +185,8 @@ absl::Status Executor::Run() {
     if (options_.on_progress != nullptr) options_.on_progress(progress_);
   }
   ZC_RETURN_IF_ERROR(WaitForUnpacking());
+  // Whoever sends next waits for it.
+  if (options_.send_limit != nullptr) options_.send_limit->Take(unpaid_);
   UpdateProgress(*reader);
   return reader->CheckUnchanged(options_.cancelled);
 }
@@ -303,13 +306,14 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
     ZC_RETURN_IF_ERROR(OrderExchange());
     {
       StageTimer timer(options_.clock, &progress_.exchange);
-      // What this node passes on is known behind it.
-      WaitToSend(std::exchange(unpaid_, 0));
+      // Its reader sends it once at least; what else a node sends of it is known behind it.
+      const int64_t ahead = mine ? static_cast<int64_t>(data.size()) : 0;
+      WaitToSend(std::exchange(unpaid_, 0) + ahead);
       const int64_t before = options_.communicator->bytes_sent();
       const absl::Status status = options_.communicator->Broadcast(
           data.data(), static_cast<int64_t>(data.size()), reader, options_.stage_timeout);
       if (!status.ok()) return ExchangeError(status);
-      unpaid_ += options_.communicator->bytes_sent() - before;
+      unpaid_ = std::max<int64_t>(0, options_.communicator->bytes_sent() - before - ahead);
     }
     if (!mine) ZC_RETURN_IF_ERROR(StartUnpack(round, reader, &incoming));
   }

@@ -230,14 +230,18 @@ TEST(Executor, TheSendRateIsThatOfWhatANodeSends) {
   layout.move_mode = MoveMode::kBroadcast;
   options.plan = MakePlan(dir.path(), layout);
   options.folder = dir.path();
-  options.before_load = [](int32_t node, ExecutorOptions* executor) {
-    // What this one gets would take hours.
-    if (node == 1) executor->send_limit = std::make_shared<RateLimit>(1);
+  const std::shared_ptr<RateLimit> shared[] = {std::make_shared<RateLimit>(1),
+                                               std::make_shared<RateLimit>(1)};
+  options.before_load = [&](int32_t node, ExecutorOptions* executor) {
+    executor->send_limit = shared[node];
   };
   const ClusterRun run = RunCluster(std::move(options));
   EXPECT_THAT(run.statuses, Each(IsOk()));
   EXPECT_EQ(run.progress[1].bytes_sent, 0);
   EXPECT_GT(run.progress[1].bytes_received, 5000);
+  // The one broadcast began at once; who sends next from that node waits for hours.
+  EXPECT_GT(shared[0]->Take(0), absl::Hours(1));
+  EXPECT_EQ(shared[1]->Take(0), absl::ZeroDuration());
 }
 
 TEST(Executor, ACancelledLoadEndsAndLeavesNobodyWaiting) {
