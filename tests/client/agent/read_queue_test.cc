@@ -70,6 +70,25 @@ class QueueTest : public ::testing::Test {
     return request;
   }
 
+  // Ten rounds of as many reads at once as the queue has, of `content` (3 MiB), which end in
+  // another order than they began.
+  void ReadInTurn(const std::string& content) {
+    for (int round = 0; round < 10; ++round) {
+      std::string bytes[kDepth];
+      ReadRequest requests[kDepth];
+      for (int k = 0; k < kDepth; ++k) {
+        bytes[k].assign(1 << 20, '\0');
+        requests[k] = Request((k << 20) - k * round, &bytes[k]);
+        queue_->Start(k, requests[k]);
+      }
+      for (const int k : {1, 2, 0}) {
+        EXPECT_THAT(queue_->Wait(k), IsOk());
+        EXPECT_TRUE(bytes[k] ==
+                    content.substr(static_cast<size_t>((k << 20) - k * round), 1 << 20));
+      }
+    }
+  }
+
   const TempDir dir_;
   const std::shared_ptr<PosixReaderState> state_ = std::make_shared<PosixReaderState>();
   std::unique_ptr<PosixFile> file_;
@@ -103,19 +122,7 @@ TEST_P(ReadQueueTest, FillsMorePiecesThanOneCallTakes) {
 TEST_P(ReadQueueTest, SeveralAreUnderWayAndAreAwaitedInAnyOrder) {
   const std::string content = Content(3 << 20);
   Open(content);
-  std::string bytes[kDepth];
-  ReadRequest requests[kDepth];
-  for (int round = 0; round < 10; ++round) {
-    for (int k = 0; k < kDepth; ++k) {
-      bytes[k].assign(1 << 20, '\0');
-      requests[k] = Request((k << 20) - k * round, &bytes[k]);
-      queue_->Start(k, requests[k]);
-    }
-    for (const int k : {1, 2, 0}) {
-      EXPECT_THAT(queue_->Wait(k), IsOk());
-      EXPECT_TRUE(bytes[k] == content.substr(static_cast<size_t>((k << 20) - k * round), 1 << 20));
-    }
-  }
+  ReadInTurn(content);
 }
 
 TEST_P(ReadQueueTest, AFileThatEndsTooEarlyIsNamedWithItsOffset) {
@@ -233,19 +240,7 @@ TEST_P(RefusedSubmitTest, ARefusedReadAmongOthersHindersNone) {
     return call % kDepth == 1 ? GetParam() : ::io_uring_submit(ring);
   });
   if (queue_ == nullptr) return;
-  for (int round = 0; round < 10; ++round) {
-    std::string bytes[kDepth];
-    ReadRequest requests[kDepth];
-    for (int k = 0; k < kDepth; ++k) {
-      bytes[k].assign(1 << 20, '\0');
-      requests[k] = Request((k << 20) - k * round, &bytes[k]);
-      queue_->Start(k, requests[k]);
-    }
-    for (const int k : {1, 2, 0}) {
-      EXPECT_THAT(queue_->Wait(k), IsOk());
-      EXPECT_TRUE(bytes[k] == content.substr(static_cast<size_t>((k << 20) - k * round), 1 << 20));
-    }
-  }
+  ReadInTurn(content);
 }
 
 TEST_F(SubmitTest, AnInterruptedSubmissionIsMadeAgain) {
