@@ -130,11 +130,62 @@ def _transform(transform, recorder):
     return made
 
 
+def describe(model, transforms, dtype, recorder):
+    """The spec of a model that is built but not loaded, as JSON values.
+
+    Args:
+        model: its parameters may lie on the meta device, or be ZeRO-3's (ds_shape).
+        transforms: what the release would convert the checkpoint by, in order.
+        dtype: the model's torch.dtype, which decides what stays in float32.
+        recorder: the Recorder that saw the transforms being made.
+    """
+    import transformers
+    kept = _kept(model, dtype)
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+
+    def listed(named):
+        tensors = []
+        for name, tensor in named:
+            own = "float32" if kept is not None and kept.search(name) else \
+                str(tensor.dtype).rsplit(".", 1)[-1]
+            tensors.append({"name": name, "shape": list(getattr(tensor, "ds_shape", tensor.shape)),
+                            "dtype": own})
+        return tensors
+
+    persistent = model.state_dict(keep_vars=True)
+    buffers = [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False)
+               if name in persistent]
+    # Nothing is tied yet: both names of a tied weight are listed.
+    params = list(model.named_parameters(remove_duplicate=False))
+    unexpected = set(model._keys_to_ignore_on_load_unexpected or ())
+    names = [name for name, _ in model.named_buffers()]
+    if any(name.endswith("rotary_emb.inv_freq") for name in names):
+        unexpected.add(r"rotary_emb\.inv_freq")
+    dialect = _transforms.dialect()
+    if dialect != "5.1.0" and any(name.endswith("position_ids") for name in names):
+        unexpected.add(r"(^|\.)position_ids$")
+    for patterns in (unexpected, model._keys_to_ignore_on_load_missing or ()):
+        for pattern in patterns:
+            re.compile(pattern)
+    return {
+        "architecture": type(model).__name__,
+        "model_type": model.config.model_type,
+        "dialect": dialect,
+        "made_by": f"transformers {transformers.__version__}",
+        "base_model_prefix": model.base_model_prefix,
+        "tied": tied,
+        "transforms": [_transform(transform, recorder) for transform in transforms],
+        "params": listed(params),
+        "buffers": listed(buffers),
+        "keys_to_ignore_on_load_missing": sorted(model._keys_to_ignore_on_load_missing or ()),
+        "keys_to_ignore_on_load_unexpected": sorted(unexpected),
+    }
+
+
 def export(checkpoint, class_name=None, dtype_name=None):
     """The model spec of a checkpoint's folder, as JSON values."""
-    import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
-    dialect = _transforms.dialect()
+    _transforms.dialect()  # an unknown release is refused before anything is built
     config = _config(checkpoint, class_name)
     model_type = config.model_type
     cls = _class(config, class_name)
@@ -149,44 +200,8 @@ def export(checkpoint, class_name=None, dtype_name=None):
         from transformers import conversion_mapping
         conversion_mapping._checkpoint_conversion_mapping_cache = None
         transforms = get_model_conversion_mapping(model)
-    kept = _kept(model, dtype)
-    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
-
-    def listed(named):
-        tensors = []
-        for name, tensor in named:
-            own = "float32" if kept is not None and kept.search(name) else \
-                str(tensor.dtype).rsplit(".", 1)[-1]
-            tensors.append({"name": name, "shape": list(tensor.shape), "dtype": own})
-        return tensors
-
-    persistent = model.state_dict(keep_vars=True)
-    buffers = [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False)
-               if name in persistent]
-    # Nothing is tied yet: both names of a tied weight are listed.
-    params = list(model.named_parameters(remove_duplicate=False))
-    unexpected = set(model._keys_to_ignore_on_load_unexpected or ())
-    names = [name for name, _ in model.named_buffers()]
-    if any(name.endswith("rotary_emb.inv_freq") for name in names):
-        unexpected.add(r"rotary_emb\.inv_freq")
-    if dialect != "5.1.0" and any(name.endswith("position_ids") for name in names):
-        unexpected.add(r"(^|\.)position_ids$")
-    for patterns in (unexpected, model._keys_to_ignore_on_load_missing or ()):
-        for pattern in patterns:
-            re.compile(pattern)
-    return {
-        "architecture": cls.__name__,
-        "model_type": model_type,
-        "dialect": dialect,
-        "made_by": f"transformers {transformers.__version__}",
-        "base_model_prefix": model.base_model_prefix,
-        "tied": tied,
-        "transforms": [_transform(transform, recorder) for transform in transforms],
-        "params": listed(params),
-        "buffers": listed(buffers),
-        "keys_to_ignore_on_load_missing": sorted(model._keys_to_ignore_on_load_missing or ()),
-        "keys_to_ignore_on_load_unexpected": sorted(unexpected),
-    }
+    # The checkpoint's own, also where the class reads but a part of its config.
+    return {**describe(model, transforms, dtype, recorder), "model_type": model_type}
 
 
 def main(argv=None):
