@@ -2,9 +2,11 @@
 #define ZEROCAST_CLIENT_AGENT_DEVICE_MEMORY_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 namespace zerocast {
@@ -47,6 +49,12 @@ class DeviceMemory {
   // Copies bytes [offset, offset + to.size()) to host memory, and waits for that.  Nobody may write
   // to them meanwhile.  Errors: those of kernels/device.
   virtual absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const = 0;
+
+  // A copy of all of it in memory of the same device, of the way "cuda_ipc": for a process that
+  // cannot import this memory.  Nobody may write to it meanwhile.  Errors: RESOURCE_EXHAUSTED
+  // without room for both, UNIMPLEMENTED where the device has no legacy handles; those of
+  // kernels/device.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> CopyWithHandle() const = 0;
 };
 
 }  // namespace zerocast

@@ -246,13 +246,15 @@ absl::Status HandOverServer::State::TakeAnotherWay(const std::string& why, Shard
   const std::string what = absl::StrCat("hand rank ", offer->rank, " of ", offer->index->load,
                                         " over by ", offer->way, ": the process cannot: ", why);
   // The last of all ways: there is none behind it.
-  if (offer->copy != nullptr || offer->device_uuid.empty() || options.offer_copy == nullptr) {
+  if (offer->way == "host_copy" || offer->device_uuid.empty() || options.offer_copy == nullptr) {
     return WithReason(absl::FailedPreconditionError(
                           absl::StrCat(what, "; there is no other way, and the agent keeps it")),
                       "UNSUPPORTED");
   }
-  spdlog::warn("hand-over: {}; it is copied to host memory instead", EscapeControls(what));
+  spdlog::warn("hand-over: {}; it is copied", EscapeControls(what));
   ZC_ASSIGN_OR_RETURN(*offer, options.offer_copy(*offer, why, [this] { return stops(); }));
+  spdlog::info("hand-over: the copy of rank {} of {} goes over by {}", offer->rank,
+               offer->index->load, offer->way);
   return absl::OkStatus();
 }
 
@@ -294,7 +296,7 @@ absl::Status HandOverServer::State::Attach(int socket) {
   ZC_RETURN_IF_ERROR(settled);
   const absl::Status given =
       WriteFrame(socket, wake.get(), OkAnswer(offer.handle), offer.fd.get(), options.frame_timeout);
-  if (given.ok() && offer.lent != nullptr) WaitUntilReturned(socket, offer);
+  if (given.ok() && offer.way == "cuda_ipc") WaitUntilReturned(socket, offer);
   if (!given.ok()) {
     spdlog::warn("hand-over of rank {} of {}: the client acknowledged and then broke off{}: {}",
                  offer.rank, offer.index->load,

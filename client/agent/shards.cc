@@ -210,8 +210,6 @@ absl::StatusOr<ShardOffer> ShardBook::OfferCopy(const ShardOffer& offer, const s
   other.rank = offer.rank;
   other.mode = offer.mode;
   other.arena_bytes = offer.arena_bytes;
-  other.way = "host_copy";
-  other.device_uuid = offer.device_uuid;
   other.because = absl::StrCat(offer.because, offer.because.empty() ? "" : "; ", "not ", offer.way,
                                ": the process cannot: ", why);
   const Arena* arena = nullptr;
@@ -224,8 +222,25 @@ absl::StatusOr<ShardOffer> ShardBook::OfferCopy(const ShardOffer& offer, const s
     }
   }
   if (arena == nullptr) return WrongState(offer.rank, "there is no other way than " + offer.way);
+  if (offer.way == "cuda_vmm") {
+    const absl::Status copied = CopyOnDevice(*arena->device(), &other);
+    if (copied.ok()) return other;
+    absl::StrAppend(&other.because, "; not cuda_ipc: ", copied.message());
+  }
+  other.way = "host_copy";
+  other.device_uuid = offer.device_uuid;
   ZC_RETURN_IF_ERROR(CopyToHost(*arena, stopped, &other));
   return other;
+}
+
+absl::Status ShardBook::CopyOnDevice(const DeviceMemory& device, ShardOffer* offer) const {
+  ZC_ASSIGN_OR_RETURN(std::unique_ptr<DeviceMemory> copy, device.CopyWithHandle());
+  const std::string because = offer->because;
+  ZC_RETURN_IF_ERROR(FillFromDevice(*copy, offer));
+  offer->because = because;
+  offer->lent = nullptr;  // the copy is, not the shard
+  offer->copy = std::make_shared<const Arena>(Arena::OnDevice(std::move(copy)));
+  return absl::OkStatus();
 }
 
 absl::Status ShardBook::Settle(int32_t rank, AttachMode mode, bool acknowledged, ShardLease* lent) {

@@ -69,10 +69,11 @@ struct ShardOffer {
   std::string handle;  // as fd, it must not leave before the offer is settled
   UniqueFd trial_fd;
   DeviceTrial trial;
-  // "host_copy" of a shard on a device.
+  // Goes over in the place of a shard on a device: in host memory ("host_copy"), or on the same
+  // device ("cuda_ipc"; then it must live as long as the other process uses it).
   std::shared_ptr<const Arena> copy;
-  // "cuda_ipc": the memory stays this process's, and must live as long as the other one uses it.
-  // Null until the offer is settled.
+  // "cuda_ipc" without a copy: the memory stays this process's, and must live as long as the other
+  // one uses it.  Empty until the offer is settled.
   std::shared_ptr<ShardLease> lent;
 };
 
@@ -95,9 +96,10 @@ class ShardBook {
   absl::StatusOr<ShardOffer> Offer(int32_t rank, absl::string_view token, AttachMode mode,
                                    const std::function<bool()>& stopped = nullptr);
 
-  // In the place of `offer`, which is not settled, one by way "host_copy", since the process cannot
-  // take it by its way: `why`.  On an error `offer` stands.  Errors: FAILED_PRECONDITION when it
-  // does not lie on a device; those of the copy.
+  // In the place of `offer`, which is not settled, one of a copy, since the process cannot take it
+  // by its way: `why`.  Behind "cuda_vmm" comes "cuda_ipc", where the device can give that and has
+  // room for the copy, else "host_copy".  On an error `offer` stands.  Errors: FAILED_PRECONDITION
+  // when it does not lie on a device; those of the copy to the host.
   absl::StatusOr<ShardOffer> OfferCopy(const ShardOffer& offer, const std::string& why,
                                        const std::function<bool()>& stopped);
 
@@ -134,6 +136,7 @@ class ShardBook {
   absl::Status FillFromDevice(const DeviceMemory& device, ShardOffer* offer) const;
   absl::Status CopyToHost(const Arena& arena, const std::function<bool()>& stopped,
                           ShardOffer* offer) const;
+  absl::Status CopyOnDevice(const DeviceMemory& device, ShardOffer* offer) const;
   // Makes the offer of a shard that is here; decides the mode.
   absl::Status Reserve(Slot* slot, int32_t rank, AttachMode wanted, AttachMode* mode)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

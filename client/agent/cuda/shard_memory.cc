@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <optional>
 #include <random>
+#include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/copy_to_host.h"
@@ -61,37 +66,6 @@ bool IsReasonForAnotherWay(const absl::Status& status) {
          !absl::IsInvalidArgument(status) && !absl::IsUnavailable(status);
 }
 
-class CudaMemory : public DeviceMemory {
- public:
-  CudaMemory(const DeviceInfo& info, Memory memory, int64_t num_bytes,
-             std::shared_ptr<const DeviceTrial> trial, std::string because)
-      : number_(info.number),
-        uuid_(info.uuid),
-        memory_(std::move(memory)),
-        num_bytes_(num_bytes),
-        trial_(std::move(trial)),
-        because_(std::move(because)) {}
-
-  char* data() const override { return reinterpret_cast<char*>(memory_.data()); }
-  int64_t num_bytes() const override { return num_bytes_; }
-  const DeviceTicket& ticket() const override { return memory_.ticket; }
-  const DeviceTrial& trial() const override { return *trial_; }
-  std::string because() const override { return because_; }
-  std::string device_uuid() const override { return uuid_; }
-
-  absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const override {
-    return zerocast::CopyToHost(number_, memory_.data() + offset, to, kCopyTimeout);
-  }
-
- private:
-  const int number_;
-  const std::string uuid_;
-  const Memory memory_;
-  const int64_t num_bytes_;
-  const std::shared_ptr<const DeviceTrial> trial_;
-  const std::string because_;
-};
-
 // A trial that owns its memory.
 struct OwnedTrial {
   DeviceTrial trial;
@@ -107,7 +81,67 @@ std::string RandomBytes(int64_t num_bytes) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const DeviceTrial>> ShardMemoryMaker::TrialOf(
+// Makes memory of one device by a given way.
+class ShardMemoryMaker::OneDevice : public std::enable_shared_from_this<OneDevice> {
+ public:
+  // Starts to write what new memory is to hold.
+  using Fill = std::function<absl::Status(std::byte* memory, cudaStream_t stream)>;
+
+  explicit OneDevice(DeviceInfo info) : info_(std::move(info)) {}
+
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Make(const std::string& way, int64_t num_bytes,
+                                                     const std::string& because, const Fill& fill);
+
+ private:
+  class Shard;
+
+  // Made with the first memory of that way, and kept: it is small.
+  absl::StatusOr<std::shared_ptr<const DeviceTrial>> TrialOf(const std::string& way);
+
+  const DeviceInfo info_;
+  Mutex mutex_;
+  std::map<std::string, std::shared_ptr<const DeviceTrial>> trials_ ABSL_GUARDED_BY(mutex_);
+};
+
+class ShardMemoryMaker::OneDevice::Shard : public DeviceMemory {
+ public:
+  Shard(std::shared_ptr<OneDevice> device, Memory memory, int64_t num_bytes,
+        std::shared_ptr<const DeviceTrial> trial, std::string because)
+      : device_(std::move(device)),
+        memory_(std::move(memory)),
+        num_bytes_(num_bytes),
+        trial_(std::move(trial)),
+        because_(std::move(because)) {}
+
+  char* data() const override { return reinterpret_cast<char*>(memory_.data()); }
+  int64_t num_bytes() const override { return num_bytes_; }
+  const DeviceTicket& ticket() const override { return memory_.ticket; }
+  const DeviceTrial& trial() const override { return *trial_; }
+  std::string because() const override { return because_; }
+  std::string device_uuid() const override { return device_->info_.uuid; }
+
+  absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const override {
+    return zerocast::CopyToHost(device_->info_.number, memory_.data() + offset, to, kCopyTimeout);
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> CopyWithHandle() const override {
+    return device_->Make(
+        "cuda_ipc", num_bytes_, because_, [this](std::byte* copy, cudaStream_t stream) {
+          return ToStatus(cudaMemcpyAsync(copy, memory_.data(), static_cast<size_t>(num_bytes_),
+                                          cudaMemcpyDeviceToDevice, stream),
+                          "copy a shard within its device");
+        });
+  }
+
+ private:
+  const std::shared_ptr<OneDevice> device_;
+  const Memory memory_;
+  const int64_t num_bytes_;
+  const std::shared_ptr<const DeviceTrial> trial_;
+  const std::string because_;
+};
+
+absl::StatusOr<std::shared_ptr<const DeviceTrial>> ShardMemoryMaker::OneDevice::TrialOf(
     const std::string& way) {
   if (way == "host_copy") return std::make_shared<const DeviceTrial>();
   {
@@ -133,29 +167,31 @@ absl::StatusOr<std::shared_ptr<const DeviceTrial>> ShardMemoryMaker::TrialOf(
   return trials_.emplace(way, std::move(trial)).first->second;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceMemory>> ShardMemoryMaker::MakeOf(const std::string& way,
-                                                                       int64_t num_bytes,
-                                                                       const std::string& because) {
+absl::StatusOr<std::unique_ptr<DeviceMemory>> ShardMemoryMaker::OneDevice::Make(
+    const std::string& way, int64_t num_bytes, const std::string& because, const Fill& fill) {
   ZC_ASSIGN_OR_RETURN(std::shared_ptr<const DeviceTrial> trial, TrialOf(way));
   // Of a model without parameters there is still something to hand over.
-  const int64_t allocated = std::max<int64_t>(1, num_bytes);
-  ZC_ASSIGN_OR_RETURN(Memory memory, Allocate(way, info_.number, allocated));
+  ZC_ASSIGN_OR_RETURN(Memory memory, Allocate(way, info_.number, std::max<int64_t>(1, num_bytes)));
   ZC_RETURN_IF_ERROR(RunAndWait(
-      info_.number,
-      [&memory, allocated](cudaStream_t stream) {
-        return ToStatus(cudaMemsetAsync(memory.data(), 0, static_cast<size_t>(allocated), stream),
-                        "clear a shard's memory");
-      },
+      info_.number, [&memory, &fill](cudaStream_t stream) { return fill(memory.data(), stream); },
       kCopyTimeout));
-  return std::make_unique<CudaMemory>(info_, std::move(memory), num_bytes, std::move(trial),
-                                      because);
+  return std::make_unique<Shard>(shared_from_this(), std::move(memory), num_bytes, std::move(trial),
+                                 because);
 }
 
+ShardMemoryMaker::ShardMemoryMaker(DeviceInfo info)
+    : device_(std::make_shared<OneDevice>(std::move(info))) {}
+
 absl::StatusOr<std::unique_ptr<DeviceMemory>> ShardMemoryMaker::Make(int64_t num_bytes) {
+  const auto clear = [num_bytes](std::byte* memory, cudaStream_t stream) {
+    return ToStatus(cudaMemsetAsync(memory, 0, static_cast<size_t>(num_bytes), stream),
+                    "clear a shard's memory");
+  };
   std::string because;
   absl::Status status;
   for (const char* const way : kWays) {
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = MakeOf(way, num_bytes, because);
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> memory =
+        device_->Make(way, num_bytes, because, clear);
     if (memory.ok()) return memory;
     status = memory.status();
     if (!IsReasonForAnotherWay(status)) break;

@@ -213,8 +213,17 @@ class DeviceAttachTest(unittest.TestCase):
         self.start()
         self.fail_here("cuMemImportFromShareableHandle:1")
         shard = self.attach()
-        self.assertEqual(shard.way, "host_copy")
+        self.assertEqual(shard.way, "cuda_ipc")
         self.assertRegex(shard.because, "^not cuda_vmm: the process cannot: import 16 bytes")
+        self.assert_is_the_shard(shard, 0, self.number_of(0))
+
+    def test_what_cannot_be_imported_nor_opened_is_copied_to_the_host(self):
+        self.start()
+        self.fail_here("cuMemImportFromShareableHandle:1,cuIpcOpenMemHandle:1")
+        shard = self.attach()
+        self.assertEqual(shard.way, "host_copy")
+        self.assertRegex(shard.because, "^not cuda_vmm: the process cannot: import 16 bytes.*"
+                         "; not cuda_ipc: the process cannot: open 16 bytes")
         self.assert_is_the_shard(shard, 0, self.number_of(0))
 
     def test_a_handle_that_cannot_be_opened_is_copied(self):
