@@ -1,6 +1,8 @@
 #ifndef ZEROCAST_CLIENT_AGENT_DEVICES_H_
 #define ZEROCAST_CLIENT_AGENT_DEVICES_H_
 
+#include <sched.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,6 +35,9 @@ class Devices {
   virtual std::vector<DeviceSummary> List() const = 0;
   // "GPU-..." and what it is, for people.
   virtual std::string Describe(int device) const = 0;
+  // The processors near it, of those that the calling thread may run on: those of the NUMA node
+  // that it is attached to.  None where the system does not say.
+  virtual cpu_set_t NearProcessors(int device) const = 0;
 
   // Memory for a shard, all zero.  Errors: those of kernels/device.
   virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int device, int64_t num_bytes) = 0;

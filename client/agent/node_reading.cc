@@ -7,6 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "client/agent/memory_needs.h"
+#include "client/agent/numa.h"
 #include "client/agent/threads.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
@@ -27,6 +28,7 @@ class NodeReading {
   absl::Status Load(size_t k);
   absl::StatusOr<Communicator*> Connect(size_t k);
   absl::Status UseDevice(size_t k, ExecutorOptions* executor) const;
+  cpu_set_t NearProcessors(size_t k) const;
   ExecutorOptions MakeExecutor(size_t k, Communicator* communicator);
   void Update(size_t k, const ExecutorProgress& now);
   void Sum() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -63,7 +65,13 @@ absl::Status NodeReading::Run() {
 }
 
 void NodeReading::RunParticipant(size_t k) {
-  const absl::Status status = Load(k);
+  absl::Status status;
+  {
+    // Page-locked memory lies near to whoever has it locked, and reading threads begin where the
+    // one runs that starts them.
+    const ProcessorScope scope(NearProcessors(k));
+    status = Load(k);
+  }
   if (status.ok()) return;
   {
     MutexLock lock(&mutex_);
@@ -72,6 +80,13 @@ void NodeReading::RunParticipant(size_t k) {
   if (failed_.exchange(true) || options_.participants.numbers.size() == 1) return;
   options_.abort(absl::StrCat("rank ", options_.participants.numbers[k],
                               " of this node failed: ", status.message()));
+}
+
+cpu_set_t NodeReading::NearProcessors(size_t k) const {
+  if (options_.devices != nullptr) return options_.devices->NearProcessors(static_cast<int>(k));
+  cpu_set_t none;
+  CPU_ZERO(&none);
+  return none;
 }
 
 absl::StatusOr<Communicator*> NodeReading::Connect(size_t k) {

@@ -38,14 +38,39 @@ cpu_set_t ParseCpuList(absl::string_view text) {
   return set;
 }
 
+cpu_set_t ProcessorsOfNumaNode(const std::string& root, int node, const cpu_set_t& allowed) {
+  cpu_set_t cpus = ParseCpuList(FirstLine(absl::StrCat(root, "/node", node, "/cpulist")));
+  CPU_AND(&cpus, &cpus, &allowed);
+  return cpus;
+}
+
+cpu_set_t ProcessorsNear(int node) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (node < 0 || ::sched_getaffinity(0, sizeof(allowed), &allowed) != 0) CPU_ZERO(&allowed);
+  return ProcessorsOfNumaNode(kNodesFolder, node, allowed);
+}
+
+ProcessorScope::ProcessorScope(const cpu_set_t& processors) {
+  CPU_ZERO(&before_);
+  if (CPU_COUNT(&processors) == 0) return;
+  if (::sched_getaffinity(0, sizeof(before_), &before_) != 0 ||
+      ::sched_setaffinity(0, sizeof(processors), &processors) != 0) {
+    CPU_ZERO(&before_);
+  }
+}
+
+ProcessorScope::~ProcessorScope() {
+  if (CPU_COUNT(&before_) > 0) ::sched_setaffinity(0, sizeof(before_), &before_);
+}
+
 std::vector<cpu_set_t> NumaNodes(const std::string& root, const cpu_set_t& allowed) {
   std::vector<cpu_set_t> nodes;
   // The list of nodes has the form of a list of processors.
   const cpu_set_t online = ParseCpuList(FirstLine(absl::StrCat(root, "/online")));
   for (int node = 0; node < CPU_SETSIZE; ++node) {
     if (!CPU_ISSET(node, &online)) continue;
-    cpu_set_t cpus = ParseCpuList(FirstLine(absl::StrCat(root, "/node", node, "/cpulist")));
-    CPU_AND(&cpus, &cpus, &allowed);
+    const cpu_set_t cpus = ProcessorsOfNumaNode(root, node, allowed);
     if (CPU_COUNT(&cpus) > 0) nodes.push_back(cpus);
   }
   return nodes;

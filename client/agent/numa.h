@@ -19,6 +19,26 @@ std::vector<cpu_set_t> NumaNodes(const std::string& root, const cpu_set_t& allow
 // lives.  Nothing where there is one node only, or where the system refuses.
 void StayOnNumaNode(size_t number);
 
+// The processors of NUMA node `node` that `allowed` has; none where `root`, as above, does not tell
+// of that node.
+cpu_set_t ProcessorsOfNumaNode(const std::string& root, int node, const cpu_set_t& allowed);
+// The same of this system, and what the calling thread may run on.  None, too, for node -1.
+cpu_set_t ProcessorsNear(int node);
+
+// As long as it lives the calling thread keeps to some processors; then it may run again where it
+// might before.  Threads that it starts meanwhile keep to them for good.
+class [[nodiscard]] ProcessorScope {
+ public:
+  // Does nothing where `processors` is empty, or the system refuses.
+  explicit ProcessorScope(const cpu_set_t& processors);
+  ~ProcessorScope();
+  ProcessorScope(const ProcessorScope&) = delete;
+  ProcessorScope& operator=(const ProcessorScope&) = delete;
+
+ private:
+  cpu_set_t before_;  // empty: there is nothing to go back to
+};
+
 // "0-3,8" as a set; processors beyond what cpu_set_t holds are left out.
 cpu_set_t ParseCpuList(absl::string_view text);
 

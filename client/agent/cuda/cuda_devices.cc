@@ -8,6 +8,7 @@
 #include "client/agent/cuda/cuda_copier.h"
 #include "client/agent/cuda/shard_memory.h"
 #include "client/agent/devices.h"
+#include "client/agent/numa.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/nccl.h"
 #include "kernels/device/devices.h"
@@ -34,6 +35,10 @@ class CudaDevices : public Devices {
   std::string Describe(int device) const override {
     const DeviceInfo& info = infos_[static_cast<size_t>(device)];
     return absl::StrCat(info.uuid, " (", info.name, ")");
+  }
+
+  cpu_set_t NearProcessors(int device) const override {
+    return ProcessorsNear(infos_[static_cast<size_t>(device)].numa_node);
   }
 
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int device, int64_t num_bytes) override {

@@ -65,6 +65,44 @@ TEST(Numa, TellsTheProcessorsOfEachNodeThatMayBeUsed) {
   EXPECT_THAT(NumaNodes(machine.path() + "/none", ParseCpuList("0")), IsEmpty());
 }
 
+TEST(Numa, TellsTheProcessorsOfOneNode) {
+  const FakeNodes machine;
+  EXPECT_THAT(Members(ProcessorsOfNumaNode(machine.path(), 1, ParseCpuList("0-63"))),
+              ElementsAre(2, 3));
+  EXPECT_THAT(Members(ProcessorsOfNumaNode(machine.path(), 1, ParseCpuList("0,3"))),
+              ElementsAre(3));
+  EXPECT_THAT(Members(ProcessorsOfNumaNode(machine.path(), 7, ParseCpuList("0-63"))), IsEmpty());
+  EXPECT_THAT(Members(ProcessorsNear(-1)), IsEmpty());
+}
+
+std::vector<int> Allowed() {
+  cpu_set_t allowed;
+  return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? Members(allowed)
+                                                              : std::vector<int>{};
+}
+
+TEST(Numa, AScopeKeepsItsThreadAndThoseThatItStarts) {
+  std::thread([] {
+    const std::vector<int> before = Allowed();
+    ASSERT_FALSE(before.empty());
+    cpu_set_t one, none;
+    CPU_ZERO(&one);
+    CPU_ZERO(&none);
+    CPU_SET(before.back(), &one);
+    {
+      const ProcessorScope scope(one);
+      EXPECT_THAT(Allowed(), ElementsAre(before.back()));
+      const ProcessorScope nothing(none);
+      EXPECT_THAT(Allowed(), ElementsAre(before.back()));
+      std::thread([&] {
+        StayOnNumaNode(3);  // as a reading thread does
+        EXPECT_THAT(Allowed(), ElementsAre(before.back()));
+      }).join();
+    }
+    EXPECT_EQ(Allowed(), before);
+  }).join();
+}
+
 TEST(Numa, AThreadKeepsToProcessorsThatItMayUse) {
   std::thread([] {
     cpu_set_t before, after;

@@ -13,6 +13,7 @@ class NamedDevices : public Devices {
   int count() const override { return 1; }
   std::vector<DeviceSummary> List() const override { return {{"GPU-1", "A GPU", 5 << 20}}; }
   std::string Describe(int) const override { return "GPU-1"; }
+  cpu_set_t NearProcessors(int) const override { return {}; }
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int, int64_t) override {
     return absl::UnimplementedError("allocate");
   }
