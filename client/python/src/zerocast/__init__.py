@@ -1,8 +1,25 @@
-"""Takes a rank's ZeRO-3 shard over from the zerocast agent of its node, without a copy."""
+"""Puts a model's ZeRO-3 shards into the training processes, by way of zerocast's server and agents."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from zerocast._dlpack import DeviceArray
-from zerocast._errors import AttachError, UnfilledError
+from zerocast._errors import AttachError, EmbeddedError, ServerError, UnfilledError, ZerocastError
 from zerocast.attach import Partition, Shard, attach
 
-__all__ = ["AttachError", "DeviceArray", "Partition", "Shard", "UnfilledError", "attach"]
+if TYPE_CHECKING:
+    from zerocast._client import Client
+    from zerocast._embedded import EmbeddedAgent, EmbeddedServer
+
+__all__ = ["AttachError", "Client", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer", "Partition",
+           "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach"]
 __version__ = "0.1.0"
+
+# Imported when they are first asked for: attaching needs no gRPC.
+_LATE = {"Client": "zerocast._client", "EmbeddedAgent": "zerocast._embedded", "EmbeddedServer": "zerocast._embedded"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)

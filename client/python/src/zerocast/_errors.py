@@ -1,13 +1,16 @@
-"""What attaching raises."""
+"""What this package raises: ZerocastError and its kinds."""
 
 from __future__ import annotations
 
+from typing import Sequence, Tuple
 
-class AttachError(RuntimeError):
-    """A shard could not be attached.
+
+class ZerocastError(RuntimeError):
+    """Every error of this package.
 
     Attributes:
         code: the status code's name, such as "PERMISSION_DENIED" or "UNAVAILABLE".
+        message: what was tried, on what, what happened and what to do.
         reason: a word from the server's closed list of reasons; may be empty.
     """
 
@@ -16,6 +19,10 @@ class AttachError(RuntimeError):
         self.code = code
         self.reason = reason
         self.message = message
+
+
+class AttachError(ZerocastError):
+    """A shard could not be attached."""
 
 
 class UnfilledError(AttachError, KeyError):
@@ -28,3 +35,21 @@ class UnfilledError(AttachError, KeyError):
             "allow_unfilled=True", "NOT_FOUND")
 
     __str__ = RuntimeError.__str__  # KeyError's would quote the message
+
+
+class ServerError(ZerocastError):
+    """A call to a server failed, or the load that it tells of.
+
+    Attributes:
+        violations: (field, description) of everything that is wrong with the request, in the
+            server's order; empty where the request is not at fault.
+    """
+
+    def __init__(self, code: str, message: str, reason: str = "",
+                 violations: Sequence[Tuple[str, str]] = ()) -> None:
+        super().__init__(code, message, reason)
+        self.violations = tuple(violations)
+
+
+class EmbeddedError(ZerocastError):
+    """A server or agent that this process starts could not be started."""

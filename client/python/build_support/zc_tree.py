@@ -1,0 +1,53 @@
+"""Assembles the package in a build folder, to run from the tree without installing it.
+
+    python3 zc_tree.py FOLDER BIN_FOLDER
+
+FOLDER/zerocast gets links to the sources, the generated _proto, and _bin with links to the
+binaries of BIN_FOLDER: PYTHONPATH=FOLDER is enough then.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import zc_stubs  # noqa: E402
+
+SOURCES = Path(__file__).resolve().parents[1] / "src" / "zerocast"
+BINARIES = ("zerocast", "zerocast-server", "zerocast-agent")
+
+
+def _link(path: Path, target: Path) -> None:
+    if path.is_symlink() and path.readlink() == target:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.exists():
+        path.unlink()
+    path.symlink_to(target)
+
+
+def assemble(folder: Path, bin_folder: Path) -> None:
+    """Makes or renews FOLDER/zerocast; what left the sources leaves it too."""
+    package = folder / "zerocast"
+    package.mkdir(parents=True, exist_ok=True)
+    sources = {path.relative_to(SOURCES): path for path in SOURCES.rglob("*")
+               if path.is_file() and "__pycache__" not in path.parts and "_proto" not in path.parts}
+    for path in package.rglob("*"):
+        if path.is_symlink() and path.relative_to(package) not in sources and path.parent.name != "_bin":
+            path.unlink()
+    for name, path in sources.items():
+        _link(package / name, path)
+    for binary in BINARIES:
+        _link(package / "_bin" / binary, bin_folder / binary)
+    zc_stubs.generate(package / "_proto")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        assemble(Path(sys.argv[1]), Path(sys.argv[2]).absolute())
+    except (OSError, zc_stubs.StubsError) as error:
+        sys.exit(f"zc_tree.py: {error}")
