@@ -78,15 +78,15 @@ class Log(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def expect(case):
-    """The `expect` of a case."""
+def expect(case, arguments=None, model_config=None):
+    """The `expect` of a case; of its own arguments and config of the model unless others are given."""
     out = {}
     source = next(case[k] for k in ("ds_config", "ds_config_text", "ds_config_base64") if k in case)
-    arguments = Arguments(**case["args"])
+    arguments = arguments or Arguments(**case["args"])
     calls = []
     model = types.SimpleNamespace(parameters=lambda: iter(()))
-    if case["model_config"] is not None:
-        model.config = namespace(case["model_config"])
+    if model_config is not None or case["model_config"] is not None:
+        model.config = model_config or namespace(case["model_config"])
 
     def tp_model_init(model, tp_size, dtype, config):
         calls.append(f"tp_model_init({tp_size}, {str(dtype).removeprefix('torch.')})")

@@ -3,16 +3,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from zerocast._config import JobConfig, resolve_config
 from zerocast._dlpack import DeviceArray
-from zerocast._errors import AttachError, EmbeddedError, ServerError, UnfilledError, ZerocastError
+from zerocast._errors import AttachError, ConfigError, EmbeddedError, ServerError, UnfilledError, ZerocastError
 from zerocast.attach import Partition, Shard, attach
 
 if TYPE_CHECKING:
     from zerocast._client import Client
     from zerocast._embedded import EmbeddedAgent, EmbeddedServer
 
-__all__ = ["AttachError", "Client", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer", "Partition",
-           "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach"]
+__all__ = ["AttachError", "Client", "ConfigError", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer",
+           "JobConfig", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach", "resolve_config"]
 __version__ = "0.1.0"
 
 # Imported when they are first asked for: attaching needs no gRPC.

@@ -40,24 +40,28 @@ def seconds(duration: float) -> str:
     return f"{round(max(duration, 0.0), 3):g}s"
 
 
-def _details(error: Any) -> Tuple[str, List[Tuple[str, str]]]:
-    """(reason, violations) of the google.rpc details that came with a failed call."""
+def details_of(status: Any) -> Tuple[str, List[Tuple[str, str]]]:
+    """(reason, violations) of a google.rpc.Status. Raises DecodeError."""
     reason, violations = "", []
+    for detail in status.details:
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(request):
+            violations += [(v.field, v.description) for v in request.field_violations]
+    return reason, violations
+
+
+def _details(error: Any) -> Tuple[str, List[Tuple[str, str]]]:
+    """The same of what came with a failed call."""
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS:
             continue
-        status = status_pb2.Status()
         try:
-            status.ParseFromString(value)
-            for detail in status.details:
-                info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-                if detail.Unpack(info):
-                    reason = info.reason
-                elif detail.Unpack(request):
-                    violations += [(v.field, v.description) for v in request.field_violations]
+            return details_of(status_pb2.Status.FromString(value))
         except DecodeError:
-            continue  # details of another system's; the code and message still tell
-    return reason, violations
+            break  # another system's details; the code and message still tell
+    return "", []
 
 
 def from_call(error: grpc.RpcError, method: str, address: str, within: float) -> ServerError:

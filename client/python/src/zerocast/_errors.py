@@ -53,3 +53,36 @@ class ServerError(ZerocastError):
 
 class EmbeddedError(ZerocastError):
     """A server or agent that this process starts could not be started."""
+
+
+_MISMATCHES = "Please correct the following DeepSpeed config values that mismatch TrainingArguments values:\n"
+_ADVICE = "\nThe easiest method is to set these DeepSpeed config values to 'auto'."
+
+
+class ConfigError(ZerocastError, ValueError):
+    """A DeepSpeed config was refused. Its text is the message alone: that of the exception which
+    Transformers' integration raises, byte for byte, where that would refuse it.
+
+    Attributes:
+        mismatches: the message's lines "ds PATH=VALUE vs hf ARGUMENT=VALUE", all of them; empty
+            where something else is wrong.
+        stage: "parse", "process" or "init", where the integration refuses the config; "request"
+            where it was never asked.
+        error_type: the name of the integration's exception ("ValueError", "AttributeError", ...).
+        violations: (path, description) of what is wrong; told by servers alone.
+    """
+
+    def __init__(self, message: str, *, stage: str, error_type: str = "INVALID_ARGUMENT",
+                 violations: Sequence[Tuple[str, str]] = ()) -> None:
+        lines = message[len(_MISMATCHES):-len(_ADVICE)] \
+            if message.startswith(_MISMATCHES) and message.endswith(_ADVICE) else ""
+        code, reason = ("FAILED_PRECONDITION", "CONFIG_MISMATCH") if lines else \
+            (error_type if stage == "request" else "INVALID_ARGUMENT", "INVALID_FIELDS")
+        super().__init__(code, message, reason)
+        self.mismatches = lines.removeprefix("- ").split("\n- ") if lines else []
+        self.stage = stage
+        self.error_type = error_type
+        self.violations = tuple(violations)
+
+    def __str__(self) -> str:
+        return self.message
