@@ -2,8 +2,8 @@
 
     python3 zc_tree.py FOLDER BIN_FOLDER
 
-FOLDER/zerocast gets links to the sources, the generated _proto, and _bin with links to the
-binaries of BIN_FOLDER: PYTHONPATH=FOLDER is enough then.
+FOLDER gets links to the sources, and FOLDER/zerocast the generated _proto and _bin with links to
+the binaries of BIN_FOLDER: PYTHONPATH=FOLDER is enough then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import zc_stubs  # noqa: E402
 
-SOURCES = Path(__file__).resolve().parents[1] / "src" / "zerocast"
+SOURCES = Path(__file__).resolve().parents[1] / "src"
 BINARIES = ("zerocast", "zerocast-server", "zerocast-agent")
 
 
@@ -29,16 +29,16 @@ def _link(path: Path, target: Path) -> None:
 
 
 def assemble(folder: Path, bin_folder: Path) -> None:
-    """Makes or renews FOLDER/zerocast; what left the sources leaves it too."""
+    """Makes or renews the folder; what left the sources leaves it too."""
     package = folder / "zerocast"
     package.mkdir(parents=True, exist_ok=True)
     sources = {path.relative_to(SOURCES): path for path in SOURCES.rglob("*")
-               if path.is_file() and "__pycache__" not in path.parts and "_proto" not in path.parts}
-    for path in package.rglob("*"):
-        if path.is_symlink() and path.relative_to(package) not in sources and path.parent.name != "_bin":
+               if path.is_file() and path.suffix in (".py", ".typed") and "_proto" not in path.parts}
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.relative_to(folder) not in sources and path.parent.name != "_bin":
             path.unlink()
     for name, path in sources.items():
-        _link(package / name, path)
+        _link(folder / name, path)
     for binary in BINARIES:
         _link(package / "_bin" / binary, bin_folder / binary)
     zc_stubs.generate(package / "_proto")
