@@ -42,6 +42,13 @@ struct CudaEmu {
   uint64_t (*objectsAlive)();
   // The seed of EMU_SCHEDULE=random.
   uint64_t (*seed)();
+  // The functions of the libraries that this process has called, sorted, with commas between them:
+  // those that can be told to fail.
+  const char* (*called)();
+  // Bytes that copies (not kernels, not NCCL) have taken from host memory to a device since
+  // resetStats, and from a device to host memory.
+  uint64_t (*bytesToDevices)();
+  uint64_t (*bytesToHost)();
 };
 
 // Null when the program does not run on the stand-ins.

@@ -35,6 +35,13 @@ int kernelStats(const char* nameContains, CudaEmuStats* out) {
   return kernels;
 }
 
+const char* called() {
+  thread_local std::string text;
+  text.clear();
+  for (const std::string& name : Runtime::get().called()) text += (text.empty() ? "" : ",") + name;
+  return text.c_str();
+}
+
 const char* lastReport() {
   thread_local std::string text;
   text = Runtime::get().lastReport();
@@ -53,6 +60,9 @@ extern "C" const CudaEmu* emuForTests() {
       lastReport,
       [] { return uint64_t(Runtime::get().alive()); },
       [] { return Runtime::get().settings.seed; },
+      called,
+      [] { return Runtime::get().bytesToDevices.load(); },
+      [] { return Runtime::get().bytesToHost.load(); },
   };
   return &kTable;
 }

@@ -74,6 +74,17 @@ void stats() {
   OK(cudaDeviceSynchronize());
   CHECK(emu->kernelStats("columns", &s) == 1 && s.bankConflicts == 32 * 31 && s.sharedWavefronts == 32 * 32 + 32 && s.barriers == 1);
   CHECK(emu->kernelStats("", &s) == 2 && emu->kernelStats("nobody", &s) == 0);
+  float host[100];
+  emu->resetStats();
+  OK(cudaMemcpy(in, host, 400, cudaMemcpyHostToDevice));
+  OK(cudaMemcpy(out, in, 4096, cudaMemcpyDeviceToDevice));
+  OK(cudaMemcpy(host, out, 200, cudaMemcpyDeviceToHost));
+  CHECK(emu->bytesToDevices() == 400 && emu->bytesToHost() == 200);
+  emu->resetStats();
+  CHECK(emu->bytesToDevices() == 0 && emu->bytesToHost() == 0);
+  std::string called = std::string(",") + emu->called() + ",";
+  CHECK(called.find(",cudaMemcpy,") != called.npos && called.find(",cudaMemset,") != called.npos);
+  CHECK(called.find(",cudaMemcpyAsync,") == called.npos);
   OK(cudaFree(in));
   OK(cudaFree(out));
 }
