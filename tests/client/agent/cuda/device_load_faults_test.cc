@@ -2,13 +2,16 @@
 // in its turn, every kernel, every transfer; and in which something hangs.  On the stand-ins, two
 // nodes of two devices each.
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <iostream>
+#include <iterator>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/agent/devices.h"
@@ -38,6 +42,7 @@ using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 constexpr int kNodes = 2, kRanks = 2;  // a device each
@@ -169,7 +174,8 @@ class DeviceLoad {
 
 struct Outcome {
   std::vector<absl::Status> statuses;
-  bool failed = false;  // a call did
+  bool failed = false;        // a call did
+  uint64_t num_failures = 0;  // calls that did
   absl::Duration took;
   bool is_right = false;  // all nodes succeeded, with the right bytes
 };
@@ -180,8 +186,14 @@ class DeviceLoadFaults : public ::testing::Test {
     emu_ = cudaEmu();
     if (emu_ == nullptr) GTEST_SKIP() << "only the stand-ins fail on demand";
     WriteCheckpoint(dir_.path(), TestSeed());
+    MoveBy(MoveMode::kScatter);
+  }
+
+  // How the loads from now on exchange.
+  void MoveBy(MoveMode move) {
     Layout layout = MakeLayout(kNodes, kRanks);
     layout.device = LoadDevice::kCuda;
+    layout.move_mode = move;
     layout.round_bytes = 5000;
     plan_ = MakePlan(dir_.path(), layout);
   }
@@ -195,7 +207,8 @@ class DeviceLoadFaults : public ::testing::Test {
     const absl::Time begin = absl::Now();
     outcome.statuses = load.Run();
     outcome.took = absl::Now() - begin;
-    outcome.failed = emu_->failures() > 0;
+    outcome.num_failures = emu_->failures();
+    outcome.failed = outcome.num_failures > 0;
     emu_->fail("");
     outcome.is_right = std::all_of(outcome.statuses.begin(), outcome.statuses.end(),
                                    [](const absl::Status& status) { return status.ok(); }) &&
@@ -219,6 +232,16 @@ class DeviceLoadFaults : public ::testing::Test {
       absl::SleepFor(absl::Milliseconds(1));
     }
     EXPECT_EQ(emu_->objectsAlive(), before);
+  }
+
+  // In a process of its own: 0 when `fault` came about, and ended the load as it must or did no
+  // harm, 2 when it did not come about.
+  [[noreturn]] void LoadAndExit(const std::string& fault) {
+    const Outcome outcome = Load(fault);
+    CheckFailed(outcome);
+    std::cerr << Messages(outcome) << "\n";
+    if (!outcome.failed && outcome.is_right) ::_exit(2);
+    ::_exit(HasFailure() ? 1 : 0);
   }
 
   static std::string Messages(const Outcome& outcome) {
@@ -245,11 +268,14 @@ struct Function {
   bool gives_back = false;
   // Waiting asks as often as time goes by: the first calls stand for all.
   int at_most = 10000;
+  MoveMode move = MoveMode::kScatter;
 };
 constexpr Function kFunctions[] = {
     {"cudaGetDeviceCount"},
     {"cudaGetDeviceProperties"},
     {"cudaDeviceGetPCIBusId"},
+    {"cudaDeviceGetAttribute"},
+    {"cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags"},
     {"cudaGetDevice"},
     {"cudaSetDevice"},
     {"cudaStreamCreateWithFlags"},
@@ -284,6 +310,7 @@ constexpr Function kFunctions[] = {
     {"ncclGroupEnd"},
     {"ncclSend"},
     {"ncclRecv"},
+    {"ncclBroadcast", false, 10000, MoveMode::kBroadcast},
     {"ncclCommFinalize"},
     {"ncclCommDestroy", true},
 };
@@ -292,6 +319,7 @@ class CallFaults : public DeviceLoadFaults, public ::testing::WithParamInterface
 
 TEST_P(CallFaults, EachEndsAllNodesInTime) {
   const Function& function = GetParam();
+  MoveBy(function.move);
   for (int call = 1; call <= function.at_most; ++call) {
     const uint64_t before = emu_->objectsAlive();
     const Outcome outcome = Load(absl::StrCat(function.name, ":", call));
@@ -310,6 +338,68 @@ TEST_P(CallFaults, EachEndsAllNodesInTime) {
 
 INSTANTIATE_TEST_SUITE_P(All, CallFaults, ::testing::ValuesIn(kFunctions),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// Called once in a process, which keeps the result.
+constexpr const char* kFirstCalls[] = {"cudaGetDriverEntryPointByVersion", "ncclGetVersion"};
+
+class FirstCallFaults : public DeviceLoadFaults,
+                        public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(FirstCallFaults, EachEndsAllNodesInTime) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (int call = 1, code = 0; code == 0; ++call) {
+    const auto ends = [&code](int status) {
+      code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+      return code == 0 || code == 2;
+    };
+    EXPECT_EXIT(LoadAndExit(absl::StrCat(GetParam(), ":", call)), ends, "");
+    EXPECT_FALSE(code == 2 && call == 1) << "never called";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FirstCallFaults, ::testing::ValuesIn(kFirstCalls),
+                         [](const auto& info) { return std::string(info.param); });
+
+// What ends a load that has failed already.
+TEST_F(DeviceLoadFaults, EveryAbortThatFailsEndsAllNodesInTime) {
+  for (int call = 1;; ++call) {
+    const Outcome outcome = Load(absl::StrCat("ncclRecv:1,ncclCommAbort:", call));
+    SCOPED_TRACE(absl::StrCat("abort ", call, ": ", Messages(outcome)));
+    ASSERT_TRUE(outcome.failed);
+    EXPECT_THAT(outcome.statuses, Each(Not(IsOk())));
+    CheckFailed(outcome);
+    if (HasFailure()) return;
+    if (outcome.num_failures == 1) {
+      EXPECT_GT(call, 1) << "never called";
+      return;
+    }
+  }
+}
+
+// The lists are complete: whatever is called fails in its turn.
+TEST_F(DeviceLoadFaults, NoFunctionIsCalledThatIsNotFailed) {
+  std::set<std::string> known = {"ncclCommAbort"};
+  for (const Function& function : kFunctions) known.insert(function.name);
+  known.insert(std::begin(kFirstCalls), std::end(kFirstCalls));
+  // What the stand-ins of others among them call.
+  known.insert(
+      {"cudaEventRecordWithFlags", "cudaFuncGetAttributes", "cudaStreamCreateWithPriority"});
+  // They tell of errors, and have none.
+  known.insert({"cudaGetLastError", "cudaGetErrorName", "cudaGetErrorString", "ncclGetErrorString",
+                "ncclGetLastError"});
+  for (const MoveMode move : {MoveMode::kScatter, MoveMode::kBroadcast}) {
+    MoveBy(move);
+    EXPECT_THAT(Load("").statuses, Each(IsOk()));
+  }
+  int num_called = 0;
+  std::vector<std::string> unknown;
+  for (const absl::string_view name : absl::StrSplit(emu_->called(), ',')) {
+    ++num_called;
+    if (known.count(std::string(name)) == 0) unknown.emplace_back(name);
+  }
+  EXPECT_GT(num_called, 20);
+  EXPECT_THAT(unknown, IsEmpty());
+}
 
 // NCCL's own errors within a transfer: unhandled by CUDA, by the system, by a peer.
 TEST_F(DeviceLoadFaults, EveryTransferThatFailsEndsAllNodesInTime) {
@@ -332,19 +422,13 @@ TEST_F(DeviceLoadFaults, EveryTransferThatFailsEndsAllNodesInTime) {
 
 // A kernel that fails leaves its process without a context: each has a process of its own.
 class KernelFaults : public DeviceLoadFaults, public ::testing::WithParamInterface<int> {
- public:
-  [[noreturn]] void LoadAndExit() {
-    const Outcome outcome = Load(absl::StrCat("kernel:", GetParam()));
-    CheckFailed(outcome);
-    std::cerr << Messages(outcome) << "\n";
-    if (!outcome.failed && outcome.is_right) ::_exit(2);
-    ::_exit(outcome.is_right || HasFailure() ? 1 : 0);
-  }
+ protected:
+  static std::string Fault() { return absl::StrCat("kernel:", GetParam()); }
 };
 
 TEST_P(KernelFaults, EachEndsAllNodesInTime) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(LoadAndExit(), ::testing::ExitedWithCode(0), "cudaErrorIllegalAddress");
+  EXPECT_EXIT(LoadAndExit(Fault()), ::testing::ExitedWithCode(0), "cudaErrorIllegalAddress");
 }
 
 constexpr int kKernels = 24;
@@ -353,7 +437,7 @@ INSTANTIATE_TEST_SUITE_P(All, KernelFaults, ::testing::Range(1, kKernels + 1));
 class NoMoreKernels : public KernelFaults {};
 TEST_P(NoMoreKernels, AreInALoad) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(LoadAndExit(), ::testing::ExitedWithCode(2), "OK; and OK");
+  EXPECT_EXIT(LoadAndExit(Fault()), ::testing::ExitedWithCode(2), "OK; and OK");
 }
 INSTANTIATE_TEST_SUITE_P(All, NoMoreKernels, ::testing::Values(kKernels + 1));
 
