@@ -79,6 +79,7 @@ struct Case {
   Layout layout;
   int num_threads = 2;
   std::function<bool(CudaWait)> leaves_out;
+  int64_t scale = 1;  // of the checkpoint
 };
 
 // The participants of one load, each on a device of its own, in this process.
@@ -129,9 +130,9 @@ class DeviceCluster {
 // What is not as it must be after a load, node k on device k.
 std::vector<std::string> DifferencesOnDevices(const Case& wanted, uint64_t seed) {
   const TempDir dir;
-  WriteCheckpoint(dir.path(), seed);
+  WriteCheckpoint(dir.path(), seed, wanted.scale);
   ClusterOptions options;
-  const auto plan = options.plan = MakePlan(dir.path(), wanted.layout);
+  const auto plan = options.plan = MakePlan(dir.path(), wanted.layout, wanted.scale);
   options.folder = dir.path();
   options.num_threads = wanted.num_threads;
   DeviceCluster cluster(wanted, *plan);
@@ -198,6 +199,53 @@ TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
     wanted.layout = MakeLayout(1 << k % 3, 2);
     wanted.layout.round_bytes = 1000;
     EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty()) << "load " << k;
+  }
+}
+
+// Bytes that targets hold, all ranks together.
+int64_t TargetBytes(const Layout& layout, uint64_t seed, int64_t scale) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), seed, scale);
+  int64_t num_bytes = 0;
+  for (const Target& target : MakePlan(dir.path(), layout, scale)->targets) {
+    num_bytes +=
+        target.num_elements * SizeOf(target.dtype) * (target.partitioned ? 1 : layout.world_size);
+  }
+  return num_bytes;
+}
+
+TEST_F(CudaExecutorTest, EachByteCrossesToADeviceOnceAndIsMovedOnceByEachKernel) {
+  const CudaEmu* const emu = cudaEmu();
+  if (emu == nullptr) GTEST_SKIP() << "only the stand-ins count bytes";
+  const uint64_t seed = TestSeed();
+  for (const int devices : {1, 2, 4}) {
+    SCOPED_TRACE(devices);
+    Case wanted;
+    wanted.layout = MakeLayout(devices, 1);
+    wanted.scale = 32;
+    emu->resetStats();
+    emu->collectStats(1);
+    EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty());
+    emu->collectStats(0);
+    CudaEmuStats moved = {};
+    ASSERT_GT(emu->kernelStats("Kernel", &moved), 0);
+    // All that is loaded ends in a target, and in its own dtype.
+    const int64_t loaded = TargetBytes(MakeLayout(1, 1), seed, wanted.scale);
+    EXPECT_GE(emu->bytesToDevices(), loaded);
+    EXPECT_LT(emu->bytesToDevices(), 1.01 * loaded) << "descriptors";
+    // What is written was read once, beside descriptors.
+    EXPECT_GE(moved.load.usefulBytes, moved.store.usefulBytes);
+    EXPECT_LT(moved.load.usefulBytes - moved.store.usefulBytes, 0.01 * 2 * moved.store.usefulBytes);
+    // Once into its arena; what others need, besides, into and out of a message.
+    const int64_t held = TargetBytes(wanted.layout, seed, wanted.scale);
+    if (devices == 1) {
+      EXPECT_EQ(moved.store.usefulBytes, held);
+    } else {
+      EXPECT_GE(moved.store.usefulBytes, held);
+      EXPECT_LT(moved.store.usefulBytes, 2 * held);
+    }
+    EXPECT_EQ(moved.atomic.instructions, 0u);
+    EXPECT_EQ(moved.localBytes, 0u);
   }
 }
 
