@@ -32,6 +32,7 @@ class Binaries(Distribution):
     """Says that it is made for one kind of machine, where it is."""
 
     def has_ext_modules(self) -> bool:
+        """Whether the wheel goes to the folder of one kind of machine."""
         return bool(BUNDLE)
 
 
@@ -39,6 +40,7 @@ class BuildPy(build_py):
     """Adds to what is built; _proto goes beside the sources for an editable install."""
 
     def run(self) -> None:
+        """As setuptools', then the messages and the binaries."""
         super().run()
         root = HERE / "src" if getattr(self, "editable_mode", False) else Path(self.build_lib)
         zc_stubs.generate(root / "zerocast" / "_proto")
@@ -52,6 +54,7 @@ class BdistWheel(bdist_wheel):
     """With binaries: for any Python 3 on a Linux whose glibc is not older than this machine's."""
 
     def get_tag(self) -> "tuple[str, str, str]":
+        """(Python, ABI, platform)."""
         if not BUNDLE:
             return super().get_tag()
         name, version = platform.libc_ver()

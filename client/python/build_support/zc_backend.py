@@ -14,8 +14,10 @@ def _with_protoc(requires: list[str]) -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    """As setuptools', and what generates the messages."""
     return _with_protoc(build_meta.get_requires_for_build_wheel(config_settings))
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
+    """As setuptools', and what generates the messages."""
     return _with_protoc(build_meta.get_requires_for_build_editable(config_settings))

@@ -23,7 +23,8 @@ from typing import Dict, List, Tuple
 BINARIES = ("zerocast", "zerocast-server", "zerocast-agent")
 ROOT = Path(__file__).resolve().parents[3]
 # The C library's; every Linux of the wheel's tag has them, and they cannot be mixed.
-GLIBC = re.compile(r"^(linux-vdso|ld-linux-[\w-]+|libc|libm|libdl|libpthread|librt|libresolv|libutil|libanl)\.so(\.\d+)?$")
+GLIBC = re.compile(r"^(linux-vdso|ld-linux-[\w-]+|libc|libm|libdl|libpthread|librt|libresolv|libutil|libanl)"
+                   r"\.so(\.\d+)?$")
 STAYS_OUT = re.compile(r"^(libcuda|libnccl)\.so")
 TOOL_SECONDS = 120
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import zc_stubs  # noqa: E402
+import zc_stubs
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 BINARIES = ("zerocast", "zerocast-server", "zerocast-agent")

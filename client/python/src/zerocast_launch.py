@@ -47,9 +47,9 @@ def find_binary(name: str) -> Path:
     for place in places:
         if _is_program(place / name):
             return place / name
-    raise FileNotFoundError(f"find {name}: no program {folder / name if folder else name}, and none on PATH; install the "
-                            "wheel that carries it (deploy/build_wheel.sh), or set ZEROCAST_BIN_DIR to the folder of "
-                            "zerocast's binaries")
+    raise FileNotFoundError(f"find {name}: no program {folder / name if folder else name}, and none on PATH; install "
+                            "the wheel that carries it (deploy/build_wheel.sh), or set ZEROCAST_BIN_DIR to the folder "
+                            "of zerocast's binaries")
 
 
 def _become(name: str) -> NoReturn:

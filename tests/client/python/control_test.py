@@ -60,7 +60,8 @@ class StubsTest(unittest.TestCase):
 
     def test_attaching_imports_no_grpc(self):
         done = subprocess.run([sys.executable, "-c", "import sys, zerocast; assert 'grpc' not in sys.modules; "
-                               "zerocast.Client; assert 'grpc' in sys.modules"],
+                               "zerocast.Client; assert 'grpc' in sys.modules; "
+                               "assert all(getattr(zerocast, name) for name in zerocast.__all__)"],
                               capture_output=True, text=True, timeout=60, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
 
@@ -266,14 +267,14 @@ class WatchTest(unittest.TestCase):
 
     def test_the_error_of_a_load_that_ended(self):
         failure = {"code": grpc.StatusCode.DATA_LOSS.value[0], "message": "torn", "reason": "CHECKPOINT_CORRUPT"}
-        error = _client.load_error(load(load_pb2.LOAD_STATE_FAILED, failure=failure))
+        error = zerocast.load_error(load(load_pb2.LOAD_STATE_FAILED, failure=failure))
         self.assertEqual((error.code, error.message, error.reason), ("DATA_LOSS", "torn", "CHECKPOINT_CORRUPT"))
-        error = _client.load_error(load(load_pb2.LOAD_STATE_READY, freed=failure))
+        error = zerocast.load_error(load(load_pb2.LOAD_STATE_READY, freed=failure))
         self.assertEqual((error.code, error.message), ("DATA_LOSS", "loads/1: torn"))
-        self.assertEqual(_client.load_error(load(load_pb2.LOAD_STATE_CANCELLED)).code, "CANCELLED")
+        self.assertEqual(zerocast.load_error(load(load_pb2.LOAD_STATE_CANCELLED)).code, "CANCELLED")
         cancelled = {"code": grpc.StatusCode.CANCELLED.value[0]}
-        self.assertIsNone(_client.load_error(load(load_pb2.LOAD_STATE_READY, freed=cancelled)))
-        self.assertIsNone(_client.load_error(load(load_pb2.LOAD_STATE_LOADING)))
+        self.assertIsNone(zerocast.load_error(load(load_pb2.LOAD_STATE_READY, freed=cancelled)))
+        self.assertIsNone(zerocast.load_error(load(load_pb2.LOAD_STATE_LOADING)))
 
 
 if __name__ == "__main__":

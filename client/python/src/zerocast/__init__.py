@@ -9,15 +9,17 @@ from zerocast._errors import AttachError, ConfigError, EmbeddedError, ServerErro
 from zerocast.attach import Partition, Shard, attach
 
 if TYPE_CHECKING:
-    from zerocast._client import Client
+    from zerocast._client import Client, load_error
     from zerocast._embedded import EmbeddedAgent, EmbeddedServer
 
 __all__ = ["AttachError", "Client", "ConfigError", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer",
-           "JobConfig", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach", "resolve_config"]
+           "JobConfig", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach",
+           "load_error", "resolve_config"]
 __version__ = "0.1.0"
 
 # Imported when they are first asked for: attaching needs no gRPC.
-_LATE = {"Client": "zerocast._client", "EmbeddedAgent": "zerocast._embedded", "EmbeddedServer": "zerocast._embedded"}
+_LATE = {"Client": "zerocast._client", "EmbeddedAgent": "zerocast._embedded", "EmbeddedServer": "zerocast._embedded",
+         "load_error": "zerocast._client"}
 
 
 def __getattr__(name: str) -> Any:

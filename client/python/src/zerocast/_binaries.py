@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import zerocast_launch
-
 from zerocast._errors import EmbeddedError
 
 

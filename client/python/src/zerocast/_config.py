@@ -49,8 +49,8 @@ def _arguments(training_args: Any) -> Dict[str, Any]:
         return dict(training_args)
     missing = [name for name in _ARGUMENTS if not hasattr(training_args, name)]
     if missing:
-        raise ConfigError(f"training_args: must be a TrainingArguments or a dict; {type(training_args).__name__} has no "
-                          f"{', '.join(missing)}", stage="request")
+        raise ConfigError(f"training_args: must be a TrainingArguments or a dict; {type(training_args).__name__} has "
+                          f"no {', '.join(missing)}", stage="request")
     return {name: getattr(training_args, name) for name in _ARGUMENTS}
 
 
@@ -90,9 +90,9 @@ def _ask_command(case: Dict[str, Any], timeout: float) -> _Answer:
         raise EmbeddedError("INTERNAL", f"run {' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}",
                             "INTERNAL")
     answer = json.loads(done.stdout)
-    error = answer.get("error")
-    if error is not None:
-        return _Answer("", error["stage"], error["type"], error["message"], ())
+    refusal = answer.get("error")
+    if refusal is not None:
+        return _Answer("", refusal["stage"], refusal["type"], refusal["message"], ())
     return _Answer(json.dumps(answer["resolved"]), "", "", "", ())
 
 
@@ -188,8 +188,8 @@ class JobConfig:
         with Client(server, timeout=timeout) as client:
             answer = client.query_config(job)
         if not answer.HasField("value_json"):
-            raise ServerError("NOT_FOUND", f"query the config of {job} on server {server}: the job was submitted without "
-                              "a DeepSpeed config", "NOT_FOUND")
+            raise ServerError("NOT_FOUND", f"query the config of {job} on server {server}: the job was submitted "
+                              "without a DeepSpeed config", "NOT_FOUND")
         self.job = job
         self.config: Dict[str, Any] = json.loads(answer.value_json)
         self.content_hash = answer.content_hash

@@ -311,9 +311,9 @@ class EmbeddedAgent(_Process):
     def _command(self, folder: Path) -> List[str]:
         self.socket = str(folder / "agent.sock")
         if len(os.fsencode(self.socket)) > _MAX_SOCKET_PATH:
-            raise EmbeddedError("FAILED_PRECONDITION", f"start an embedded agent: the path of its socket, {self.socket}, "
-                                f"is longer than {_MAX_SOCKET_PATH} bytes; set XDG_RUNTIME_DIR to a shorter folder",
-                                "INVALID_FIELDS")
+            raise EmbeddedError("FAILED_PRECONDITION", "start an embedded agent: the path of its socket, "
+                                f"{self.socket}, is longer than {_MAX_SOCKET_PATH} bytes; set XDG_RUNTIME_DIR to a "
+                                "shorter folder", "INVALID_FIELDS")
         return [str(find_binary("zerocast-agent")), f"--server={self._server}", f"--node={self.node}",
                 f"--socket={self.socket}", "--socket-mode=0600", f"--log-level={self._log_level}",
                 *[f"--root={root}" for root in self._roots], *self._extra]

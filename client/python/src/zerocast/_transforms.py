@@ -1,7 +1,11 @@
 """The installed transformers' weight transforms as data: what zerocast.rules and zerocast.spec share."""
 
+from __future__ import annotations
+
 import re
 import sys
+from types import TracebackType
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 # Attributes of the library's operations and the field of a rule that holds each.
 _FIELDS = {
@@ -39,12 +43,12 @@ class UnknownRelease(RuntimeError):
     """The installed transformers does something that zerocast has no words for."""
 
 
-def _op(operation):
+def _op(operation: Any) -> Dict[str, Any]:
     name = type(operation).__name__
     if name not in _OPS:
         raise UnknownRelease(f"the operation {name} has no name in a rule table; zerocast must "
                              "learn it before this release's rules can be used")
-    rule = {"op": _OPS[name]}
+    rule: Dict[str, Any] = {"op": _OPS[name]}
     for attribute, field in _FIELDS.items():
         value = getattr(operation, attribute, None)
         # What is not given is false or absent.
@@ -58,15 +62,15 @@ class Recorder:
     """Remembers the patterns that transforms are made with: some releases keep only what they made
     of them. Use as a context around whatever builds transforms."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from transformers import core_model_loading
-        self._class = core_model_loading.WeightTransform
-        self._written = {}
+        self._class: Any = core_model_loading.WeightTransform
+        self._written: Dict[int, Tuple[Any, Dict[str, List[str]]]] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Recorder":
         recorder, original = self, self._class.__setattr__
 
-        def remember(transform, name, value):
+        def remember(transform: Any, name: str, value: Any) -> None:
             if name in ("source_patterns", "target_patterns") and not hasattr(transform, name):
                 written = [value] if isinstance(value, str) else list(value)
                 # The transform is kept with it, so that its id stays its own.
@@ -77,10 +81,11 @@ class Recorder:
         self._class.__setattr__ = remember
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
         self._class.__setattr__ = self._original
 
-    def patterns(self, transform):
+    def patterns(self, transform: Any) -> Tuple[List[str], List[str]]:
         """(sources, targets) as written."""
         own = getattr(transform, "_original_source_patterns", None)
         if own is not None:
@@ -93,16 +98,16 @@ class Recorder:
         return list(transform.source_patterns), list(transform.target_patterns)
 
 
-def rule(transform, recorder):
+def rule(transform: Any, recorder: Recorder) -> Dict[str, Any]:
     """One transform as a rule of a rule table."""
     name = type(transform).__name__
     sources, targets = recorder.patterns(transform)
 
-    def short(patterns):
+    def short(patterns: List[str]) -> Any:
         return patterns[0] if len(patterns) == 1 else patterns
 
     if name == "PrefixChange":
-        made = {"kind": "prefix"}
+        made: Dict[str, Any] = {"kind": "prefix"}
         if transform.prefix_to_add is not None:
             made["add"] = transform.prefix_to_add
         else:
@@ -130,7 +135,7 @@ def rule(transform, recorder):
 
 
 # How the two releases that zerocast's matcher knows behave.
-SEMANTICS = {
+SEMANTICS: Dict[str, Dict[str, Any]] = {
     "5.1.0": {"replace": "all_occurrences", "wildcard": [".*.", "\\..*\\."], "boundary": "none",
               "branch_order": "declared", "natural_key": "v1", "reverse": "v1",
               "vlm_class_renames": True},
@@ -140,11 +145,15 @@ SEMANTICS = {
 }
 
 
-def dialect():
-    """Which of SEMANTICS the installed release matches by, found by trying it."""
+def dialect() -> str:
+    """Which of SEMANTICS the installed release matches by, found by trying it.
+
+    Raises:
+        UnknownRelease: it matches as none of them does.
+    """
     from transformers import core_model_loading as loading
 
-    def renamed(source, target, key):
+    def renamed(source: str, target: str, key: str) -> Any:
         return loading.WeightRenaming(source, target).rename_source_key(key)[0]
 
     two = loading.WeightRenaming(["x.up", "x.up.w"], ["t"])
@@ -171,7 +180,7 @@ def dialect():
     raise UnknownRelease(f"this release matches names as none that zerocast knows: {found}")
 
 
-def write_text(text, path):
+def write_text(text: str, path: Optional[str]) -> None:
     """Writes the text to the file, or to stdout where path is empty."""
     if path:
         with open(path, "w", encoding="utf-8") as file:

@@ -7,6 +7,8 @@ sub-models (the default) every class of models is built once without data, to kn
 within it: some minutes.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import io
@@ -14,18 +16,20 @@ import json
 import logging
 import sys
 import warnings
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from zerocast import _transforms
 
 
-def _mapping(recorder):
+def _mapping(recorder: _transforms.Recorder) -> Dict[str, List[Any]]:
     """name -> its transforms, in the order of the release."""
     from transformers import conversion_mapping
     with recorder:
-        return conversion_mapping._build_checkpoint_conversion_mapping()
+        mapping: Dict[str, List[Any]] = conversion_mapping._build_checkpoint_conversion_mapping()
+        return mapping
 
 
-def _class_renames():
+def _class_renames() -> Optional[Dict[str, Dict[str, str]]]:
     """5.1.0: the renames that classes of models carry themselves, for those that load by them."""
     import transformers
     from transformers import conversion_mapping
@@ -41,9 +45,9 @@ def _class_renames():
     return renames
 
 
-def _model_classes(transformers):
+def _model_classes(transformers: Any) -> Iterator[Any]:
     from transformers.modeling_utils import PreTrainedModel
-    seen = set()
+    seen: Set[Any] = set()
     for name in sorted(dir(transformers)):
         if name.startswith("_"):
             continue
@@ -57,7 +61,7 @@ def _model_classes(transformers):
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """What the library says about default configs is of no use here."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -69,7 +73,7 @@ def quiet():
         logging.disable(level)
 
 
-def _config_path(root, wanted):
+def _config_path(root: Any, wanted: Any) -> Optional[str]:
     """The dotted path of a config within another; None where it is not there."""
     queue = [("", root)]
     for path, config in queue:
@@ -82,10 +86,11 @@ def _config_path(root, wanted):
     return None
 
 
-def _own(model):
+def _own(model: Any) -> List[str]:
     """What a model holds beside its base model (all, where it is one): paths of modules and tensors."""
     from transformers.modeling_utils import PreTrainedModel
-    own, path, part = [], "", model
+    own: List[str] = []
+    path, part = "", model
     while part is not None:
         name = part.base_model_prefix
         base = getattr(part, name, None) if name else None
@@ -97,7 +102,7 @@ def _own(model):
     return own
 
 
-def _within(cls):
+def _within(cls: Any) -> Tuple[str, List[List[str]], List[str]]:
     """The models within a class of models with its default config: its base prefix, what it holds
     beside its base model, and [path, class, type, config] of each."""
     import torch
@@ -114,7 +119,7 @@ def _within(cls):
     return model.base_model_prefix, modules, _own(model)
 
 
-def sub_models(bound):
+def sub_models(bound: Set[str]) -> Tuple[Dict[str, Any], Dict[str, str], List[str]]:
     """(sub_models, auto_classes, failed) of a rule table; `bound` holds the names that have rules."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
@@ -146,15 +151,22 @@ def sub_models(bound):
     return models, auto_classes, failed
 
 
-def export(with_sub_models=True):
+def export(with_sub_models: bool = True) -> Tuple[Dict[str, Any], List[str]]:
     """(table, failed): the rule table of the installed transformers, as JSON values; and a line for
-    each class whose sub-models are left out because it could not be built."""
+    each class whose sub-models are left out because it could not be built.
+
+    Raises:
+        zerocast._transforms.UnknownRelease: the release is not known.
+        ImportError: torch or transformers is not installed.
+    """
     import transformers
     recorder = _transforms.Recorder()
     mapping = _mapping(recorder)
     dialect = _transforms.dialect()
-    sets, by_class, by_type = {}, {}, {}
-    named = {}  # the rules as text -> the set that holds them
+    sets: Dict[str, List[Any]] = {}
+    by_class: Dict[str, str] = {}
+    by_type: Dict[str, str] = {}
+    named: Dict[str, str] = {}  # the rules as text -> the set that holds them
     for name, transforms in mapping.items():
         rules = [_transforms.rule(transform, recorder) for transform in transforms]
         key = json.dumps(rules, sort_keys=True)
@@ -163,7 +175,7 @@ def export(with_sub_models=True):
             named.setdefault(key, name)
         if name != "legacy":
             (by_class if name != name.lower() else by_type)[name] = named[key]
-    table = {
+    table: Dict[str, Any] = {
         "schema": "weight-rules/1",
         "derived_from": {"project": "huggingface/transformers",
                          "version": transformers.__version__, "license": "Apache-2.0"},
@@ -174,7 +186,7 @@ def export(with_sub_models=True):
     renames = _class_renames()
     if renames is not None:
         table["class_renames"] = {"class_name_substrings": "VLMS list", "map": renames}
-    failed = []
+    failed: List[str] = []
     if with_sub_models and dialect != "5.1.0":  # that release looks at the whole model alone
         models, auto_classes, failed = sub_models(set(by_class) | set(by_type))
         table["sub_models"] = models
@@ -182,9 +194,9 @@ def export(with_sub_models=True):
     return table, failed
 
 
-def dump(table):
+def dump(table: Dict[str, Any]) -> str:
     """The table as text, an entry a line: what changed between two releases can be read."""
-    def entries(value):
+    def entries(value: Dict[str, Any]) -> str:
         return ",\n".join(f"{json.dumps(key)}:{json.dumps(item, separators=(',', ':'))}"
                           for key, item in value.items())
     parts = []
@@ -196,7 +208,8 @@ def dump(table):
     return "{" + ",\n".join(parts) + "}\n"
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m zerocast.rules", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", metavar="FILE", help="write here (default: stdout)")

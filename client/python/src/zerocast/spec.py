@@ -7,6 +7,8 @@ The model is built on the meta device: names, shapes and dtypes, no data. `zeroc
 exports, or `module:Class` or `module.Class` of any module that Python finds.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import importlib
@@ -14,6 +16,7 @@ import inspect
 import json
 import re
 import sys
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from zerocast import _transforms
 
@@ -24,7 +27,7 @@ class SpecError(RuntimeError):
     """The checkpoint's model cannot be built; the message says what to do."""
 
 
-def _find(name):
+def _find(name: str) -> Any:
     """The class of that name: an export of transformers, or `module:Class` or `module.Class`; None
     where the module has no such thing."""
     import transformers
@@ -34,7 +37,7 @@ def _find(name):
     return getattr(importlib.import_module(module), attribute, None)
 
 
-def _config(checkpoint, class_name):
+def _config(checkpoint: str, class_name: Optional[str]) -> Any:
     """The checkpoint's config; of a type that only its class knows, such as a part of a model, by
     that class."""
     import transformers
@@ -44,12 +47,12 @@ def _config(checkpoint, class_name):
         values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint)
         name = class_name or next(iter(values.get("architectures") or ()), "")
         cls = _find(name) if name else None
-        if getattr(cls, "config_class", None) is None:
+        if cls is None or getattr(cls, "config_class", None) is None:
             raise
         return cls.config_class.from_pretrained(checkpoint)
 
 
-def _class(config, name):
+def _class(config: Any, name: Optional[str]) -> Any:
     import transformers
     if name is None:
         names = getattr(config, "architectures", None) or []
@@ -66,7 +69,7 @@ def _class(config, name):
     return cls
 
 
-def _dtype(config, name):
+def _dtype(config: Any, name: Optional[str]) -> Any:
     import torch
     if name is not None:
         return getattr(torch, _DTYPES[name])
@@ -79,7 +82,7 @@ def _dtype(config, name):
     return dtype if dtype is not None and dtype.is_floating_point else torch.float32
 
 
-def _set_dtype(config, dtype):
+def _set_dtype(config: Any, dtype: Any) -> None:
     """As from_pretrained does before it builds the model."""
     config.dtype = dtype
     for name in getattr(config, "sub_configs", {}) or {}:
@@ -88,7 +91,7 @@ def _set_dtype(config, dtype):
             _set_dtype(part, dtype)
 
 
-def _build(cls, config, dtype):
+def _build(cls: Any, config: Any, dtype: Any) -> Any:
     """The model on the meta device, as from_pretrained builds it before it loads."""
     _set_dtype(config, dtype)
     known = {"dtype": dtype, "is_quantized": False, "_is_ds_init_called": False,
@@ -102,7 +105,7 @@ def _build(cls, config, dtype):
         return cls(config)
 
 
-def _kept(model, dtype):
+def _kept(model: Any, dtype: Any) -> Optional["re.Pattern[str]"]:
     """The patterns of names that stay in float32, as the loader searches them."""
     import torch
     plan = model._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
@@ -110,12 +113,13 @@ def _kept(model, dtype):
     if not names:
         return None
     from transformers.core_model_loading import build_glob_alternation
-    return build_glob_alternation(names)[0]
+    patterns: "re.Pattern[str]" = build_glob_alternation(names)[0]
+    return patterns
 
 
-def _transform(transform, recorder):
+def _transform(transform: Any, recorder: _transforms.Recorder) -> Dict[str, Any]:
     """In the form of an export: the library's class, its patterns as processed and as written."""
-    made = {"class": type(transform).__name__,
+    made: Dict[str, Any] = {"class": type(transform).__name__,
             "source_patterns": list(transform.source_patterns),
             "target_patterns": list(transform.target_patterns)}
     rule = _transforms.rule(transform, recorder)
@@ -130,7 +134,8 @@ def _transform(transform, recorder):
     return made
 
 
-def describe(model, transforms, dtype, recorder):
+def describe(model: Any, transforms: Iterable[Any], dtype: Any,
+             recorder: _transforms.Recorder) -> Dict[str, Any]:
     """The spec of a model that is built but not loaded, as JSON values.
 
     Args:
@@ -143,7 +148,7 @@ def describe(model, transforms, dtype, recorder):
     kept = _kept(model, dtype)
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
 
-    def listed(named):
+    def listed(named: Iterable[Tuple[str, Any]]) -> List[Dict[str, Any]]:
         tensors = []
         for name, tensor in named:
             own = "float32" if kept is not None and kept.search(name) else \
@@ -182,8 +187,20 @@ def describe(model, transforms, dtype, recorder):
     }
 
 
-def export(checkpoint, class_name=None, dtype_name=None):
-    """The model spec of a checkpoint's folder, as JSON values."""
+def export(checkpoint: str, class_name: Optional[str] = None,
+           dtype_name: Optional[str] = None) -> Dict[str, Any]:
+    """The model spec of a checkpoint's folder, as JSON values.
+
+    Args:
+        checkpoint: a folder with config.json.
+        class_name: as --class; None: the first of config.json's architectures.
+        dtype_name: "bf16", "fp16" or "fp32"; None: the config's.
+
+    Raises:
+        SpecError: the model cannot be built.
+        zerocast._transforms.UnknownRelease: the installed transformers is not known.
+        ImportError, OSError, ValueError: of transformers.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     _transforms.dialect()  # an unknown release is refused before anything is built
     config = _config(checkpoint, class_name)
@@ -204,7 +221,8 @@ def export(checkpoint, class_name=None, dtype_name=None):
     return {**describe(model, transforms, dtype, recorder), "model_type": model_type}
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m zerocast.spec", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="CKPT", help="a folder with config.json")
