@@ -148,6 +148,17 @@ class EmbeddedTest(unittest.TestCase):
             self.assertTrue(server.alive())
             self.assertTrue(list(self.place.iterdir()))
 
+    def test_an_agent_finds_the_nccl_of_the_python_environment(self):
+        folder = self.place / "site/nvidia/nccl/lib"
+        folder.mkdir(parents=True)
+        (folder / "libnccl.so.2").touch()
+        sys.path.insert(0, str(self.place / "site"))
+        self.addCleanup(sys.path.remove, str(self.place / "site"))
+        with self.server() as server, self.agent(server) as agent:
+            environment = Path(f"/proc/{agent.pid}/environ").read_bytes().split(b"\0")
+            before = os.environ.get("LD_LIBRARY_PATH")
+            self.assertIn(f"LD_LIBRARY_PATH={before + ':' if before else ''}{folder}".encode(), environment)
+
     def test_one_that_does_not_start_says_why(self):
         with self.assertRaisesRegex(zerocast.EmbeddedError, r"(?s)start an embedded server: it ended with 2; its last "
                                     r"lines:.*--no-such-flag"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import importlib.util
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Dict, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from zerocast._binaries import find_binary
 from zerocast._client import Client
@@ -95,6 +96,20 @@ def private_folder() -> Tuple[Path, int]:
                         "IO_ERROR")
 
 
+def _nccl_folder() -> str:
+    """Where the Python environment has NCCL, which comes with torch; "" where it has none. The
+    agent opens libnccl.so.2 where the loader finds it."""
+    try:
+        spec = importlib.util.find_spec("nvidia.nccl")
+    except ModuleNotFoundError:
+        return ""
+    for place in () if spec is None else spec.submodule_search_locations or ():
+        folder = os.path.join(place, "lib")
+        if os.path.exists(os.path.join(folder, "libnccl.so.2")):
+            return folder
+    return ""
+
+
 class _Process:
     """A program that this process starts, in a folder of its own."""
 
@@ -118,6 +133,9 @@ class _Process:
 
     def _ready(self, folder: Path) -> bool:
         raise NotImplementedError
+
+    def _environment(self) -> Dict[str, str]:
+        return dict(os.environ)
 
     # ---- life ----
 
@@ -155,7 +173,8 @@ class _Process:
             try:
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    env=self._environment())
             except OSError as error:
                 started.append(error)
                 done.set()
@@ -317,6 +336,13 @@ class EmbeddedAgent(_Process):
         return [str(find_binary("zerocast-agent")), f"--server={self._server}", f"--node={self.node}",
                 f"--socket={self.socket}", "--socket-mode=0600", f"--log-level={self._log_level}",
                 *[f"--root={root}" for root in self._roots], *self._extra]
+
+    def _environment(self) -> Dict[str, str]:
+        environment = super()._environment()
+        found = [environment.get("LD_LIBRARY_PATH", ""), _nccl_folder()]
+        if found[1]:
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, found))
+        return environment
 
     def _ready(self, folder: Path) -> bool:
         if not os.path.exists(self.socket):
