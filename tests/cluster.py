@@ -3,6 +3,7 @@
 ZC_BIN_DIR names the folder of the binaries, ZC_TEST_DATA the test data.
 """
 
+import ctypes
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -50,6 +52,25 @@ def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b"", cwd=None):
     # Not text=True: the answers hold line ends of other kinds, which must stay as they are.
     completed.stdout, completed.stderr = completed.stdout.decode(), completed.stderr.decode()
     return Result(completed)
+
+
+def num_gpus():
+    """How many GPUs the driver shows, and why there are none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return 0, str(error)
+    count = ctypes.c_int()
+    errors = driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(count))
+    return count.value, f"CUDA's driver says {errors}"
+
+
+def skip_without_gpus(number):
+    """Where a test is for GPUs (ZC_NEEDS_GPU) and there are fewer, says so and ends the program with 77."""
+    count, reason = num_gpus() if os.environ.get("ZC_NEEDS_GPU") else (number, "")
+    if count < number:
+        print(f"1 test skipped: needs {number} GPUs, a rank each, and there are {count} ({reason})")
+        sys.exit(77)
 
 
 def read_safetensors(path):

@@ -138,4 +138,5 @@ class QuantisedTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    cluster.skip_without_gpus(4)
     unittest.main()

@@ -192,5 +192,6 @@ class StagesTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    cluster.skip_without_gpus(6)
     outcome = unittest.main(argv=sys.argv[:1], exit=False)
     sys.exit(0 if outcome.result.wasSuccessful() else 1)

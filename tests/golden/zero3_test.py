@@ -129,5 +129,6 @@ class Zero3Test(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    cluster.skip_without_gpus(4)
     outcome = unittest.TextTestRunner().run(Zero3Test(sys.argv[1]))
     sys.exit(0 if outcome.wasSuccessful() else 1)
