@@ -54,21 +54,17 @@ CudaCopier::~CudaCopier() {
 absl::StatusOr<char*> CudaCopier::Acquire(size_t place, int64_t num_bytes, absl::Duration timeout) {
   StagingPlace& staging = places_[place];
   if (Waits(CudaWait::kStagingCopied)) ZC_RETURN_IF_ERROR(staging.copied().Wait(timeout));
-  // The device's half goes as well.
-  if (!staging.Has(num_bytes)) ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
   ZC_ASSIGN_OR_RETURN(std::byte* const data, staging.Data(num_bytes));
   return reinterpret_cast<char*>(data);
 }
 
-absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
-                               absl::Duration timeout) {
+absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) {
   if (copies.empty()) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(options_.device));
   StagingPlace& staging = places_[place];
   while (true) {
     ZC_ASSIGN_OR_RETURN(const bool has_room, staging.Describe(num_bytes, copies));
     if (has_room) break;
-    ZC_RETURN_IF_ERROR(staging.used().Wait(timeout));
     ZC_RETURN_IF_ERROR(staging.MakeRoom());
   }
   if (Waits(CudaWait::kStagingUsed)) {

@@ -64,8 +64,7 @@ class CudaCopier : public DeviceCopier {
   ~CudaCopier() override;
 
   absl::StatusOr<char*> Acquire(size_t place, int64_t num_bytes, absl::Duration timeout) override;
-  absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
-                     absl::Duration timeout) override;
+  absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) override;
   absl::StatusOr<char*> ReserveMessages(size_t which, int64_t num_bytes) override;
   absl::Status OrderExchange() override;
   absl::Status Finish(absl::Duration timeout) override;

@@ -53,12 +53,10 @@ class StagingPlace {
   // Host memory for `num_bytes` of data, aligned to 4096, while nobody uses the place.  Errors:
   // those of kernels/device.
   absl::StatusOr<std::byte*> Data(int64_t num_bytes);
-  // True when it has that much already.
-  bool Has(int64_t num_bytes) const { return num_bytes <= memory_.num_bytes(); }
 
   // Describes `copies`, whose sources are in the first `num_bytes` bytes of Data() or elsewhere on
-  // the device, for its kernel.  False where there is not room for it besides: make room, with the
-  // device done with the place, and repeat.  Errors: those of MixedBatch::Make.
+  // the device, for its kernel.  False where there is not room for it besides: make room, and
+  // repeat.  Errors: those of MixedBatch::Make.
   absl::StatusOr<bool> Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies);
   absl::Status MakeRoom();
 

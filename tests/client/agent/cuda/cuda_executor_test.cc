@@ -14,6 +14,7 @@
 #include "kernels/comm/map_rendezvous.h"
 #include "kernels/comm/nccl.h"
 #include "kernels/device/buffer.h"
+#include "kernels/device/copy_to_host.h"
 #include "kernels/device/cuda_status.h"
 #include "kernels/device/device_scope.h"
 #include "tests/client/agent/load_fixture.h"
@@ -199,6 +200,48 @@ TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
     wanted.layout = MakeLayout(1 << k % 3, 2);
     wanted.layout.round_bytes = 1000;
     EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty()) << "load " << k;
+  }
+}
+
+// A place that is used again and again grows for more data and for more descriptors than it had
+// room for, while the device still works on what it held before.
+TEST_F(CudaExecutorTest, APlaceGrowsWhileItIsInUse) {
+  constexpr int64_t kBoxes = 3000, kRounds = 6;  // descriptors of several hundred kB
+  CudaCopierOptions options;
+  options.staging_bytes = 1000;
+  ZC_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<CudaCopier> copier, CudaCopier::Create(options));
+  ASSERT_THAT(copier->Reserve(), IsOk());
+  std::vector<DeviceBuffer> targets;
+  for (int64_t round = 0; round < kRounds; ++round) {
+    const int64_t each = 2 + round, num_bytes = kBoxes * each;
+    ZC_ASSERT_OK_AND_ASSIGN(DeviceBuffer target, DeviceBuffer::Create(0, num_bytes));
+    ZC_ASSERT_OK_AND_ASSIGN(char* const data, copier->Acquire(0, num_bytes, absl::Seconds(20)));
+    for (int64_t k = 0; k < num_bytes; ++k) data[k] = static_cast<char>(k / each + 7 * round);
+    std::vector<BoxCopy> copies(kBoxes);  // in reverse order
+    for (int64_t k = 0; k < kBoxes; ++k) {
+      Box& box = copies[k].box;
+      box.num_dims = 1;
+      box.dims[0] = {each, 1, 1};
+      box.source_offset = k * each;
+      box.target_offset = (kBoxes - 1 - k) * each;
+      copies[k].source = data;
+      copies[k].target = reinterpret_cast<char*>(target.data());
+      copies[k].source_dtype = copies[k].target_dtype = DType::kUInt8;
+    }
+    ASSERT_THAT(copier->Start(0, num_bytes, copies), IsOk());
+    targets.push_back(std::move(target));
+  }
+  ASSERT_THAT(copier->Finish(absl::Seconds(20)), IsOk());
+  for (int64_t round = 0; round < kRounds; ++round) {
+    const int64_t each = 2 + round;
+    std::string expected, got(static_cast<size_t>(kBoxes * each), '\0');
+    for (int64_t k = kBoxes; k-- > 0;) {
+      expected.append(static_cast<size_t>(each), static_cast<char>(k + 7 * round));
+    }
+    ASSERT_THAT(CopyToHost(0, targets[round].data(), absl::MakeSpan(got.data(), got.size()),
+                           absl::Seconds(20)),
+                IsOk());
+    EXPECT_TRUE(got == expected) << "round " << round;
   }
 }
 
