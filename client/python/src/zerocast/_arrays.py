@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import weakref
 from typing import Any, Mapping, Optional, Type, Union
 
 from zerocast._cuda import DeviceMemory
@@ -32,6 +34,31 @@ DTYPES = {
 
 # Where the bytes of a shard are.
 Memory = Union[mmap.mmap, DeviceMemory]
+
+
+class HostMapping(mmap.mmap):
+    """An arena in host memory. The pages of a partition go back to the system when the last array
+    on them goes, those at its edges, which neighbours use too, with the mapping.
+
+    Attributes:
+        advice: for madvise, by which pages go back. Of a mapping that is this process's alone they
+            leave the file, too.
+    """
+
+    advice: int = mmap.MADV_DONTNEED
+
+    def part(self, offset: int, num_bytes: int) -> Any:
+        """A buffer of these bytes, of which num_bytes must be positive; keeps the mapping."""
+        buffer = (ctypes.c_char * num_bytes).from_buffer(self, offset)
+        page = mmap.PAGESIZE
+        begin, end = -(-offset // page) * page, (offset + num_bytes) // page * page
+        if begin < end:
+            weakref.finalize(buffer, self._give_back, begin, end - begin).atexit = False
+        return buffer
+
+    def _give_back(self, begin: int, num_bytes: int) -> None:
+        with contextlib.suppress(OSError, ValueError):  # they go with the mapping at the latest
+            self.madvise(self.advice, begin, num_bytes)
 
 
 class _HostMemory:
@@ -79,6 +106,8 @@ class _NumpyArrays(Arrays):
                 pass  # the bits, as documented
         if count == 0 or not isinstance(self._memory, mmap.mmap):
             return numpy.empty(0, wanted)
+        if isinstance(self._memory, HostMapping):
+            return numpy.frombuffer(self._memory.part(offset, count * wanted.itemsize), wanted, count)
         return numpy.frombuffer(self._memory, wanted, count, offset)
 
 
@@ -107,6 +136,8 @@ class _TorchTensors(Arrays):
             return self._all[offset:offset + count * DTYPES[dtype][0]].view(wanted)
         if count == 0 or self._memory is None:
             return torch.empty(0, dtype=wanted)
+        if isinstance(self._memory, HostMapping):
+            return torch.frombuffer(self._memory.part(offset, count * DTYPES[dtype][0]), dtype=wanted, count=count)
         return torch.frombuffer(self._memory, dtype=wanted, count=count, offset=offset)
 
 

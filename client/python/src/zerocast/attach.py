@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
-from zerocast._arrays import DTYPES, FRAMEWORKS, Memory
+from zerocast._arrays import DTYPES, FRAMEWORKS, HostMapping, Memory
 from zerocast._connection import Connection
 from zerocast._cuda import DeviceMemory, Driver
 from zerocast._errors import AttachError, UnfilledError
@@ -127,10 +127,13 @@ def _map_arena(fd: int, num_bytes: int, mode: str) -> Optional[mmap.mmap]:
     if fd < 0 or os.fstat(fd).st_size < num_bytes:
         raise AttachError("DATA_LOSS", f"no arena of {num_bytes} bytes came with the answer")
     try:
-        return mmap.mmap(fd, num_bytes, _FLAGS[mode], mmap.PROT_READ | mmap.PROT_WRITE)
+        mapping = HostMapping(fd, num_bytes, _FLAGS[mode], mmap.PROT_READ | mmap.PROT_WRITE)
     except (OSError, ValueError) as error:
         raise AttachError("RESOURCE_EXHAUSTED", f"map an arena of {num_bytes} bytes: {error}") \
             from error
+    if mode == "shared":
+        mapping.advice = mmap.MADV_REMOVE
+    return mapping
 
 
 def _partition(entry: Mapping[str, Any], num_bytes: int, make: Any, is_there: bool) -> Partition:
