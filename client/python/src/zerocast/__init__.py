@@ -5,21 +5,31 @@ from typing import TYPE_CHECKING, Any
 
 from zerocast._config import JobConfig, resolve_config
 from zerocast._dlpack import DeviceArray
-from zerocast._errors import AttachError, ConfigError, EmbeddedError, ServerError, UnfilledError, ZerocastError
+from zerocast._errors import (
+    AttachError,
+    ConfigError,
+    EmbeddedError,
+    LoadError,
+    ServerError,
+    UnfilledError,
+    ZerocastError,
+)
 from zerocast.attach import Partition, Shard, attach
 
 if TYPE_CHECKING:
     from zerocast._client import Client, load_error
     from zerocast._embedded import EmbeddedAgent, EmbeddedServer
+    from zerocast.pretrained import from_pretrained, load_into
 
 __all__ = ["AttachError", "Client", "ConfigError", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer",
-           "JobConfig", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach",
-           "load_error", "resolve_config"]
+           "JobConfig", "LoadError", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach",
+           "from_pretrained", "load_error", "load_into", "resolve_config"]
 __version__ = "0.1.0"
 
-# Imported when they are first asked for: attaching needs no gRPC.
+# Imported when they are first asked for: attaching needs neither gRPC nor torch.
 _LATE = {"Client": "zerocast._client", "EmbeddedAgent": "zerocast._embedded", "EmbeddedServer": "zerocast._embedded",
-         "load_error": "zerocast._client"}
+         "from_pretrained": "zerocast.pretrained", "load_error": "zerocast._client",
+         "load_into": "zerocast.pretrained"}
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,8 @@ def _source(ds_config: Any) -> Dict[str, Any]:
     return {"ds_config_text": text}
 
 
-def _arguments(training_args: Any) -> Dict[str, Any]:
+def arguments_of(training_args: Any) -> Dict[str, Any]:
+    """What the integration reads of a TrainingArguments, or of a dict, as JSON values."""
     if isinstance(training_args, Mapping):
         return dict(training_args)
     missing = [name for name in _ARGUMENTS if not hasattr(training_args, name)]
@@ -150,7 +151,7 @@ def resolve_config(ds_config: Union[Mapping[str, Any], str, "os.PathLike[str]"],
         ServerError, EmbeddedError: nobody could be asked.
     """
     case: Dict[str, Any] = {
-        **_source(ds_config), "args": _arguments(training_args), "model_config": _model_config(model_config),
+        **_source(ds_config), "args": arguments_of(training_args), "model_config": _model_config(model_config),
         "num_training_steps": None if num_training_steps is None else int(num_training_steps),
         "inference": bool(inference), "auto_find_batch_size": bool(auto_find_batch_size), "dialect": dialect}
     answer = _ask_command(case, timeout) if server is None else _ask_server(server, case, timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 
 class ZerocastError(RuntimeError):
@@ -86,3 +86,19 @@ class ConfigError(ZerocastError, ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class LoadError(ZerocastError):
+    """A model could not be loaded. All ranks of the job raise it, with the same text.
+
+    The reason may also be RANK_LOST: a rank died, or said nothing in time.
+
+    Attributes:
+        rank: the rank on which it happened; None: on no one in particular.
+    """
+
+    def __init__(self, code: str, message: str, reason: str = "", rank: Optional[int] = None) -> None:
+        super().__init__(code, message if rank is None else f"rank {rank}: {message}", reason)
+        self.message = message
+        self.rank = rank
+        self.is_agreed = False  # whether the other ranks know it

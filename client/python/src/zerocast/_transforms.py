@@ -58,6 +58,12 @@ def _op(operation: Any) -> Dict[str, Any]:
     return rule
 
 
+def keeps_patterns() -> bool:
+    """Whether the release remembers how the patterns of a transform were written."""
+    from transformers import core_model_loading
+    return hasattr(core_model_loading.WeightRenaming("a", "b"), "_original_source_patterns")
+
+
 class Recorder:
     """Remembers the patterns that transforms are made with: some releases keep only what they made
     of them. Use as a context around whatever builds transforms."""

@@ -1,0 +1,246 @@
+"""from_pretrained and load_into: a checkpoint into a model that DeepSpeed trains.
+
+ENGINE.md, beside this package's sources, says how.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Set
+
+from zerocast import _fill, _run_load, _seams, _zero3, spec
+from zerocast._agreement import Ranks, open_ranks
+from zerocast._errors import LoadError
+
+KEYWORDS = ("dtype", "key_mapping", "ignore_mismatched_sizes", "output_loading_info", "subfolder", "variant", "config",
+            "attn_implementation", "trust_remote_code")
+
+DEFAULT_TIMEOUT = 120.0  # seconds
+DEFAULT_LOAD_TIMEOUT = 3600.0
+
+
+@dataclass
+class _Call:
+    """What from_pretrained or load_into was asked for."""
+
+    ranks: Ranks
+    config: Dict[str, Any]  # of DeepSpeed; empty: none
+    training_args: Any
+    server: Optional[str]
+    mode: str
+    timeout: float
+    load_timeout: float
+
+    @property
+    def stage(self) -> int:
+        zero = self.config.get("zero_optimization") or {}
+        return int(zero.get("stage", 0)) if self.config else 0
+
+
+def from_pretrained(cls_or_auto: Any, checkpoint: Any, ds_config: Any = None, training_args: Any = None,
+                    server: Optional[str] = None, *, mode: str = "auto", timeout: float = DEFAULT_TIMEOUT,
+                    load_timeout: float = DEFAULT_LOAD_TIMEOUT, **keywords: Any) -> Any:
+    """What cls_or_auto.from_pretrained(checkpoint, **keywords) gives under that DeepSpeed config, without
+    gathering, broadcasting or any rank reading the whole checkpoint. Every rank calls it.
+
+    Under ZeRO-3 each parameter is the partition that deepspeed.zero.Init would have made. Without a config, and under
+    ZeRO stages 0 to 2, the parameters are whole. The model is in evaluation mode, as the library's.
+
+    Args:
+        cls_or_auto: a class of transformers' models, or an Auto class.
+        checkpoint: a folder, or a name on the Hub that the library has, or downloads, on every node.
+        ds_config: as HfDeepSpeedConfig takes it, or such an object; by default training_args' own.
+        training_args: a transformers.TrainingArguments, where the config has "auto": the server resolves the config
+            and refuses one that contradicts them, all contradictions at once.
+        server: the address of a zerocast server; by default ZEROCAST_SERVER, else one is started on rank 0's
+            node, with an agent on every node, for this load alone.
+        mode: as zerocast.attach takes it.
+        timeout: seconds that a rank waits for another one that says nothing, and for each call to the server.
+        load_timeout: seconds that the load itself may last.
+        keywords: of the library's from_pretrained: dtype, key_mapping, ignore_mismatched_sizes,
+            output_loading_info, subfolder, variant, config, attn_implementation, trust_remote_code.
+
+    Raises:
+        TypeError: another keyword.
+        LoadError: the same on every rank, within `timeout` of what happened.
+        RuntimeError: the library's, of weights that do not fit the model.
+    """
+    unknown = sorted(set(keywords) - set(KEYWORDS))
+    if unknown:
+        raise TypeError(f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
+                        f"{', '.join(KEYWORDS)}")
+    call = _call(ds_config, training_args, server, mode, timeout, load_timeout)
+    with call.ranks.step("from_pretrained"):
+        _seams.check_release()
+        _zero3.refuse_what_cannot_be(call.config)
+        return _from_pretrained(call, cls_or_auto, checkpoint, keywords)
+
+
+def _from_pretrained(call: _Call, cls_or_auto: Any, checkpoint: Any, keywords: Dict[str, Any]) -> Any:
+    inits: List[Any] = []
+
+    def make_init() -> Any:
+        inits.append(_zero3.partitioned_init()(config_dict_or_path=call.config))
+        return inits[-1]
+
+    def fill(model: Any, files: List[str], load_config: Any) -> Any:
+        return _load(call, model, files, load_config, recorder, inits[-1] if inits else None)
+
+    alive = _alive_config(call)
+    with _seams.stepped_in(fill, make_init if call.stage == 3 else None) as recorder:
+        result = cls_or_auto.from_pretrained(checkpoint, **keywords)
+    # The library keeps but a weak reference, and looks at it as long as the model is used.
+    model = result[0] if isinstance(result, tuple) else result
+    model._zerocast_deepspeed_config = alive
+    if inits:
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(inits[-1].local_device)
+    return result
+
+
+def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args: Any = None,
+              server: Optional[str] = None, *, key_mapping: Optional[Dict[str, str]] = None,
+              ignore_mismatched_sizes: bool = False, subfolder: str = "", variant: Optional[str] = None,
+              mode: str = "auto", timeout: float = DEFAULT_TIMEOUT,
+              load_timeout: float = DEFAULT_LOAD_TIMEOUT) -> Dict[str, Any]:
+    """Writes a checkpoint's weights over those of a model that is there. Every rank calls it.
+
+    Args:
+        model: a transformers.PreTrainedModel: made under deepspeed.zero.Init, or with whole parameters.
+        checkpoint, ds_config, training_args, server, mode, timeout, load_timeout: as in from_pretrained.
+        key_mapping, ignore_mismatched_sizes, subfolder, variant: as in the library's from_pretrained.
+
+    Returns:
+        {"missing_keys": set, "unexpected_keys": set, "mismatched_keys": set, "error_msgs": list}, as the library's
+        output_loading_info: what is missing, or has another shape, stays as it was.
+
+    Raises:
+        TypeError: the model is not one of transformers'.
+        LoadError: the same on every rank; of parameters that were written before it, nothing is known.
+    """
+    import transformers
+    if not isinstance(model, transformers.PreTrainedModel):
+        raise TypeError(f"model is a {type(model).__name__}; load_into takes a transformers.PreTrainedModel, whose "
+                        "class says how its weights are named. For plain tensors there is zerocast.attach")
+    call = _call(ds_config, training_args, server, mode, timeout, load_timeout)
+    with call.ranks.step("load_into"):
+        _seams.check_release()
+        _zero3.refuse_what_cannot_be(call.config)
+        in_parts = any(_zero3.is_partitioned(param) for param in model.parameters())
+        if in_parts != (call.stage == 3):
+            raise LoadError(
+                "FAILED_PRECONDITION", f"the model's parameters are {'partitioned' if in_parts else 'whole'}, and the "
+                f"config's ZeRO stage is {call.stage}; give the config that the model was made under", "INVALID_FIELDS")
+        files, load_config, recorder = _seams.resolve(
+            model, os.fspath(checkpoint), key_mapping, ignore_mismatched_sizes, subfolder, variant)
+        info = _load(call, model, files, load_config, recorder, None)
+        _report(model, load_config, info)
+        known: Dict[str, Any] = info.to_dict()
+        return known
+
+
+def _call(ds_config: Any, training_args: Any, server: Optional[str], mode: str, timeout: float,
+          load_timeout: float) -> _Call:
+    from transformers.integrations import deepspeed
+    if ds_config is None and training_args is not None:
+        ds_config = getattr(training_args, "hf_deepspeed_config", None) or getattr(training_args, "deepspeed", None)
+    if ds_config is None:
+        ds_config = deepspeed.deepspeed_config()
+    if isinstance(ds_config, (str, os.PathLike)):
+        ds_config = accelerate_config(ds_config)
+    config = getattr(ds_config, "config", ds_config) or {}
+    return _Call(open_ranks(timeout), config, training_args, server or os.environ.get("ZEROCAST_SERVER") or None, mode,
+                 timeout, load_timeout)
+
+
+def accelerate_config(text_or_path: Any) -> Any:
+    """A config that is a path, JSON text or base64, read as the library reads it."""
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+    return HfDeepSpeedConfig(os.fspath(text_or_path))
+
+
+def _alive_config(call: _Call) -> Any:
+    """The object by which the library knows of ZeRO-3; made where there is none."""
+    from transformers.integrations import deepspeed
+    if call.stage != 3 or deepspeed.is_deepspeed_zero3_enabled():
+        return deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    return deepspeed.HfDeepSpeedConfig(call.config)
+
+
+def _load(call: _Call, model: Any, files: List[str], load_config: Any, recorder: Any, init: Any) -> Any:
+    """Fills a model that from_pretrained has made; returns the library's LoadStateDictInfo."""
+    try:
+        loaded = _run_load.run(call.ranks, _wanted(call, model, files, load_config, recorder, init), call.timeout)
+    except _run_load.Refused as refused:
+        # The library's own report, and its error.
+        _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
+        raise
+    with call.ranks.step("fill"):
+        _fill.check_dtypes(model, loaded.shard)
+        filled = (_fill.partitioned(model, loaded.shard, init) if call.stage == 3
+                  else _fill.whole(model, loaded.shard)) | _fill.buffers(model, loaded.shard)
+        # What the library remembers to convert back by when the model is saved.
+        model._weight_conversions = load_config.weight_mapping
+        return _info(loaded.report, _fill.not_filled(model, filled))
+
+
+def _info(report: Dict[str, Any], missing: Set[str]) -> Any:
+    from transformers.utils.loading_report import LoadStateDictInfo
+    mismatched = {(name, tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched"]}
+    return LoadStateDictInfo(
+        missing_keys=missing - {name for name, _, _ in mismatched}, unexpected_keys=set(report["unexpected"]),
+        mismatched_keys=mismatched, error_msgs=[], conversion_errors=dict(report["conversion_errors"]),
+        skipped_pp_keys=set())
+
+
+def _report(model: Any, load_config: Any, info: Any) -> None:
+    from transformers.utils import logging
+    from transformers.utils.loading_report import log_state_dict_report
+    log_state_dict_report(model=model, pretrained_model_name_or_path=load_config.pretrained_model_name_or_path,
+                          ignore_mismatched_sizes=load_config.ignore_mismatched_sizes, loading_info=info,
+                          logger=logging.get_logger("transformers.modeling_utils"))
+
+
+def _wanted(call: _Call, model: Any, files: List[str], load_config: Any, recorder: Any,
+            init: Any) -> _run_load.Wanted:
+    import torch
+
+    from zerocast._proto import types_pb2
+    described = spec.describe(model, load_config.weight_mapping or [], load_config.dtype, recorder)
+    options: Dict[str, Any] = {"zero_stage": call.stage, "ignore_mismatched": load_config.ignore_mismatched_sizes,
+                               "dtype": types_pb2.DTYPE_POLICY_SPEC}
+    if init is not None:
+        options["dtype"] = {torch.bfloat16: types_pb2.DTYPE_POLICY_BF16, torch.float16: types_pb2.DTYPE_POLICY_FP16,
+                            torch.float32: types_pb2.DTYPE_POLICY_FP32}[init.dtype]
+        if init.local_device.type == "cuda" and init.remote_device == init.local_device:
+            options["device"] = types_pb2.DEVICE_CUDA
+    arguments = _arguments(call.training_args)
+    return _run_load.Wanted(
+        checkpoint=_folder(files), spec=described, options=options,
+        config=call.config if arguments else _without_auto(call.config), arguments=arguments,
+        model_config=model.config.to_json_string(use_diff=False), server=call.server, mode=call.mode,
+        load_timeout=call.load_timeout)
+
+
+def _arguments(training_args: Any) -> Dict[str, Any]:
+    if training_args is None:
+        return {}
+    from zerocast._config import arguments_of
+    return arguments_of(training_args)
+
+
+def _without_auto(config: Any) -> Any:
+    """DeepSpeed takes its default where a config says "auto" and nobody fills it."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _without_auto(value) for name, value in config.items() if value != "auto"}
+
+
+def _folder(files: Optional[List[str]]) -> str:
+    folders = sorted({os.path.dirname(os.path.abspath(file)) for file in files or []})
+    if len(folders) != 1 or not all(file.endswith(".safetensors") for file in files or []):
+        raise LoadError("UNIMPLEMENTED", f"the weights are in {', '.join(map(str, files or ['no file']))}; zerocast "
+                        "reads the safetensors files of one folder: save the model with safe_serialization",
+                        "UNSUPPORTED")
+    return folders[0]
