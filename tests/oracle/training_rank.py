@@ -1,0 +1,82 @@
+"""One rank of training_oracle_test: loads a model, trains it three steps under a real engine, saves it.
+
+    training_rank.py HOW CONFIG OUT FOLDER [lora]
+
+HOW is "library" or "zerocast". Rank 0 writes OUT/HOW.json: the losses, the digests of the gathered parameters before and after,
+and how many arenas were mapped before and after deepspeed.initialize. OUT/HOW-checkpoint is the engine's, OUT/HOW-saved the library's.
+"""
+
+import gc
+import json
+import os
+import pathlib
+import sys
+
+import deepspeed
+import torch
+import transformers
+from pretrained_rank import SEED, parameters_of
+
+STEPS = 3
+
+
+def load(how, config, folder):
+    cls = transformers.AutoModelForCausalLM
+    if how == "zerocast":
+        import zerocast
+        return zerocast.from_pretrained(cls, folder, config)
+    from transformers.integrations import HfDeepSpeedConfig
+    alive = HfDeepSpeedConfig(config)
+    model = cls.from_pretrained(folder)
+    model.kept_alive = alive
+    return model
+
+
+def mapped_arenas():
+    return pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").count("/memfd:zerocast")
+
+
+def with_lora(model):
+    import peft
+    torch.manual_seed(SEED)
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+
+
+def main():
+    how, config, out, folder = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
+    transformers.logging.set_verbosity_error()
+    deepspeed.init_distributed("gloo")
+    rank = torch.distributed.get_rank()
+    torch.manual_seed(SEED)
+    model = load(how, config, folder)
+    if sys.argv[5:] == ["lora"]:
+        model = with_lora(model)
+    made = {"before": parameters_of(model), "arenas_loaded": mapped_arenas()}
+    model.train()
+    trained = [param for param in model.parameters() if param.requires_grad]
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(trained, lr=1e-3), config=config)
+    del model
+    gc.collect()
+    made["arenas_initialized"] = mapped_arenas()
+    torch.manual_seed(SEED + rank)
+    vocabulary = engine.module.config.vocab_size
+    made["losses"] = []
+    for _ in range(STEPS):
+        tokens = torch.randint(0, vocabulary, (2, 8))
+        loss = engine(input_ids=tokens, labels=tokens).loss
+        engine.backward(loss)
+        engine.step()
+        made["losses"].append(float(loss).hex())
+    made["after"] = parameters_of(engine.module)
+    engine.save_checkpoint(out / f"{how}-checkpoint")
+    whole = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=False)
+    if rank == 0:
+        engine.module.save_pretrained(out / f"{how}-saved", state_dict=whole)
+        (out / f"{how}.json").write_text(json.dumps(made), encoding="utf-8")
+    torch.distributed.barrier()
+    engine.destroy()
+    os._exit(0)  # swappers of NVMe keep threads
+
+
+if __name__ == "__main__":
+    main()
