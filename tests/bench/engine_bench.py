@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""A checkpoint into a real DeepSpeed engine: zerocast.from_pretrained beside the library's, in runs that alternate.
+
+    python3 tests/bench/engine_bench.py [--kind KIND ...] [--gb N] [--runs N] [--memory-runs N] [--json FILE]
+
+Two ranks, ZeRO-3, on the CPU with Gloo. The libraries come from the package index, pinned in requirements-peers.txt, in an
+environment of their own (build/release/venv/bench, some GB). README.md says how the table is read. Asserts no time.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import bench_tools as tools
+
+HERE = pathlib.Path(__file__).resolve().parent
+RANKS = 2
+HOW = ("library", "zerocast")
+PHASES = ("load", "initialize", "step")
+SAMPLE_SECONDS = 0.1
+COLUMNS = (("", -12, ""), ("load s", 8, ".2f"), ("GB/s", 7, ".2f"), ("faster", 8, ".2f"), ("load MB", 9, ".0f"),
+           ("init. MB", 9, ".0f"), ("step MB", 9, ".0f"), ("peak MB", 9, ".0f"))
+
+
+def command(python, how, ckpt, phase_file):
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo",
+                   "OMP_NUM_THREADS": str(max(1, tools.THREADS // RANKS)), "PYTHONPATH": str(tools.BUILD / "python"),
+                   "TORCH_EXTENSIONS_DIR": str(python.parent.parent / "torch_extensions")}
+    return [str(arg) for arg in (
+        python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", RANKS, "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", HERE / "engine_rank.py", how, ckpt,
+        *([phase_file] if phase_file else []))], environment
+
+
+def tree(root):
+    """The process numbers of a process and of all that come from it."""
+    children = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [root]
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    return found
+
+
+def proportional_bytes(root):
+    """The proportional set size of the processes together: what they hold, shared pages counted once."""
+    total = 0
+    for process in tree(root):
+        try:
+            lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024
+
+
+class Watch:
+    """The most memory that a process and its children hold in each phase."""
+
+    def __init__(self, root, phase_file):
+        self.most = {}
+        self._root, self._phase_file = root, phase_file
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        while not self._stop.wait(SAMPLE_SECONDS):
+            phase = self._phase_file.read_text(encoding="utf-8")
+            self.most[phase] = max(self.most.get(phase, 0), proportional_bytes(self._root))
+
+    def close(self):
+        self._stop.set()
+        self._thread.join()
+
+
+def run(python, how, ckpt, watched):
+    """(seconds of the load, {phase: bytes} where it is watched)."""
+    with tempfile.TemporaryDirectory() as folder:
+        phase_file = pathlib.Path(folder, "phase")
+        phase_file.write_text("", encoding="utf-8")
+        args, environment = command(python, how, ckpt, phase_file if watched else None)
+        process = subprocess.Popen(args, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        watch = Watch(process.pid, phase_file) if watched else None
+        try:
+            out, err = process.communicate(timeout=tools.RUN_TIMEOUT_S)
+        finally:
+            process.kill()
+            if watch is not None:
+                watch.close()
+        if process.returncode != 0:
+            raise RuntimeError(f"{' '.join(args)} ended with {process.returncode}:\n{out[-2000:]}{err[-4000:]}")
+        seconds = next(json.loads(line)["seconds"] for line in out.splitlines() if line.startswith('{"seconds"'))
+        return seconds, watch.most if watch is not None else {}
+
+
+def measure(kind, python, arguments):
+    ckpt = tools.checkpoint(arguments.folder, kind, arguments.gb)
+    tools.warm(ckpt)
+    run(python, "library", ckpt, False)  # the first one compiles DeepSpeed's extension
+    seconds, memory = {how: [] for how in HOW}, {how: [] for how in HOW}
+    for _ in range(arguments.runs):
+        for how in HOW:
+            seconds[how].append(run(python, how, ckpt, False)[0])
+    for _ in range(arguments.memory_runs):
+        for how in HOW:
+            memory[how].append(run(python, how, ckpt, True)[1])
+    return {"kind": kind, "bytes": tools.file_bytes(ckpt)[0], "seconds": seconds, "memory": memory}
+
+
+def show(measured):
+    gigabytes = measured["bytes"] / 1e9
+    print(f"\n{measured['kind']}, {gigabytes:.2f} GB")
+    seconds, peaks, table = measured["seconds"], {}, []
+    for how in HOW:
+        most = {phase: tools.median([run[phase] for run in measured["memory"][how]]) / 1e6 for phase in PHASES} \
+            if measured["memory"][how] else {}
+        peaks[how] = max(most.values(), default=None)
+        middle = tools.median(seconds[how])
+        faster = tools.median([a / b for a, b in zip(seconds["library"], seconds[how])])
+        table.append((how, middle, gigabytes / middle, faster, *(most.get(phase) for phase in PHASES), peaks[how]))
+    tools.rows(COLUMNS, table)
+    if peaks["library"] is not None:
+        measured["copies_saved"] = (peaks["library"] - peaks["zerocast"]) * 1e6 / measured["bytes"]
+        print(f"peak: the library's less {measured['copies_saved']:.2f} copies of the shards")
+
+
+def main():
+    parser = tools.parser(__doc__)
+    parser.set_defaults(runs=5)
+    parser.add_argument("--kind", action="append", choices=("llama", "mixtral"),
+                        help="repeat for both (default: mixtral)")
+    parser.add_argument("--gb", type=float, default=2, help="size of the checkpoint (default: %(default)s)")
+    parser.add_argument("--memory-runs", type=int, default=1,
+                        help="more runs of each, in which memory is looked at (default: %(default)s)")
+    parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
+    arguments = parser.parse_args()
+    tools.print_command()
+    python = tools.environment(arguments.venv, HERE / "requirements-peers.txt")
+    results = []
+    for kind in arguments.kind or ("mixtral",):
+        results.append(measure(kind, python, arguments))
+        show(results[-1])
+    tools.write_json(arguments.json, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
