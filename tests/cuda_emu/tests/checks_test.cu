@@ -2,6 +2,7 @@
 // CMakeLists.txt says what the output must hold.
 #include "tests/cuda_emu/cuda_emu.h"
 #include <cuda_runtime.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,7 +129,7 @@ void sweep() {
 
 int main(int, char** argv) {
   std::string which = argv[1];
-  if ((which == "missing" || which == "host") && fork()) {  // the child may be killed
+  if ((which == "missing" || which == "host" || which == "unmapped") && fork()) {  // the child may be killed
     wait(nullptr);
     return 0;
   }
@@ -174,6 +175,23 @@ int main(int, char** argv) {
       OK(cudaStreamDestroy(s));
       OK(cudaEventDestroy(e));
     }
+  }
+  if (which == "unregistered" || which == "host_pointer" || which == "registered_leak") {
+    alignas(64) static int host[32];
+    int* mapped;
+    OK(cudaHostRegister(host, 64, cudaHostRegisterMapped));
+    OK(cudaHostGetDevicePointer(&mapped, host, 0));
+    if (which != "registered_leak") {
+      // One element behind what is registered; or by an address that is the host's alone.
+      writeAll<<<1, 32>>>(which == "unregistered" ? mapped : host, 17);
+      CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
+    }
+  }
+  if (which == "unmapped") {
+    void* p = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    OK(cudaHostRegister(p, 8192, cudaHostRegisterMapped));
+    munmap(p, 8192);
+    OK(cudaHostUnregister(p));
   }
   if (which == "fail") {
     int* p;
