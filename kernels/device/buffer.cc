@@ -56,8 +56,18 @@ absl::StatusOr<PinnedRange> PinnedRange::Create(int device, void* memory, int64_
       absl::StrCat("page-lock ", num_bytes, " bytes of host memory for device ", device);
   ZC_RETURN_IF_ERROR(CheckSize(num_bytes, what));
   ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
-  ZC_RETURN_IF_ERROR(ToStatus(cudaHostRegister(memory, num_bytes, cudaHostRegisterPortable), what));
+  constexpr unsigned kFlags = cudaHostRegisterPortable | cudaHostRegisterMapped;
+  ZC_RETURN_IF_ERROR(ToStatus(cudaHostRegister(memory, num_bytes, kFlags), what));
   return PinnedRange(memory);
+}
+
+absl::StatusOr<std::byte*> PinnedRange::AddressOn(int device) const {
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
+  void* address = nullptr;
+  ZC_RETURN_IF_ERROR(
+      ToStatus(cudaHostGetDevicePointer(&address, handle_.get(), 0),
+               absl::StrCat("ask where device ", device, " finds page-locked host memory")));
+  return static_cast<std::byte*>(address);
 }
 
 void PinnedRange::Traits::Destroy(Handle handle) noexcept {

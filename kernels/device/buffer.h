@@ -75,6 +75,10 @@ class PinnedRange {
   // RESOURCE_EXHAUSTED when the system locks no more; else errors as DeviceScope::Enter.
   static absl::StatusOr<PinnedRange> Create(int device, void* memory, int64_t num_bytes);
 
+  // Where kernels of `device` find the memory: under unified addressing mostly, but not by promise,
+  // at its host address.  Valid as long as the range.  Errors as DeviceScope::Enter.
+  absl::StatusOr<std::byte*> AddressOn(int device) const;
+
  private:
   struct Traits {
     using Handle = void*;

@@ -40,6 +40,7 @@ absl::Status UseAll() {
   static auto* const all_pages = new std::vector<std::vector<std::byte>>;
   std::vector<std::byte>& pages = all_pages->emplace_back(kBytes);
   ZC_ASSIGN_OR_RETURN(const PinnedRange range, PinnedRange::Create(device, pages.data(), kBytes));
+  ZC_RETURN_IF_ERROR(range.AddressOn(device).status());
   ZC_ASSIGN_OR_RETURN(const std::string handle, ExportIpc(memory));
   ZC_ASSIGN_OR_RETURN(const ExportableBuffer shared, ExportableBuffer::Create(device, kBytes));
   ZC_ASSIGN_OR_RETURN(const Descriptor descriptor, shared.Export());
@@ -77,6 +78,7 @@ constexpr Function kFunctions[] = {
     {"cudaFreeHost", true, false},
     {"cudaHostRegister", false, false},
     {"cudaHostUnregister", true, false},
+    {"cudaHostGetDevicePointer", false, false},
     {"cudaIpcGetMemHandle", false, false},
     {"cuDeviceGet", false, false},
     {"cuDeviceGetAttribute", false, false},
