@@ -12,10 +12,10 @@
 
 namespace zerocast {
 
-// Who executes the copies of a load whose arenas lie in the memory of a device.  What is read goes
-// into host memory that the device reads (a staging place), from there to the device, and a kernel
-// brings it to its places in arenas and messages.  All of that is only started here: it is ordered
-// on the device, and nobody waits but for a place to be free.
+// Who executes the copies of a load that a device does, into arenas in its memory or in page-locked
+// host memory.  What is read goes into host memory that the device reads (a staging place), from
+// there to the device, and a kernel brings it to its places in arenas and messages.  All of that is
+// only started here: it is ordered on the device, and nobody waits but for a place to be free.
 //
 // Thread-safe; one thread at a time uses one place.
 class DeviceCopier {
@@ -29,8 +29,8 @@ class DeviceCopier {
                                         absl::Duration timeout) = 0;
 
   // Starts `copies`.  Their sources lie in the first `num_bytes` bytes of the place's memory or in
-  // memory of the device, scales in host memory, which is copied at once; their targets in memory
-  // of the device.  No target of one call overlaps another.  Errors: INVALID_ARGUMENT for a box
+  // memory of the device, scales in host memory, which is copied at once; their targets where the
+  // device finds them.  No target of one call overlaps another.  Errors: INVALID_ARGUMENT for a box
   // that cannot be, and as Acquire.
   virtual absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) = 0;
 

@@ -26,6 +26,14 @@ struct DeviceSummary {
   int64_t memory_bytes = 0;
 };
 
+// Host memory that is page-locked for a device as long as this lives.
+class LockedMemory {
+ public:
+  virtual ~LockedMemory() = default;
+  // Where the device finds it: host code must not follow it.
+  virtual char* on_device() const = 0;
+};
+
 // The devices of an agent, by their numbers from 0 on.  Thread-safe.
 class Devices {
  public:
@@ -41,6 +49,13 @@ class Devices {
 
   // Memory for a shard, all zero.  Errors: those of kernels/device.
   virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int device, int64_t num_bytes) = 0;
+
+  // Page-locks host memory of a shard, so that device `device` can write into it.  The memory stays
+  // the caller's, who keeps it longer than what comes back.  The end of that waits for all work of
+  // the devices.  Errors: RESOURCE_EXHAUSTED when the system locks no more; those of
+  // kernels/device.
+  virtual absl::StatusOr<std::unique_ptr<LockedMemory>> Lock(int device, char* memory,
+                                                             int64_t num_bytes) = 0;
 
   // Connects the devices of a load: a participant of its exchange is a device.  As
   // CommunicatorFactory.

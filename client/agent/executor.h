@@ -68,8 +68,9 @@ struct ExecutorOptions {
   // threads that read: one that is left behind in a read keeps them.  When the load went well none
   // is, and they are the caller's alone.
   ArenaMemory arenas;
-  // Null: the arenas are host memory.  Else they are memory of its device, and the communicator
-  // exchanges such.  It has places for num_threads; threads that are left behind keep it, too.
+  // Null: the arenas are host memory.  Else the addresses are those by which its device finds them,
+  // in its own memory or page-locked host memory, and the communicator exchanges memory of the
+  // device.  It has places for num_threads; threads that are left behind keep it, too.
   std::shared_ptr<DeviceCopier> device;
   // Threads that read and copy; 0: one for each processor, at most 16.
   int num_threads = 0;

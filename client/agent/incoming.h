@@ -20,10 +20,10 @@ namespace zerocast {
 struct Destination {
   const Plan* plan = nullptr;
   NodeArenas arenas;
-  // Host memory: the pages of the arenas, and the threads that unpack.
+  // Processors unpack: the pages of the arenas, and the threads.
   FreshMemory* fresh = nullptr;
   CopyPool* pool = nullptr;
-  // Or memory of a device: who unpacks, in its staging places from `first_place` on.
+  // Or the device that unpacks, in its staging places from `first_place` on.
   DeviceCopier* device = nullptr;
   size_t first_place = 0;
   absl::Duration timeout;  // to wait for a place

@@ -13,6 +13,7 @@
 #include "client/agent/path_policy.h"
 #include "client/agent/peer_transfer.h"
 #include "client/agent/placement.h"
+#include "client/agent/shard_place.h"
 #include "client/formats/checkpoint.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
@@ -228,32 +229,14 @@ absl::Status Load::RunStages(const StartCommand& start, NodeResult* result) {
     held_.clear();
     if (arenas_ == nullptr) ZC_RETURN_IF_ERROR(MakeArenas(own));
     progress->buffer_bytes = buffer_bytes_;
-    TellWay(progress);
+    TellWay(plan_->layout, devices_ != nullptr, *arenas_, progress);
     ZC_RETURN_IF_ERROR(Read(progress));
   } else {
     ZC_RETURN_IF_ERROR(TakeHeld(start));
-    TellWay(progress);
+    TellWay(plan_->layout, devices_ != nullptr, *arenas_, progress);
     if (start.source == LoadSource::kPeers) ZC_RETURN_IF_ERROR(Transfer(start, progress));
   }
   return Finish(start, result);
-}
-
-void Load::TellWay(NodeProgress* progress) const {
-  if (!for_devices()) return;
-  if (!on_devices()) {
-    progress->hand_over_way = "host_copy";
-    progress->hand_over_because = kNoGpuWay;
-    return;
-  }
-  progress->device_arena_bytes = progress->arena_bytes;
-  // They are as large on the host as on the device.
-  progress->device_buffer_bytes = progress->buffer_bytes;
-  for (const Arena& arena : *arenas_) {
-    progress->hand_over_way = arena.device()->ticket().way;
-    progress->hand_over_because = arena.device()->because();
-    // Of several devices, the one that has the worst.
-    if (!progress->hand_over_because.empty()) return;
-  }
 }
 
 // Of what is held here, what this load's ranks need; arenas for the ranks that peers have.
@@ -294,7 +277,7 @@ absl::Status Load::Read(NodeProgress* progress) {
   progress->bytes_to_read = participants_.ReadBytes();
   progress->stage = NodeStage::kConnecting;
   Report(*progress);
-  const absl::Duration began = environment_->clock->Steady();
+  const absl::Duration began = environment_->clock->Steady(), prepared = progress->seconds.prepare;
   std::atomic<bool> is_connected{false};
   NodeReadingOptions options;
   options.environment = environment_;
@@ -309,8 +292,8 @@ absl::Status Load::Read(NodeProgress* progress) {
     ConnectRequest request;
     request.participant = participants_.numbers[k];
     request.num_participants = participants_.plan->layout.num_nodes;
-    if (for_devices()) request.arenas = on_devices() ? "on GPUs" : "in host memory (--no-gpu)";
-    if (on_devices()) {
+    request.arenas = ArenasText(plan_->layout, devices_ != nullptr);
+    if (devices_ != nullptr) {
       request.devices = devices_.get();
       request.device = static_cast<int>(k);
     }
@@ -321,7 +304,9 @@ absl::Status Load::Read(NodeProgress* progress) {
   options.cancelled = &cancelled_;
   options.on_progress = [&] {
     if (progress->stage == NodeStage::kLoading && !is_connected.exchange(true)) {
-      progress->seconds.connect = environment_->clock->Steady() - began;
+      // Without what ReadNode itself had to prepare.
+      progress->seconds.connect =
+          environment_->clock->Steady() - began - (progress->seconds.prepare - prepared);
       return Report(*progress);
     }
     if (environment_->clock->Steady() - last_report_ >= kReportInterval) Report(*progress);

@@ -83,12 +83,11 @@ class Load {
   bool HoldsAllOwn(const std::vector<HeldShards>& held) const;
   absl::Status MakeArenas(const std::vector<int32_t>& ranks);
   absl::StatusOr<Arena> MakeArena(int32_t rank) const;
-  // What the job wants; with --no-gpu its shards lie in host memory all the same.
+  // Whether devices fill the shards, and each rank takes part; with --no-gpu processors do.
   bool for_devices() const { return plan_->layout.device != LoadDevice::kCpu; }
-  bool on_devices() const { return devices_ != nullptr; }
-  // How processes will take the arenas over.
-  void TellWay(NodeProgress* progress) const;
-  // Where the shards lie on devices: one for each rank of this node.
+  // Whether the shards lie on them: neither with --no-gpu, nor where the config offloads them.
+  bool on_devices() const { return devices_ != nullptr && LieOnDevices(plan_->layout); }
+  // Where devices fill the shards: one for each rank of this node.
   absl::Status FindDevices();
   absl::Status RunStages(const StartCommand& start, NodeResult* result);
   absl::Status TakeHeld(const StartCommand& start);
@@ -114,7 +113,7 @@ class Load {
   // Of the worker thread that runs Prepare or Run.
   PrepareCommand command_;
   std::shared_ptr<const Plan> plan_;
-  std::shared_ptr<Devices> devices_;  // where the shards lie on some
+  std::shared_ptr<Devices> devices_;  // where some fill the shards
   Participants participants_;
   std::vector<FileIdentity> identities_;
   std::vector<ShardLease> held_;                // of this plan, any content and rank

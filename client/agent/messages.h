@@ -120,7 +120,7 @@ struct NodeProgress {
   LoadSource source = LoadSource::kNone;
   int64_t device_arena_bytes = 0;   // of arena_bytes
   int64_t device_buffer_bytes = 0;  // at most, on all devices of the node
-  // Of shards for devices: DeviceTicket's way, and why it is no better one.
+  // Of shards that devices fill: ShardOffer's way, and why it is no better one.
   std::string hand_over_way, hand_over_because;
 };
 

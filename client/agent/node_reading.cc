@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "client/agent/locked_arenas.h"
 #include "client/agent/memory_needs.h"
 #include "client/agent/numa.h"
 #include "client/agent/threads.h"
@@ -25,6 +26,9 @@ class NodeReading {
 
  private:
   void RunParticipant(size_t k);
+  // Where devices write into host memory.
+  absl::Status LockArenas();
+  ArenaMemory ArenaOf(size_t k) const;
   absl::Status Load(size_t k);
   absl::StatusOr<Communicator*> Connect(size_t k);
   absl::Status UseDevice(size_t k, ExecutorOptions* executor) const;
@@ -38,6 +42,7 @@ class NodeReading {
   }
 
   const NodeReadingOptions& options_;
+  std::shared_ptr<LockedArenas> locked_;  // shared with reads that are left behind
   std::atomic<bool> failed_{false};
   Mutex mutex_;
   NodeProgress& progress_ ABSL_GUARDED_BY(mutex_);
@@ -45,7 +50,23 @@ class NodeReading {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);                  // of the first that failed
 };
 
+// Before anybody is connected: to lock memory may wait for all work of all devices, and so for an
+// exchange that waits for this node.
+absl::Status NodeReading::LockArenas() {
+  const Layout& layout = options_.participants.plan->layout;
+  if (options_.devices == nullptr || LieOnDevices(layout)) return absl::OkStatus();
+  const Clock& clock = *options_.environment->clock;
+  const absl::Duration began = clock.Steady();
+  ZC_ASSIGN_OR_RETURN(locked_, LockedArenas::Create(options_.arenas, options_.devices.get(),
+                                                    options_.participants.numbers.front(),
+                                                    options_.num_threads, options_.cancelled));
+  MutexLock lock(&mutex_);
+  progress_.seconds.prepare += clock.Steady() - began;
+  return absl::OkStatus();
+}
+
 absl::Status NodeReading::Run() {
+  ZC_RETURN_IF_ERROR(LockArenas());
   const size_t count = options_.participants.numbers.size();
   std::vector<std::thread> threads;
   for (size_t k = 1; k < count; ++k) {
@@ -61,6 +82,9 @@ absl::Status NodeReading::Run() {
   RunParticipant(0);
   for (std::thread& thread : threads) thread.join();
   MutexLock lock(&mutex_);
+  // Nothing is under way then, whoever still holds them.  After an error they end with the last who
+  // may write to them.
+  if (status_.ok() && locked_ != nullptr) locked_->Unlock();
   return status_;
 }
 
@@ -134,8 +158,7 @@ ExecutorOptions NodeReading::MakeExecutor(size_t k, Communicator* communicator) 
   executor.file_work = environment.file_work;
   executor.identities = options_.identities;
   executor.communicator = communicator;
-  executor.arenas = MemoryOf(options_.arenas);
-  if (takes_part_by_rank()) executor.arenas.data = {executor.arenas.data[k]};
+  executor.arenas = ArenaOf(k);
   executor.num_threads = options_.num_threads;
   executor.chunk_bytes = options_.chunk_bytes;
   executor.io = environment.io;
@@ -148,6 +171,13 @@ ExecutorOptions NodeReading::MakeExecutor(size_t k, Communicator* communicator) 
   executor.hooks = environment.hooks;
   executor.on_progress = [this, k](const ExecutorProgress& now) { Update(k, now); };
   return executor;
+}
+
+ArenaMemory NodeReading::ArenaOf(size_t k) const {
+  if (locked_ != nullptr) return LockedArenas::MemoryOf(locked_, k);
+  ArenaMemory memory = MemoryOf(options_.arenas);
+  if (takes_part_by_rank()) memory.data = {memory.data[k]};
+  return memory;
 }
 
 void NodeReading::Update(size_t k, const ExecutorProgress& now) {

@@ -22,11 +22,12 @@ namespace zerocast {
 
 struct NodeReadingOptions {
   std::shared_ptr<LoadEnvironment> environment;
-  std::shared_ptr<Devices> devices;  // null: the shards lie in host memory
+  std::shared_ptr<Devices> devices;  // that fill the shards; null: processors do
   Participants participants;
   PrepareCommand command;
   std::vector<FileIdentity> identities;  // of all files that a participant reads
-  // Of the node's ranks in ascending order; on devices, the k-th is on device k.
+  // Of the node's ranks in ascending order; where devices fill them, the k-th is on device k or, as
+  // the layout says, in host memory.
   std::shared_ptr<const std::vector<Arena>> arenas;
   int num_threads = 1;      // of each participant
   int64_t chunk_bytes = 0;  // of each thread
@@ -42,8 +43,9 @@ struct NodeReadingOptions {
 };
 
 // Brings the shards of one node from the files: runs ExecuteLoad for each of its participants, side
-// by side.  `progress` gets the sum of what they do; times are those of an average one.  Errors:
-// those of `connect`, of Devices and of ExecuteLoad, of the participant that failed first.
+// by side.  Arenas in host memory that devices fill are page-locked meanwhile.  `progress` gets the
+// sum of what they do; times are those of an average one.  Errors: those of LockedArenas, of
+// `connect`, of Devices and of ExecuteLoad, of the participant that failed first.
 absl::Status ReadNode(const NodeReadingOptions& options, NodeProgress* progress);
 
 }  // namespace zerocast

@@ -35,7 +35,7 @@ struct RoundReaderOptions {
   std::shared_ptr<FileWork> file_work;
   std::vector<FileIdentity> identities;  // from IdentifyFiles
   ArenaMemory arenas;                    // of the node's ranks
-  // Host memory: the pages of the arenas.  Or who copies to the memory of a device.
+  // Processors copy: the pages of the arenas.  Or the device that copies.
   std::shared_ptr<FreshMemory> fresh;
   std::shared_ptr<DeviceCopier> device;
   bool sends = false;  // what other nodes need is packed into messages

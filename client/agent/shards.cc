@@ -34,7 +34,7 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
   index.world_size = plan.layout.world_size;
   index.plan_digest = plan.digest;
   index.secondary_group_size = SecondaryGroupSize(plan.layout);
-  index.for_devices = plan.layout.device != LoadDevice::kCpu;
+  index.for_devices = LieOnDevices(plan.layout);
   for (const Target& target : plan.targets) {
     ShardIndex::Entry entry;
     entry.name = target.name;

@@ -45,7 +45,7 @@ struct ShardIndex {
   int32_t world_size = 0;
   std::string plan_digest;
   int32_t secondary_group_size = 0;  // plan/layout.h's SecondaryGroupSize
-  // The job wants its shards on devices, wherever they are made.
+  // The job wants its shards in the memory of devices, wherever they are made.
   bool for_devices = false;
   std::vector<Entry> targets;
 };

@@ -57,6 +57,10 @@ void CheckEnums(const Layout& layout, bool has_spec, Violations* violations) {
   if (layout.device < LoadDevice::kCpu || layout.device > LoadDevice::kCuda) {
     violations->Add("device", absl::StrCat("is no device: ", static_cast<int>(layout.device)));
   }
+  if (layout.placement < Placement::kDevice || layout.placement > Placement::kHost) {
+    violations->Add("placement",
+                    absl::StrCat("is no placement: ", static_cast<int>(layout.placement)));
+  }
   if (layout.dtype < DTypePolicy::kStored || layout.dtype > DTypePolicy::kFloat32) {
     violations->Add("dtype", absl::StrCat("is no dtype policy: ", static_cast<int>(layout.dtype)));
   } else if (layout.dtype == DTypePolicy::kSpec && !has_spec) {

@@ -16,7 +16,7 @@ namespace zerocast {
 namespace {
 
 // Written first: another order of fields must give another digest.
-constexpr char kForm[] = "zerocast plan 3";
+constexpr char kForm[] = "zerocast plan 4";
 
 class Hasher {
  public:
@@ -98,6 +98,7 @@ void AddLayout(const Layout& layout, Hasher* hasher) {
   hasher->Number(static_cast<int64_t>(layout.read_mode));
   hasher->Number(static_cast<int64_t>(layout.move_mode));
   hasher->Number(static_cast<int64_t>(layout.device));
+  hasher->Number(static_cast<int64_t>(layout.placement));
   hasher->Number(static_cast<int64_t>(layout.dtype));
   hasher->Number(layout.round_bytes);
   hasher->Texts(layout.allow_missing);

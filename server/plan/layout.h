@@ -19,10 +19,16 @@ enum class MoveMode {
   kBroadcast,  // what is read goes whole to every node, which keeps its slices
 };
 
-// Where shards lie.
+// Who fills shards, and where they lie unless Placement says otherwise.
 enum class LoadDevice {
   kCpu,   // host memory; who reads and exchanges is a node
   kCuda,  // a CUDA device for each rank; who reads and exchanges is a rank
+};
+
+// In which memory shards lie.
+enum class Placement {
+  kDevice,  // that of LoadDevice
+  kHost,    // host memory: a CUDA device writes into it
 };
 
 enum class DTypePolicy {
@@ -56,6 +62,7 @@ struct Layout {
   ReadMode read_mode = ReadMode::kParallel;
   MoveMode move_mode = MoveMode::kScatter;
   LoadDevice device = LoadDevice::kCpu;
+  Placement placement = Placement::kDevice;
   DTypePolicy dtype = DTypePolicy::kStored;
   // At most this many bytes are read in one round by one node, or rank (LoadDevice).
   int64_t round_bytes = 32 << 20;
@@ -66,7 +73,12 @@ struct Layout {
   std::string rule_table_json;
 };
 
-// `layout` as those who read and exchange see it: where shards lie on devices every rank is a node
+// Whether shards lie in the memory of devices.
+inline bool LieOnDevices(const Layout& layout) {
+  return layout.device != LoadDevice::kCpu && layout.placement == Placement::kDevice;
+}
+
+// `layout` as those who read and exchange see it: where devices fill shards every rank is a node
 // of its own, which schedule, messages and the numbers of participants are derived from.
 Layout ExchangeLayout(Layout layout);
 

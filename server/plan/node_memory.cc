@@ -56,6 +56,7 @@ MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32
   const std::vector<int32_t> first_ranks = FirstRanks(plan.layout);
   const auto k = static_cast<size_t>(node);
   needs.arenas = plan.arena_bytes * (first_ranks[k + 1] - first_ranks[k]);
+  needs.device_arenas = LieOnDevices(plan.layout) ? needs.arenas : 0;
   if (schedule.ReadBytes(node) > 0) {
     needs.reading =
         num_threads * kChunksUnderWay * chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1);

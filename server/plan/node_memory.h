@@ -37,7 +37,9 @@ int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_b
 
 // Bytes.
 struct MemoryNeeds {
-  int64_t arenas = 0;     // of all its ranks
+  int64_t arenas = 0;  // of all its ranks
+  // Of those on devices, not in host memory.
+  int64_t device_arenas = 0;
   int64_t reading = 0;    // at most: what the threads read into before it is copied
   int64_t sending = 0;    // messages and broadcasts of two rounds
   int64_t receiving = 0;  // those of two rounds
@@ -49,7 +51,7 @@ struct MemoryNeeds {
 MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32_t node,
                                int num_threads, int64_t chunk_bytes);
 
-// How one participant of a load (a node; a rank where shards lie on devices) uses its memory.
+// How one participant of a load (a node; a rank where devices fill shards) uses its memory.
 struct NodeBudget {
   int num_threads = 1;      // that read and copy
   int64_t chunk_bytes = 0;  // of each

@@ -208,6 +208,16 @@ v1::Device LoadDeviceToProto(LoadDevice device) {
   return v1::DEVICE_UNSPECIFIED;
 }
 
+v1::Placement PlacementToProto(Placement placement) {
+  switch (placement) {
+    case Placement::kDevice:
+      return v1::PLACEMENT_DEVICE;
+    case Placement::kHost:
+      return v1::PLACEMENT_HOST;
+  }
+  return v1::PLACEMENT_UNSPECIFIED;
+}
+
 v1::DtypePolicy DTypePolicyToProto(DTypePolicy policy) {
   switch (policy) {
     case DTypePolicy::kStored:
@@ -247,6 +257,19 @@ absl::StatusOr<LoadDevice> LoadDeviceFromProto(v1::Device device) {
       return LoadDevice::kCuda;
     default:
       return InvalidFields({{"device", absl::StrCat("must be a known device, was ", device)}});
+  }
+}
+
+absl::StatusOr<Placement> PlacementFromProto(v1::Placement placement) {
+  switch (placement) {
+    case v1::PLACEMENT_UNSPECIFIED:
+    case v1::PLACEMENT_DEVICE:
+      return Placement::kDevice;
+    case v1::PLACEMENT_HOST:
+      return Placement::kHost;
+    default:
+      return InvalidFields(
+          {{"placement", absl::StrCat("must be a known placement, was ", placement)}});
   }
 }
 
@@ -329,6 +352,7 @@ v1::Layout LayoutToProto(const Layout& layout) {
   out.set_read_mode(ReadModeToProto(layout.read_mode));
   out.set_move_mode(MoveModeToProto(layout.move_mode));
   out.set_device(LoadDeviceToProto(layout.device));
+  out.set_placement(PlacementToProto(layout.placement));
   out.set_dtype(DTypePolicyToProto(layout.dtype));
   out.set_round_bytes(layout.round_bytes);
   for (const std::string& pattern : layout.allow_missing) out.add_allow_missing(pattern);
@@ -363,6 +387,7 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   take(ReadModeFromProto(layout.read_mode()), &out.read_mode);
   take(MoveModeFromProto(layout.move_mode()), &out.move_mode);
   take(LoadDeviceFromProto(layout.device()), &out.device);
+  take(PlacementFromProto(layout.placement()), &out.placement);
   take(DTypePolicyFromProto(layout.dtype()), &out.dtype);
 
   if (out.world_size < 1) {

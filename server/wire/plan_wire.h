@@ -16,13 +16,15 @@ DType DTypeFromProto(v1::Dtype dtype);
 v1::ReadMode ReadModeToProto(ReadMode mode);
 v1::MoveMode MoveModeToProto(MoveMode mode);
 v1::Device LoadDeviceToProto(LoadDevice device);
+v1::Placement PlacementToProto(Placement placement);
 v1::DtypePolicy DTypePolicyToProto(DTypePolicy policy);
 
-// UNSPECIFIED gives the server's choice: kParallel, kScatter, kCpu.
+// UNSPECIFIED gives the server's choice: kParallel, kScatter, kCpu, kDevice.
 // Errors: INVALID_ARGUMENT for a number that is not known.
 absl::StatusOr<ReadMode> ReadModeFromProto(v1::ReadMode mode);
 absl::StatusOr<MoveMode> MoveModeFromProto(v1::MoveMode mode);
 absl::StatusOr<LoadDevice> LoadDeviceFromProto(v1::Device device);
+absl::StatusOr<Placement> PlacementFromProto(v1::Placement placement);
 // Errors: INVALID_ARGUMENT for UNSPECIFIED, which only the job's config can resolve, and for a
 // number that is not known.
 absl::StatusOr<DTypePolicy> DTypePolicyFromProto(v1::DtypePolicy policy);

@@ -63,6 +63,7 @@ v1::PlanSummary PlanSummaryToProto(const Plan& plan, const Schedule& schedule) {
     out.add_read_bytes_by_node(schedule.ReadBytes(node));
   }
   out.set_num_rounds(schedule.num_rounds());
+  out.set_placement(LieOnDevices(plan.layout) ? v1::PLACEMENT_DEVICE : v1::PLACEMENT_HOST);
   return out;
 }
 
@@ -73,6 +74,7 @@ void AddMemory(const std::vector<MemoryNeeds>& memory, v1::PlanSummary* out) {
     node->set_reading_bytes(of_node.reading);
     node->set_sending_bytes(of_node.sending);
     node->set_receiving_bytes(of_node.receiving);
+    node->set_device_arena_bytes(of_node.device_arenas);
   }
 }
 

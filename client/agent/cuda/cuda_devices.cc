@@ -11,11 +11,23 @@
 #include "client/agent/numa.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/nccl.h"
+#include "kernels/device/buffer.h"
 #include "kernels/device/devices.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
 namespace {
+
+class LockedRange : public LockedMemory {
+ public:
+  LockedRange(PinnedRange range, std::byte* on_device)
+      : range_(std::move(range)), on_device_(on_device) {}
+  char* on_device() const override { return reinterpret_cast<char*>(on_device_); }
+
+ private:
+  const PinnedRange range_;
+  std::byte* const on_device_;
+};
 
 class CudaDevices : public Devices {
  public:
@@ -43,6 +55,14 @@ class CudaDevices : public Devices {
 
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int device, int64_t num_bytes) override {
     return makers_[static_cast<size_t>(device)]->Make(num_bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<LockedMemory>> Lock(int device, char* memory,
+                                                     int64_t num_bytes) override {
+    const int number = infos_[static_cast<size_t>(device)].number;
+    ZC_ASSIGN_OR_RETURN(PinnedRange range, PinnedRange::Create(number, memory, num_bytes));
+    ZC_ASSIGN_OR_RETURN(std::byte* const on_device, range.AddressOn(number));
+    return std::make_unique<LockedRange>(std::move(range), on_device);
   }
 
   absl::StatusOr<std::unique_ptr<Communicator>> Connect(

@@ -34,6 +34,7 @@ TEST(MemoryNeeds, EveryRoundsMessagesFitIntoWhatWasStated) {
       needs.push_back(ComputeMemoryNeeds(plan, schedule, node, 2, 100));
       const auto [first, last] = RanksOfNode(plan.layout, node);
       EXPECT_EQ(needs.back().arenas, plan.arena_bytes * (last - first));
+      EXPECT_EQ(needs.back().device_arenas, 0);
     }
     for (int64_t round = 0; round < schedule.num_rounds(); ++round) {
       for (int32_t reader = 0; reader < plan.layout.num_nodes; ++reader) {
@@ -57,6 +58,21 @@ TEST(MemoryNeeds, EveryRoundsMessagesFitIntoWhatWasStated) {
     EXPECT_LE(stated, 2 * (most_sent + 64 * plan.layout.num_nodes)) << "more than two rounds";
   }
   EXPECT_GT(exchanging, 50);
+}
+
+TEST(MemoryNeeds, ShardsAreCountedWhereTheyLie) {
+  Random random(TestSeed());
+  Layout layout = RandomLayout(&random);
+  layout.device = LoadDevice::kCuda;
+  for (const Placement placement : {Placement::kDevice, Placement::kHost}) {
+    layout.placement = placement;
+    const auto plan = ExchangePlan(std::make_shared<const Plan>(RandomPlan(&random, layout)));
+    ZC_ASSERT_OK_AND_ASSIGN(const Schedule schedule, Schedule::Create(*plan));
+    for (const MemoryNeeds& needs : MemoryOfNodes(*plan, schedule, layout, {}, 256 << 20)) {
+      EXPECT_EQ(needs.arenas, plan->arena_bytes);
+      EXPECT_EQ(needs.device_arenas, placement == Placement::kDevice ? plan->arena_bytes : 0);
+    }
+  }
 }
 
 TEST(MemoryNeeds, ChunksStayWithinTheirShare) {

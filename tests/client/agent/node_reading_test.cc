@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <set>
@@ -87,6 +88,18 @@ class HostCopier : public DeviceCopier {
   std::map<size_t, Buffer> messages_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Counts what is locked.
+class CountedLock : public LockedMemory {
+ public:
+  CountedLock(std::atomic<int>* count, char* memory) : count_(count), memory_(memory) { ++*count_; }
+  ~CountedLock() override { --*count_; }
+  char* on_device() const override { return memory_; }
+
+ private:
+  std::atomic<int>* const count_;
+  char* const memory_;
+};
+
 // Device k is near to the k-th of the processors.
 class HostDevices : public Devices {
  public:
@@ -104,6 +117,10 @@ class HostDevices : public Devices {
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int, int64_t) override {
     return absl::UnimplementedError("allocate");
   }
+  absl::StatusOr<std::unique_ptr<LockedMemory>> Lock(int device, char* memory, int64_t) override {
+    places.Note(device);
+    return std::make_unique<CountedLock>(&locked, memory);
+  }
   absl::StatusOr<std::unique_ptr<Communicator>> Connect(int, const CommunicatorRequest&) override {
     return absl::UnimplementedError("connect");
   }
@@ -114,6 +131,7 @@ class HostDevices : public Devices {
   }
 
   Places places;
+  std::atomic<int> locked{0};
 
  private:
   const std::vector<int> processors_;
@@ -123,8 +141,13 @@ class NodeReadingTest : public ::testing::Test {
  protected:
   void SetUp() override {
     WriteCheckpoint(dir_.path(), TestSeed());
+    Place(Placement::kDevice);
+  }
+
+  void Place(Placement placement) {
     Layout layout = MakeLayout(1, kRanks);
     layout.device = LoadDevice::kCuda;
+    layout.placement = placement;
     layout.round_bytes = 1000;
     plan_ = MakePlan(dir_.path(), layout);
   }
@@ -155,7 +178,11 @@ class NodeReadingTest : public ::testing::Test {
     options.arenas = arenas;
     options.num_threads = 2;
     options.chunk_bytes = 1 << 20;
-    options.connect = [&](size_t k, const std::function<bool()>&) { return group[k].get(); };
+    options.connect = [&](size_t k, const std::function<bool()>&) {
+      // All of them, before anybody waits for another.
+      EXPECT_EQ(devices->locked, LieOnDevices(plan_->layout) ? 0 : kRanks);
+      return group[k].get();
+    };
     options.abort = [&](const std::string& why) {
       for (const auto& communicator : group) communicator->Abort(why);
     };
@@ -164,6 +191,7 @@ class NodeReadingTest : public ::testing::Test {
     options.on_progress = [] {};
     NodeProgress progress;
     EXPECT_THAT(ReadNode(options, &progress), IsOk());
+    EXPECT_EQ(devices->locked, 0);
     return Differences(*plan_, *arenas, ExpectedPartitions(*plan_, dir_.path()));
   }
 
@@ -174,6 +202,19 @@ class NodeReadingTest : public ::testing::Test {
 TEST_F(NodeReadingTest, TheThreadsOfARankKeepNearItsDevice) {
   const std::vector<int> before = Processors();
   if (before.size() < kRanks) GTEST_SKIP() << "needs two processors";
+  const auto devices = std::make_shared<HostDevices>(before);
+  EXPECT_THAT(Load(devices), IsEmpty());
+  for (int k = 0; k < kRanks; ++k) {
+    EXPECT_THAT(devices->places.Of(k),
+                ElementsAre(std::vector<int>{before[static_cast<size_t>(k)]}));
+  }
+  EXPECT_EQ(Processors(), before) << "the thread that called";
+}
+
+TEST_F(NodeReadingTest, ArenasInHostMemoryAreLockedNearTheirDevice) {
+  const std::vector<int> before = Processors();
+  if (before.size() < kRanks) GTEST_SKIP() << "needs two processors";
+  Place(Placement::kHost);
   const auto devices = std::make_shared<HostDevices>(before);
   EXPECT_THAT(Load(devices), IsEmpty());
   for (int k = 0; k < kRanks; ++k) {

@@ -17,6 +17,9 @@ class NamedDevices : public Devices {
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(int, int64_t) override {
     return absl::UnimplementedError("allocate");
   }
+  absl::StatusOr<std::unique_ptr<LockedMemory>> Lock(int, char*, int64_t) override {
+    return absl::UnimplementedError("lock");
+  }
   absl::StatusOr<std::unique_ptr<Communicator>> Connect(int, const CommunicatorRequest&) override {
     return absl::UnimplementedError("connect");
   }
@@ -86,6 +89,23 @@ TEST_F(SessionTest, WithoutGpusShardsForDevicesAreMadeInHostMemory) {
   EXPECT_EQ(client.Receive()["ok"], true);
   EXPECT_EQ(server.Next(v1::SessionRequest::kHandOverReport).hand_over_report().way(), "host_copy");
   EXPECT_EQ(agent_->stats().handed_over.at({"private", "host_copy"}), 1);
+}
+
+TEST_F(SessionTest, WithoutGpusOffloadedShardsGoOverAsOfAHost) {
+  WriteCheckpoint(checkpoint_.path(), TestSeed());
+  FakeServer server(address_);
+  no_gpu_ = true;
+  device_ = LoadDevice::kCuda;
+  placement_ = Placement::kHost;
+  StartAgent();
+  const v1::NodeReport done = Load(&server, "loads/a");
+  ASSERT_THAT(StatusFromFailure(done.failure()), IsOk());
+  EXPECT_EQ(done.progress().hand_over_way(), "memfd");
+  EXPECT_EQ(done.progress().hand_over_because(), "");
+  EXPECT_EQ(done.progress().device_arena_bytes(), 0);
+  EXPECT_EQ(done.progress().device_buffer_bytes(), 0);
+  AttachClient client(dir_.File("agent.sock"));
+  EXPECT_EQ(client.Attach("loads/a", 1, "secret", "private")["way"], "memfd");
 }
 
 }  // namespace

@@ -180,6 +180,7 @@ class SessionTest : public ::testing::Test {
     input.model_spec_json = CheckpointSpecJson();
     input.layout = MakeLayout(1, 2);
     input.layout.device = device_;
+    input.layout.placement = placement_;
     v1::SessionResponse prepare;
     v1::PreparePlan* const command = prepare.mutable_prepare_plan();
     command->set_load(name);
@@ -207,6 +208,7 @@ class SessionTest : public ::testing::Test {
   bool no_gpu_ = false;
   DeviceFinder::Find find_devices_;
   LoadDevice device_ = LoadDevice::kCpu;  // of loads
+  Placement placement_ = Placement::kDevice;
   const std::string address_ = "unix:" + dir_.File("server.sock");
   std::unique_ptr<Agent> agent_;
   v1::PlanReport plan_report_;  // of the last load

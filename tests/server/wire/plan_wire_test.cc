@@ -125,6 +125,7 @@ Layout FourRanks() {
   layout.read_mode = ReadMode::kRank0;
   layout.move_mode = MoveMode::kBroadcast;
   layout.device = LoadDevice::kCuda;
+  layout.placement = Placement::kHost;
   layout.dtype = DTypePolicy::kBFloat16;
   layout.round_bytes = 12345;
   layout.allow_missing = {"lm_head"};
@@ -138,6 +139,10 @@ TEST(Layout, RoundTrips) {
   EXPECT_EQ(LayoutToProto(layout).SerializeAsString(), wire.SerializeAsString());
   EXPECT_EQ(layout.read_mode, ReadMode::kRank0);
   EXPECT_EQ(layout.hpz_partition_size, 2);
+  EXPECT_EQ(layout.placement, Placement::kHost);
+  v1::Layout of_an_older_server = wire;
+  of_an_older_server.clear_placement();
+  EXPECT_EQ(LayoutFromProto(of_an_older_server)->placement, Placement::kDevice);
   EXPECT_THAT(layout.node_of_rank, ElementsAre(0, 0, 1, 1));
 }
 
@@ -150,8 +155,9 @@ TEST(Layout, NamesEveryFieldThatIsWrong) {
   wire.set_round_bytes(0);
   wire.set_dtype(v1::DTYPE_POLICY_UNSPECIFIED);
   wire.set_read_mode(static_cast<v1::ReadMode>(77));
+  wire.set_placement(static_cast<v1::Placement>(77));
   const auto result = LayoutFromProto(wire);
-  EXPECT_EQ(ViolationsOf(result.status()).size(), 7) << result.status();
+  EXPECT_EQ(ViolationsOf(result.status()).size(), 8) << result.status();
 }
 
 PlanInput SmallInput() {

@@ -1,5 +1,5 @@
-// The executor with arenas on CUDA devices: on the stand-ins late and in random order, on a GPU as
-// it is.
+// The executor with CUDA devices, and arenas on them or in host memory that they write to: on the
+// stand-ins late and in random order, on a GPU as it is.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "client/agent/cuda/cuda_copier.h"
@@ -68,6 +69,26 @@ class DeviceArenas {
   const DeviceBuffer buffer_;
 };
 
+// Arenas in host memory, for a device to write to.  Keeps them.
+class HostArenas {
+ public:
+  HostArenas(int device, const ArenaMemory& host, int64_t arena_bytes) : owner_(host.owner) {
+    for (char* const data : host.data) {
+      ranges_.push_back(*PinnedRange::Create(device, data, arena_bytes));
+      on_device_.push_back(reinterpret_cast<char*>(*ranges_.back().AddressOn(device)));
+    }
+  }
+  static ArenaMemory Memory(const std::shared_ptr<HostArenas>& arenas) {
+    return {arenas->on_device_, arenas};
+  }
+  void Unlock() { ranges_.clear(); }
+
+ private:
+  const std::shared_ptr<const void> owner_;
+  std::vector<char*> on_device_;
+  std::vector<PinnedRange> ranges_;  // end before what they lock
+};
+
 class CudaExecutorTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -79,6 +100,7 @@ class CudaExecutorTest : public ::testing::Test {
 struct Case {
   Layout layout;
   int num_threads = 2;
+  bool in_host_memory = false;  // the arenas
   std::function<bool(CudaWait)> leaves_out;
   int64_t scale = 1;  // of the checkpoint
 };
@@ -109,18 +131,30 @@ class DeviceCluster {
     std::unique_ptr<CudaCopier> device = *CudaCopier::Create(copier);
     EXPECT_THAT(device->Reserve(), IsOk());
     executor->device = std::move(device);
+    if (case_.in_host_memory) {
+      own.host_arenas = std::make_shared<HostArenas>(node, executor->arenas, plan_.arena_bytes);
+      executor->arenas = HostArenas::Memory(own.host_arenas);
+      return;
+    }
     own.arenas = std::make_shared<DeviceArenas>(node, plan_.arena_bytes,
                                                 static_cast<int32_t>(executor->arenas.data.size()));
     executor->arenas = own.arenas->Memory(own.arenas);
   }
   void Finish(int32_t node, absl::Span<Arena> host) const {
-    nodes_[static_cast<size_t>(node)].arenas->CopyTo(host);
+    const Node& own = nodes_[static_cast<size_t>(node)];
+    if (own.host_arenas == nullptr) return own.arenas->CopyTo(host);
+    // As they are now: to unlock waits for kernels that should have been waited for.
+    std::vector<std::string> now;
+    for (const Arena& arena : host) now.emplace_back(arena.data(), plan_.arena_bytes);
+    own.host_arenas->Unlock();
+    for (size_t k = 0; k < host.size(); ++k) now[k].copy(host[k].data(), now[k].size());
   }
 
  private:
   struct Node {
     std::unique_ptr<NcclCommunicator> communicator;
     std::shared_ptr<DeviceArenas> arenas;
+    std::shared_ptr<HostArenas> host_arenas;
   };
   const Case& case_;
   const Plan& plan_;
@@ -151,13 +185,20 @@ void NeedDevices(int count) {
   if (*DeviceCount() < count) GTEST_SKIP() << "needs " << count << " devices";
 }
 
-TEST_F(CudaExecutorTest, EveryPartitionHoldsExactlyItsBytes) {
+// On the devices, and in host memory.
+class PlacesTest : public CudaExecutorTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(All, PlacesTest, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "InHostMemory" : "OnDevices");
+});
+
+TEST_P(PlacesTest, EveryPartitionHoldsExactlyItsBytes) {
   const uint64_t seed = TestSeed();
   for (const int ranks : {1, 3}) {
     for (const DTypePolicy dtype :
          {DTypePolicy::kStored, DTypePolicy::kFloat32, DTypePolicy::kBFloat16}) {
       for (const int64_t round_bytes : {200, 5000, 32 << 20}) {
         Case wanted;
+        wanted.in_host_memory = GetParam();
         wanted.layout = MakeLayout(1, ranks);
         wanted.layout.dtype = dtype;
         wanted.layout.round_bytes = round_bytes;
@@ -168,7 +209,7 @@ TEST_F(CudaExecutorTest, EveryPartitionHoldsExactlyItsBytes) {
   }
 }
 
-TEST_F(CudaExecutorTest, EveryDeviceGetsWhatTheOthersRead) {
+TEST_P(PlacesTest, EveryDeviceGetsWhatTheOthersRead) {
   const uint64_t seed = TestSeed();
   for (const int nodes : {2, 4}) {
     NeedDevices(nodes);
@@ -177,6 +218,7 @@ TEST_F(CudaExecutorTest, EveryDeviceGetsWhatTheOthersRead) {
       for (const MoveMode move_mode : {MoveMode::kScatter, MoveMode::kBroadcast}) {
         for (const int stage : {0, 3}) {
           Case wanted;
+          wanted.in_host_memory = GetParam();
           wanted.layout = MakeLayout(nodes, 1);
           wanted.layout.read_mode = read_mode;
           wanted.layout.move_mode = move_mode;
@@ -191,10 +233,11 @@ TEST_F(CudaExecutorTest, EveryDeviceGetsWhatTheOthersRead) {
   }
 }
 
-TEST_F(CudaExecutorTest, EverySchedulesBytesAreTheSame) {
+TEST_P(PlacesTest, EverySchedulesBytesAreTheSame) {
   if (cudaEmu() == nullptr) GTEST_SKIP() << "a GPU has one schedule: its own";
   const uint64_t seed = TestSeed();
   Case wanted;
+  wanted.in_host_memory = GetParam();
   for (int k = 0; k < 200 && !HasFailure(); ++k) {
     // On 1, 2 and 4 devices by turns.
     wanted.layout = MakeLayout(1 << k % 3, 2);
@@ -294,8 +337,9 @@ TEST_F(CudaExecutorTest, EachByteCrossesToADeviceOnceAndIsMovedOnceByEachKernel)
 
 // Loads without one wait until one is spoilt: bytes are wrong, or a kernel ran on garbage.  Ends
 // the process, whose device is of no more use then: 3 when that came about.
-[[noreturn]] void LoadWithout(CudaWait left_out, uint64_t seed) {
+[[noreturn]] void LoadWithout(CudaWait left_out, bool in_host_memory, uint64_t seed) {
   Case wanted;
+  wanted.in_host_memory = in_host_memory;
   wanted.layout = MakeLayout(left_out == CudaWait::kExchange ? 2 : 1, 2);
   wanted.layout.read_mode = ReadMode::kRank0;  // so that most of it is exchanged
   wanted.layout.round_bytes = 1000;
@@ -306,17 +350,20 @@ TEST_F(CudaExecutorTest, EachByteCrossesToADeviceOnceAndIsMovedOnceByEachKernel)
   ::_exit(0);
 }
 
-class CudaWaitTest : public CudaExecutorTest, public ::testing::WithParamInterface<CudaWait> {};
+class CudaWaitTest : public CudaExecutorTest,
+                     public ::testing::WithParamInterface<std::tuple<CudaWait, bool>> {};
 
 TEST_P(CudaWaitTest, CannotBeLeftOut) {
   if (cudaEmu() == nullptr) GTEST_SKIP() << "a GPU may be quick enough not to show it";
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   // Kernels on garbage do anything: the process may not even live to say so.
   const auto is_spoilt = [](int status) { return !WIFEXITED(status) || WEXITSTATUS(status) != 0; };
-  EXPECT_EXIT(LoadWithout(GetParam(), TestSeed()), is_spoilt, "");
+  const auto [wait, in_host_memory] = GetParam();
+  EXPECT_EXIT(LoadWithout(wait, in_host_memory, TestSeed()), is_spoilt, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CudaWaitTest, ::testing::ValuesIn(kCudaWaits));
+INSTANTIATE_TEST_SUITE_P(All, CudaWaitTest,
+                         ::testing::Combine(::testing::ValuesIn(kCudaWaits), ::testing::Bool()));
 
 }  // namespace
 }  // namespace zerocast
