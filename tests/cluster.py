@@ -41,10 +41,13 @@ class Result:
 def zerocast(*args, timeout=COMMAND_TIMEOUT_S, env=None, stdin=b"", cwd=None):
     """Runs the zerocast command on the bytes of stdin and returns its Result, whatever the exit code.
 
-    Loads go to the device that ZC_LOAD_DEVICE names, if it is set.
+    Loads go to the device that ZC_LOAD_DEVICE names, and have the DeepSpeed config of ZC_LOAD_CONFIG,
+    if they are set.
     """
-    if "load" in args and os.environ.get("ZC_LOAD_DEVICE"):
-        args = (*args, "--device", os.environ["ZC_LOAD_DEVICE"])
+    if "load" in args:
+        for flag, variable in (("--device", "ZC_LOAD_DEVICE"), ("--ds-config", "ZC_LOAD_CONFIG")):
+            if os.environ.get(variable):
+                args = (*args, flag, os.environ[variable])
     environment = {k: v for k, v in os.environ.items() if k != "ZEROCAST_SERVER"}
     environment.update(env or {})
     completed = subprocess.run([str(BIN / "zerocast"), *map(str, args)], input=stdin,

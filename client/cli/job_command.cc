@@ -48,6 +48,8 @@ Json JobJson(const v1::Job& job) {
                    {"zero_stage", job.zero_stage()},
                    {"hpz_partition_size", job.hpz_partition_size()},
                    {"dtype", job.config_dtype()},
+                   {"placement", PlacementName(job.placement())},
+                   {"placement_reason", job.placement_reason()},
                    {"etag", job.etag()}};
   if (!job.resolved_config_json().empty()) {
     // Kept as the server wrote it: a config may hold Infinity, which strict JSON has not.

@@ -185,7 +185,10 @@ void JobFlags::AddTo(CLI::App* command) {
       ->type_name("MOVE")
       ->capture_default_str();
   command
-      ->add_option("--device", device, "Where the shards lie: cpu, or cuda (a GPU for each rank)")
+      ->add_option("--device", device,
+                   "Who fills the shards and where they lie: cpu, or cuda (a GPU for each rank; in "
+                   "host memory "
+                   "where the DeepSpeed config offloads parameters)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->type_name("DEVICE")
       ->capture_default_str();

@@ -268,8 +268,11 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
       document["memory_by_node"].push_back({{"arena_bytes", memory.arena_bytes()},
                                             {"reading_bytes", memory.reading_bytes()},
                                             {"sending_bytes", memory.sending_bytes()},
-                                            {"receiving_bytes", memory.receiving_bytes()}});
+                                            {"receiving_bytes", memory.receiving_bytes()},
+                                            {"device_arena_bytes", memory.device_arena_bytes()}});
     }
+    document["placement"] = PlacementName(plan.placement());
+    document["placement_reason"] = plan.placement_reason();
     PrintJson(document);
     return;
   }
@@ -290,6 +293,7 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
   }
   // In the words of the load's own report.
   if (buffers > 0) std::printf("%s\n", BuffersText(buffers).c_str());
+  std::fputs(PlacementText(plan).c_str(), stdout);
   std::fputs(ReportText(response.report()).c_str(), stdout);
 }
 

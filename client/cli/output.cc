@@ -274,6 +274,25 @@ std::string MovedText(const std::string& source, int64_t bytes_read, int64_t byt
 
 }  // namespace
 
+std::string PlacementName(v1::Placement placement) {
+  switch (placement) {
+    case v1::PLACEMENT_DEVICE:
+      return "device";
+    case v1::PLACEMENT_HOST:
+      return "host";
+    default:
+      return "";
+  }
+}
+
+std::string PlacementText(const v1::PlanSummary& plan) {
+  if (plan.placement() != v1::PLACEMENT_HOST || plan.placement_reason().empty() ||
+      plan.placement_reason() == "default" || plan.placement_reason() == "--device") {
+    return "";
+  }
+  return absl::StrCat("shards in host memory: ", EscapeControls(plan.placement_reason()), "\n");
+}
+
 Json LoadJson(const v1::Load& load) {
   Json document = ReportJson(load.report());
   document["load"] = load.name();
@@ -284,6 +303,8 @@ Json LoadJson(const v1::Load& load) {
   document["num_targets"] = load.plan().num_targets();
   document["num_boxes"] = load.plan().num_boxes();
   document["arena_bytes"] = load.plan().arena_bytes();
+  document["placement"] = PlacementName(load.plan().placement());
+  document["placement_reason"] = load.plan().placement_reason();
   document["elapsed_seconds"] = ElapsedSeconds(load);
   document["transport"] = load.nodes().empty() ? "" : load.nodes(0).transport();
   Json nodes = Json::array();
@@ -391,9 +412,10 @@ std::string DevicesText(const v1::Load& load) {
     if (!node.hand_over_way().empty()) ways.insert(node.hand_over_way());
     if (!node.hand_over_because().empty()) reasons.insert(node.hand_over_because());
   }
-  if (ways.empty()) return "";
+  if (ways.empty()) return PlacementText(load.plan());
   std::string text =
-      absl::StrCat(FormatBytes(arenas), " on GPUs, buffers there of at most ", FormatBytes(buffers),
+      absl::StrCat(PlacementText(load.plan()), FormatBytes(arenas),
+                   " on GPUs, buffers there of at most ", FormatBytes(buffers),
                    " a node; hand-over by ", EscapeControls(absl::StrJoin(ways, ", ")), "\n");
   for (const std::string& reason : reasons) {
     absl::StrAppend(&text, "no better way of hand-over: ", EscapeControls(reason), "\n");

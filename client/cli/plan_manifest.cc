@@ -101,6 +101,8 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
+  response.mutable_plan()->set_placement_reason(
+      job.options().device() == v1::DEVICE_UNSPECIFIED ? "default" : "--device");
   const int64_t max_buffer_bytes =
       job.options().max_buffer_bytes() > 0 ? job.options().max_buffer_bytes() : kDefaultBufferBytes;
   const std::vector<AgentLimits> agents(static_cast<size_t>(input.layout.num_nodes),

@@ -34,13 +34,15 @@ struct Job {
   std::string key_mapping_json;
   // Complete: node_of_rank too.  A load of this job is compiled with it.
   Layout layout;
-  std::string dtype_reason;  // why layout.dtype
+  std::string dtype_reason;      // why layout.dtype
+  std::string placement_reason;  // why shards lie where the layout says
   bool compute_digests = false;
   absl::Duration stage_timeout = absl::Seconds(60);
   int64_t max_buffer_bytes = 0;  // of one node, beyond the arenas
   // layout.round_bytes is what follows from max_buffer_bytes: less where an agent allows less.
   bool round_follows_buffers = false;
   std::string resolved_config_json, config_dtype;
+  std::string offload_param_device;  // of that config, as ConfigFacts has it
   JobState state = JobState::kActive;
   absl::Time create_time;
   std::string attach_token;
@@ -129,6 +131,8 @@ struct PlanSummary {
   int64_t num_targets = 0, num_boxes = 0, arena_bytes = 0, num_rounds = 0;
   std::vector<int64_t> read_bytes_by_node;
   std::vector<MemoryNeeds> memory_by_node;  // of a dry run, and of the first nodes only
+  bool lie_on_devices = false;              // the shards; else in host memory
+  std::string placement_reason;             // "": not known
 };
 
 // One run of putting a job's checkpoint into its ranks.

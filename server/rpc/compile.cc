@@ -27,6 +27,7 @@ jobs::PlanSummary Summarize(const Plan& plan, const Schedule& schedule) {
   for (int32_t node = 0; node < plan.layout.num_nodes; ++node) {
     summary.read_bytes_by_node.push_back(schedule.ReadBytes(node));
   }
+  summary.lie_on_devices = LieOnDevices(plan.layout);
   return summary;
 }
 
@@ -52,6 +53,7 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   out->plan = Summarize(*plan, schedule);
+  out->plan->placement_reason = command.job->placement_reason;
   if (command.plan_only) {
     out->plan->memory_by_node =
         MemoryOfNodes(*plan, schedule, input.layout, command.agents, command.job->max_buffer_bytes);

@@ -122,6 +122,10 @@ absl::Status Freed(const jobs::Load& load) {
   return WithMessage(groups.front().first->freed, absl::StrJoin(texts, "; "));
 }
 
+v1::Placement PlacementOf(bool lie_on_devices) {
+  return lie_on_devices ? v1::PLACEMENT_DEVICE : v1::PLACEMENT_HOST;
+}
+
 }  // namespace
 
 google::protobuf::Duration DurationToProto(absl::Duration duration) {
@@ -142,6 +146,9 @@ v1::Job JobToProto(const jobs::Job& job) {
   out.set_config_dtype(job.config_dtype);
   out.set_zero_stage(job.layout.zero_stage);
   out.set_hpz_partition_size(job.layout.hpz_partition_size);
+  out.set_offload_param_device(job.offload_param_device);
+  out.set_placement(PlacementOf(LieOnDevices(job.layout)));
+  out.set_placement_reason(job.placement_reason);
   *out.mutable_create_time() = TimeToProto(job.create_time);
   out.set_etag(Hash64(out.SerializeAsString()));
   return out;
@@ -157,6 +164,9 @@ v1::PlanSummary PlanSummaryToProto(const jobs::PlanSummary& plan) {
   out.mutable_read_bytes_by_node()->Add(plan.read_bytes_by_node.begin(),
                                         plan.read_bytes_by_node.end());
   out.set_num_rounds(plan.num_rounds);
+  // A load that an older server ended does not say it.
+  if (!plan.placement_reason.empty()) out.set_placement(PlacementOf(plan.lie_on_devices));
+  out.set_placement_reason(plan.placement_reason);
   return out;
 }
 

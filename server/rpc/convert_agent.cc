@@ -206,7 +206,9 @@ jobs::Load LoadFromProto(const v1::Load& load) {
         load.plan().arena_bytes(),
         load.plan().num_rounds(),
         {load.plan().read_bytes_by_node().begin(), load.plan().read_bytes_by_node().end()},
-        /*memory_by_node=*/{}};
+        /*memory_by_node=*/{},
+        load.plan().placement() == v1::PLACEMENT_DEVICE,
+        load.plan().placement_reason()};
   }
   if (load.has_report()) out.report = ReportFromProto(load.report());
   for (const v1::NodeProgress& node : load.nodes()) out.nodes.push_back(ProgressFromProto(node));

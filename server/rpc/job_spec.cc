@@ -267,6 +267,30 @@ absl::StatusOr<int32_t> ReadHpzPartitionSize(const DeepSpeedConfig& config, int3
   return group;
 }
 
+// The config's offload_param.device, which DeepSpeed reads under ZeRO-3 alone.
+absl::StatusOr<std::string> ReadOffloadParamDevice(const DeepSpeedConfig& config) {
+  constexpr char kPath[] = "zero_optimization.offload_param";
+  constexpr char kDevice[] = "zero_optimization.offload_param.device";
+  if (!config.is_zero3()) return "";
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* const section, config.GetValue(kPath));
+  if (section == nullptr || section->is_null()) {
+    // Its name of old stands for device "cpu" (DeepSpeed 0.19.8, runtime/zero/config.py).
+    ZC_ASSIGN_OR_RETURN(const ConfigValue* const old,
+                        config.GetValue("zero_optimization.cpu_offload_param"));
+    return old != nullptr && LaxBool(*old).value_or(false) ? "cpu" : "";
+  }
+  ZC_ASSIGN_OR_RETURN(const ConfigValue* const device, config.GetValue(kDevice));
+  if (device == nullptr || device->IsText("none")) return "";
+  for (const char* const known : {"cpu", "nvme"}) {
+    if (device->IsText(known)) return known;
+  }
+  return InvalidFields(
+      {{"spec.deepspeed_config_json",
+        absl::StrCat(kDevice,
+                     " must be \"none\", \"cpu\" or \"nvme\": it decides where the "
+                     "shards lie")}});
+}
+
 absl::StatusOr<ConfigFacts> FactsOf(const Resolution& resolution, int32_t world_size) {
   ConfigFacts facts;
   facts.resolved_json = WriteJson(resolution.config.root());
@@ -275,6 +299,7 @@ absl::StatusOr<ConfigFacts> FactsOf(const Resolution& resolution, int32_t world_
   facts.zero_stage = resolution.config.zero_stage();
   ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
                       ReadHpzPartitionSize(resolution.config, world_size));
+  ZC_ASSIGN_OR_RETURN(facts.offload_param_device, ReadOffloadParamDevice(resolution.config));
   return facts;
 }
 
@@ -291,6 +316,7 @@ absl::StatusOr<ConfigFacts> ReadConfigAlone(const v1::JobSpec& spec) {
   facts.zero_stage = config.zero_stage();
   ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
                       ReadHpzPartitionSize(config, spec.topology().world_size()));
+  ZC_ASSIGN_OR_RETURN(facts.offload_param_device, ReadOffloadParamDevice(config));
   ZC_ASSIGN_OR_RETURN(const bool bf16_auto, config.IsAuto("bf16.enabled"));
   ZC_ASSIGN_OR_RETURN(const bool fp16_auto, config.IsAuto("fp16.enabled"));
   ZC_ASSIGN_OR_RETURN(const bool stage_auto, config.IsAuto("zero_optimization.stage"));
@@ -329,6 +355,16 @@ absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
   return FactsOf(resolution, spec.topology().world_size());
 }
 
+// Offloaded parameters live in host memory; the swapper of "nvme" writes its files from there.
+void DecidePlacement(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
+  job->offload_param_device = facts.offload_param_device;
+  job->placement_reason =
+      spec.options().device() == v1::DEVICE_UNSPECIFIED ? "default" : "--device";
+  if (job->layout.device == LoadDevice::kCpu || facts.offload_param_device.empty()) return;
+  job->layout.placement = Placement::kHost;
+  job->placement_reason = absl::StrCat("offload_param.device is ", facts.offload_param_device);
+}
+
 // The choices that depend on the config.
 void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
   job->resolved_config_json = facts.resolved_json;
@@ -342,6 +378,7 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
     job->layout.zero_stage = facts.resolved_json.empty() ? 3 : 0;
   }
   job->layout.hpz_partition_size = facts.hpz_partition_size;
+  DecidePlacement(spec, facts, job);
   if (spec.options().dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
     job->dtype_reason = "--dtype";
     return;

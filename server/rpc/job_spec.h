@@ -18,6 +18,8 @@ struct ConfigFacts {
   std::string dtype;               // "bf16", "fp16", "fp32", or "" without a config
   int zero_stage = -1;             // -1: the config names none, or there is none
   int32_t hpz_partition_size = 1;  // zero_hpz_partition_size under ZeRO-3; 0 and 1: none
+  // offload_param.device under ZeRO-3: "cpu" or "nvme"; "": parameters are not offloaded.
+  std::string offload_param_device = {};
 };
 
 // Checks every field of a submission and resolves its config.  The job that comes back lacks name,

@@ -83,7 +83,7 @@ absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::s
   jobs::RequestKey request;
   ZC_ASSIGN_OR_RETURN(const nlohmann::json record, Open(name, text, &message, &request));
   ConfigFacts facts{message.resolved_config_json(), message.config_dtype(), message.zero_stage(),
-                    message.hpz_partition_size()};
+                    message.hpz_partition_size(), message.offload_param_device()};
   absl::StatusOr<jobs::Job> job = JobFromRecord(message.spec(), facts);
   if (!job.ok()) return DamagedRecord(name, job.status().message());
   job->name = std::string(name);

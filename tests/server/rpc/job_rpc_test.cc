@@ -251,6 +251,51 @@ TEST_F(JobRpcTest, TheConfigDecidesHierarchicalPartitions) {
   }
 }
 
+TEST_F(JobRpcTest, TheConfigDecidesWhereShardsForDevicesLie) {
+  struct {
+    std::string zero;
+    v1::Placement placement;
+    std::string reason, device;
+  } const cases[] = {
+      {R"("stage": 3)", v1::PLACEMENT_DEVICE, "--device", ""},
+      {R"("stage": 3, "offload_param": {"device": "cpu"})", v1::PLACEMENT_HOST,
+       "offload_param.device is cpu", "cpu"},
+      {R"("stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/x"})", v1::PLACEMENT_HOST,
+       "offload_param.device is nvme", "nvme"},
+      {R"("stage": 3, "offload_param": {"device": "none"})", v1::PLACEMENT_DEVICE, "--device", ""},
+      {R"("stage": 3, "offload_param": {}, "offload_optimizer": {"device": "cpu"})",
+       v1::PLACEMENT_DEVICE, "--device", ""},
+      {R"("stage": 3, "cpu_offload_param": true)", v1::PLACEMENT_HOST,
+       "offload_param.device is cpu", "cpu"},
+      {R"("stage": 3, "cpu_offload_param": false)", v1::PLACEMENT_DEVICE, "--device", ""},
+      // DeepSpeed offloads parameters under stage 3 alone.
+      {R"("stage": 2, "offload_param": {"device": "cpu"})", v1::PLACEMENT_DEVICE, "--device", ""},
+  };
+  for (const auto& [zero, placement, reason, device] : cases) {
+    for (const std::string arguments : {"", R"({"per_device_train_batch_size": 2})"}) {
+      SCOPED_TRACE(zero + arguments);
+      v1::JobSpec spec = TwoNodeSpec();
+      spec.mutable_options()->set_device(v1::DEVICE_CUDA);
+      spec.set_deepspeed_config_json(R"({"zero_optimization": {)" + zero + "}}");
+      spec.set_training_arguments_json(arguments);
+      spec.set_num_training_steps(1);
+      ZC_ASSERT_OK_AND_ASSIGN(const auto created, Create(spec));
+      EXPECT_EQ(created.job().placement(), placement);
+      EXPECT_EQ(created.job().placement_reason(), reason);
+      EXPECT_EQ(created.job().offload_param_device(), device);
+      // Processors fill host memory as ever.
+      spec.mutable_options()->set_device(v1::DEVICE_UNSPECIFIED);
+      ZC_ASSERT_OK_AND_ASSIGN(const auto of_host, Create(spec));
+      EXPECT_EQ(of_host.job().placement(), v1::PLACEMENT_HOST);
+      EXPECT_EQ(of_host.job().placement_reason(), "default");
+    }
+  }
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_deepspeed_config_json(
+      R"({"zero_optimization": {"stage": 3, "offload_param": {"device": "auto"}}})");
+  EXPECT_THAT(Create(spec), StatusIs(kInvalid, HasSubstr("offload_param.device must be \"none\"")));
+}
+
 TEST_F(JobRpcTest, AnAutoDtypeWithoutArgumentsIsNotGuessed) {
   v1::JobSpec spec = TwoNodeSpec();
   spec.set_deepspeed_config_json(

@@ -319,6 +319,31 @@ TEST_F(LoadRpcTest, ADryRunGivesThePlanAndKeepsNothing) {
   EXPECT_EQ(list.loads_size(), 0);
 }
 
+TEST_F(LoadRpcTest, ADryRunTellsWhereTheShardsWouldLie) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  v1::PlanLoadRequest request;
+  *request.mutable_spec() = TwoNodeSpec();
+  request.mutable_spec()->mutable_options()->set_device(v1::DEVICE_CUDA);
+  for (const bool offloads : {false, true}) {
+    if (offloads) {
+      request.mutable_spec()->set_deepspeed_config_json(
+          R"({"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}})");
+    }
+    std::thread agent([&a] { a.ReportManifest(a.Read().inspect_checkpoint()); });
+    const auto planned = Call(loads_, &v1::LoadService::Stub::PlanLoad, request);
+    agent.join();
+    ASSERT_THAT(planned, IsOk());
+    const v1::PlanSummary& plan = planned->plan();
+    EXPECT_EQ(plan.placement(), offloads ? v1::PLACEMENT_HOST : v1::PLACEMENT_DEVICE);
+    EXPECT_EQ(plan.placement_reason(), offloads ? "offload_param.device is cpu" : "--device");
+    ASSERT_EQ(plan.memory_by_node_size(), 4) << "a rank each";
+    for (const v1::NodeMemory& memory : plan.memory_by_node()) {
+      EXPECT_EQ(memory.arena_bytes(), plan.arena_bytes());
+      EXPECT_EQ(memory.device_arena_bytes(), offloads ? 0 : plan.arena_bytes());
+    }
+  }
+}
+
 TEST_F(LoadRpcTest, ADryRunTellsWhatWouldStopALoad) {
   FakeAgent a(channel_, "a"), b(channel_, "b");
   v1::PlanLoadRequest request;

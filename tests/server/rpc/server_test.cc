@@ -119,8 +119,16 @@ TEST_F(ServerLifeTest, JobsAndLoadsSurviveARestart) {
   StartServer(options());
   const auto created = CreateJob(TwoNodeSpec(), "id");
   const v1::Load load = CreateLoad(created.job().name());
+  v1::JobSpec offloaded = TwoNodeSpec();
+  offloaded.mutable_options()->set_device(v1::DEVICE_CUDA);
+  offloaded.set_deepspeed_config_json(
+      R"({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}})");
+  const auto offloading = CreateJob(offloaded, "id of another");
+  EXPECT_EQ(offloading.job().placement(), v1::PLACEMENT_HOST);
   server_.reset();
   StartServer(options());
+  EXPECT_EQ(CreateJob(offloaded, "id of another").SerializeAsString(),
+            offloading.SerializeAsString());
   EXPECT_EQ(CreateJob(TwoNodeSpec(), "id").SerializeAsString(), created.SerializeAsString());
   const v1::Load after = WatchToEnd(load.name());
   EXPECT_EQ(after.state(), v1::LOAD_STATE_FAILED);

@@ -42,6 +42,7 @@ class HostLoadFaults : public DeviceLoadFaults {
  protected:
   void SetUp() override {
     DeviceLoadFaults::SetUp();
+    if (IsSkipped()) return;
     Lay(MoveMode::kScatter, Placement::kHost);
   }
 };
