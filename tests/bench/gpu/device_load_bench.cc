@@ -1,9 +1,11 @@
-// One rank's load into the memory of a GPU beside its floors: the same files read by as many
-// threads into page-locked memory that is used again and again, and as many bytes copied from such
-// memory to the device.  A load does both at once.  Prints a table and, where asked, JSON; asserts
-// no time, but that the device holds what the same load brings into host memory.
+// One rank's load into the memory of a GPU, or by the GPU into host memory, beside its floors: the
+// same files read by as many threads into page-locked memory that is used again and again, and as
+// many bytes copied from such memory to the device.  A load does both at once.  Prints a table and,
+// where asked, JSON; asserts no time, but that the shard holds what the same load of processors
+// brings into host memory.
 //
 //   device_load_bench [--folder DIR] [--gb N] [--runs N] [--threads N] [--kind NAME] [--json FILE]
+//                     [--place device|host]
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -22,7 +24,9 @@
 
 #include "client/agent/arena.h"
 #include "client/agent/cuda/cuda_copier.h"
+#include "client/agent/devices.h"
 #include "client/agent/executor.h"
+#include "client/agent/locked_arenas.h"
 #include "client/agent/memory_needs.h"
 #include "client/agent/round_reader.h"
 #include "client/formats/checkpoint.h"
@@ -50,6 +54,7 @@ struct Options {
   int threads = static_cast<int>(std::min(16u, std::thread::hardware_concurrency()));
   std::string kind;
   std::string json;
+  bool to_host = false;  // as of offloaded parameters
 };
 
 // Seconds to read all files of `manifest`, each thread into one piece of page-locked memory.
@@ -133,32 +138,53 @@ Work Prepare(const std::shared_ptr<const Manifest>& manifest, const BenchCheckpo
   return work;
 }
 
-// The arena of a GPU, and how long it took to fill it.
+// The arena that a GPU filled, and how long it took.
 struct DeviceRun {
   double seconds = 0, ready_seconds = 0;  // of them until the ring is there
   int64_t device_bytes = 0;               // beside the arena
   ExecutorProgress progress;
-  std::shared_ptr<DeviceBuffer> arena;
+  std::shared_ptr<DeviceBuffer> arena;                   // on the GPU, or
+  std::shared_ptr<const std::vector<Arena>> host_arena;  // in host memory
 };
+
+// An arena on the GPU, all zero.
+std::shared_ptr<DeviceBuffer> MakeOnDevice(int64_t num_bytes) {
+  auto arena = std::make_shared<DeviceBuffer>(Take(DeviceBuffer::Create(0, num_bytes)));
+  const Stream stream = Take(Stream::Create(0));
+  const Event cleared = Take(Event::Create(0));
+  {
+    const DeviceScope scope = Take(DeviceScope::Enter(0));
+    Check(ToStatus(
+        cudaMemsetAsync(arena->data(), 0, static_cast<size_t>(arena->num_bytes()), stream.get()),
+        "clear the arena"));
+  }
+  Check(cleared.Record(stream.get()));
+  Check(cleared.Wait(absl::Minutes(1)));
+  return arena;
+}
+
+std::shared_ptr<const std::vector<Arena>> MakeOnHost(int64_t num_bytes) {
+  const auto arenas = std::make_shared<std::vector<Arena>>();
+  arenas->push_back(Take(Arena::Create("bench", num_bytes)));
+  return arenas;
+}
 
 DeviceRun LoadToDevice(const std::shared_ptr<const Manifest>& manifest,
                        const BenchCheckpoint& checkpoint, const Options& options) {
   DeviceRun run;
   const double start = Now();
   Work work = Prepare(manifest, checkpoint, options);
-  run.arena = std::make_shared<DeviceBuffer>(Take(DeviceBuffer::Create(0, work.plan->arena_bytes)));
-  const Stream stream = Take(Stream::Create(0));
-  const Event cleared = Take(Event::Create(0));
-  {
-    const DeviceScope scope = Take(DeviceScope::Enter(0));
-    Check(ToStatus(cudaMemsetAsync(run.arena->data(), 0,
-                                   static_cast<size_t>(run.arena->num_bytes()), stream.get()),
-                   "clear the arena"));
+  std::shared_ptr<LockedArenas> locked;
+  if (options.to_host) {
+    run.host_arena = MakeOnHost(work.plan->arena_bytes);
+    const std::shared_ptr<Devices> devices = Take(FindCudaDevices());
+    locked = Take(LockedArenas::Create(run.host_arena, devices.get(), 0, options.threads, nullptr));
+    work.executor.arenas = LockedArenas::MemoryOf(locked, 0);
+  } else {
+    run.arena = MakeOnDevice(work.plan->arena_bytes);
+    work.executor.arenas.data = {reinterpret_cast<char*>(run.arena->data())};
+    work.executor.arenas.owner = run.arena;
   }
-  Check(cleared.Record(stream.get()));
-  Check(cleared.Wait(absl::Minutes(1)));
-  work.executor.arenas.data = {reinterpret_cast<char*>(run.arena->data())};
-  work.executor.arenas.owner = run.arena;
   CudaCopierOptions copier;
   copier.num_threads = options.threads;
   work.executor.chunk_bytes = DeviceChunkBytes(*work.plan, options.threads, kDefaultBufferBytes);
@@ -168,20 +194,28 @@ DeviceRun LoadToDevice(const std::shared_ptr<const Manifest>& manifest,
   work.executor.device = device;
   run.ready_seconds = Now() - start;
   Check(ExecuteLoad(work.executor, &run.progress));
+  if (locked != nullptr) locked->Unlock();
   run.seconds = Now() - start;
   run.device_bytes = device->device_bytes();
   return run;
 }
 
-// Dies unless the device holds what a load into host memory brings.
+// Dies unless a shard that the device filled is the one that processors fill.
 void CompareWithHost(const std::shared_ptr<const Manifest>& manifest,
                      const BenchCheckpoint& checkpoint, const Options& options) {
   const DeviceRun run = LoadToDevice(manifest, checkpoint, options);
   Work work = Prepare(manifest, checkpoint, options);
-  const auto arenas = std::make_shared<std::vector<Arena>>();
-  arenas->push_back(Take(Arena::Create("bench", work.plan->arena_bytes)));
+  const auto arenas = MakeOnHost(work.plan->arena_bytes);
   work.executor.arenas = MemoryOf(arenas);
   Check(ExecuteLoad(work.executor, nullptr));
+  const std::string differs = checkpoint.name + ": the shard is not the one that processors fill";
+  if (options.to_host) {
+    const Arena &one = run.host_arena->front(), &other = arenas->front();
+    if (std::memcmp(one.data(), other.data(), static_cast<size_t>(one.num_bytes())) != 0) {
+      Die(differs);
+    }
+    return;
+  }
   const PinnedBuffer piece = Take(PinnedBuffer::Create(0, 8 * kPieceBytes));
   const DeviceScope scope = Take(DeviceScope::Enter(0));
   for (int64_t at = 0; at < work.plan->arena_bytes; at += piece.num_bytes()) {
@@ -189,7 +223,7 @@ void CompareWithHost(const std::shared_ptr<const Manifest>& manifest,
     Check(ToStatus(cudaMemcpy(piece.data(), run.arena->data() + at, size, cudaMemcpyDeviceToHost),
                    "read the arena"));
     if (std::memcmp(piece.data(), arenas->front().data() + at, size) != 0) {
-      Die(checkpoint.name + ": the device holds other bytes than host memory after the same load");
+      Die(differs);
     }
   }
 }
@@ -251,6 +285,9 @@ Options ReadFlags(int argc, char** argv) {
       options.kind = value;
     } else if (flag == "--json") {
       options.json = value;
+    } else if (flag == "--place") {
+      options.to_host = std::string(value) == "host";
+      if (!options.to_host && std::string(value) != "device") Die("--place is device or host");
     } else {
       Die("no flag " + flag);
     }
