@@ -32,7 +32,8 @@ class DeviceCopier {
   // memory of the device, scales in host memory, which is copied at once; their targets where the
   // device finds them.  No target of one call overlaps another.  Errors: INVALID_ARGUMENT for a box
   // that cannot be, and as Acquire.
-  virtual absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) = 0;
+  virtual absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
+                             absl::Duration timeout) = 0;
 
   // Memory of the device for what a round sends and gets, `num_bytes` or more, aligned to 256; the
   // same as in the last call with that `which` unless it must grow.  It should not have to: ask for

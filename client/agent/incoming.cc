@@ -50,7 +50,7 @@ absl::Status Incoming::StartOnDevice(const Destination& destination, int64_t num
   }
   const size_t place = destination.first_place + static_cast<size_t>(number) % kUnpackingPlaces;
   ZC_RETURN_IF_ERROR(destination.device->Acquire(place, 0, destination.timeout).status());
-  return destination.device->Start(place, 0, copies);
+  return destination.device->Start(place, 0, copies, destination.timeout);
 }
 
 void Incoming::Wait(const Destination& destination) {

@@ -1,8 +1,6 @@
 #ifndef ZEROCAST_CLIENT_AGENT_MEMORY_NEEDS_H_
 #define ZEROCAST_CLIENT_AGENT_MEMORY_NEEDS_H_
 
-#include <cstdint>
-
 #include "server/plan/check_buffers.h"
 #include "server/plan/node_memory.h"
 #include "server/plan/plan.h"
@@ -12,9 +10,6 @@ namespace zerocast {
 // Threads that read and copy for one load: `wanted`, or, where that is 0, one for each processor,
 // at most kMostThreads.
 int ReadingThreads(int wanted);
-
-// The most that a thread reads at once; bytes.  Without tensors whose elements are larger.
-int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes);
 
 }  // namespace zerocast
 

@@ -373,7 +373,7 @@ absl::Status RoundReader::State::CopyChunk(int number, Worker* worker) {
   if (options.device != nullptr) {
     const int64_t size =
         chunk.extent.end - chunk.extent.begin / kDirectAlignment * kDirectAlignment;
-    return options.device->Start(PlaceOf(number, *worker), size, copies);
+    return options.device->Start(PlaceOf(number, *worker), size, copies, call_timeout);
   }
   for (const BoxCopy& copy : copies) {
     options.fresh->MakeFor(copy);

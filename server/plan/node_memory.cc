@@ -16,17 +16,40 @@ constexpr int64_t kLeastChunkBytes = int64_t{64} << 10;
 // Of so many participants the messages are derived for a dry run.
 constexpr int32_t kNodesWithMemory = 16;
 
+// What is read in two rounds and what comes in them: three quarters; a load without exchange
+// leaves half of it unused.
+int64_t ShareOfReading(const Layout& layout, int64_t max_buffer_bytes) {
+  return max_buffer_bytes / (NeedsExchange(layout) ? 4 : 2);
+}
+
 // Of chunks that are read `factor` times as large.
 int64_t ChunkBytesOf(const Layout& layout, int num_threads, int64_t max_buffer_bytes,
                      int64_t factor) {
-  // What is read in two rounds and what comes in them: three quarters; a load without exchange
-  // leaves half of it unused.
-  const int64_t share = max_buffer_bytes / (NeedsExchange(layout) ? 4 : 2);
+  const int64_t share = ShareOfReading(layout, max_buffer_bytes);
   return std::clamp(share / (num_threads * kChunksUnderWay * factor), kLeastChunkBytes,
                     kMostChunkBytes);
 }
 
+// What a file system may want a direct read, and its memory, to be aligned to.
+constexpr int64_t kBlockBytes = 4096;
+
+// All staging places of a participant, on the host, where their data is aligned.
+int64_t AllStagingBytes(const Plan& plan, int num_threads, int64_t chunk_bytes) {
+  const int64_t data = StagingBytes(plan, chunk_bytes);
+  const int64_t beside = DescriptorRoom(data) + kBlockBytes;
+  return num_threads * kChunksUnderWay * (data + beside) + kStagingPlacesToUnpack * beside;
+}
+
 }  // namespace
+
+int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes) {
+  return chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1) + 2 * kBlockBytes;
+}
+
+int64_t DescriptorRoom(int64_t staging_bytes) {
+  // A box has some hundred bytes.
+  return std::clamp(staging_bytes / 16, int64_t{16} << 10, int64_t{256} << 10);
+}
 
 bool IsTransposed(const Box& box) {
   for (int k = 0; k + 1 < box.num_dims; ++k) {
@@ -46,8 +69,14 @@ int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_byt
 }
 
 int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_bytes) {
-  return ChunkBytesOf(plan.layout, num_threads, max_buffer_bytes,
-                      Transposes(plan) ? kTransposedChunks : 1);
+  const int64_t share = ShareOfReading(plan.layout, max_buffer_bytes);
+  int64_t chunk_bytes = ChunkBytesOf(plan.layout, num_threads, max_buffer_bytes,
+                                     Transposes(plan) ? kTransposedChunks : 1);
+  while (chunk_bytes > kLeastChunkBytes &&
+         AllStagingBytes(plan, num_threads, chunk_bytes) > share) {
+    chunk_bytes = std::max(kLeastChunkBytes, chunk_bytes - chunk_bytes / 16);
+  }
+  return chunk_bytes;
 }
 
 MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32_t node,
@@ -57,7 +86,9 @@ MemoryNeeds ComputeMemoryNeeds(const Plan& plan, const Schedule& schedule, int32
   const auto k = static_cast<size_t>(node);
   needs.arenas = plan.arena_bytes * (first_ranks[k + 1] - first_ranks[k]);
   needs.device_arenas = LieOnDevices(plan.layout) ? needs.arenas : 0;
-  if (schedule.ReadBytes(node) > 0) {
+  if (plan.layout.device != LoadDevice::kCpu) {
+    needs.reading = AllStagingBytes(plan, num_threads, chunk_bytes);
+  } else if (schedule.ReadBytes(node) > 0) {
     needs.reading =
         num_threads * kChunksUnderWay * chunk_bytes * (Transposes(plan) ? kTransposedChunks : 1);
   }

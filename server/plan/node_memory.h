@@ -35,6 +35,15 @@ int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_byt
 // The same for a load onto devices, whose caches a chunk need not fit: as much as its share allows.
 int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_bytes);
 
+// On devices what is read lies in staging places, page-locked and once more on the device: one for
+// each chunk under way, and these for what is unpacked.
+inline constexpr int kStagingPlacesToUnpack = 4;
+// The most that a thread reads at once, with the whole blocks of a direct read; bytes.  Without
+// tensors whose elements are larger.
+int64_t StagingBytes(const Plan& plan, int64_t chunk_bytes);
+// Room in each place for descriptors of boxes, beside StagingBytes of data or none; bytes.
+int64_t DescriptorRoom(int64_t staging_bytes);
+
 // Bytes.
 struct MemoryNeeds {
   int64_t arenas = 0;  // of all its ranks

@@ -26,11 +26,14 @@ absl::StatusOr<std::unique_ptr<CudaCopier>> CudaCopier::Create(const CudaCopierO
 }
 
 absl::Status CudaCopier::Reserve() {
+  static_assert(kUnpackingPlaces == kStagingPlacesToUnpack);
   const auto num_reading = static_cast<size_t>(options_.num_threads * kChunksUnderWay);
+  const int64_t room = DescriptorRoom(options_.staging_bytes);
   for (size_t k = 0; k < num_reading + kUnpackingPlaces; ++k) {
     ZC_ASSIGN_OR_RETURN(StagingPlace place, StagingPlace::Create(options_.device));
     places_.push_back(std::move(place));
-    ZC_RETURN_IF_ERROR(places_.back().Reserve(k < num_reading ? options_.staging_bytes : 0));
+    ZC_RETURN_IF_ERROR(
+        places_.back().Reserve(room + (k < num_reading ? options_.staging_bytes : 0)));
   }
   return absl::OkStatus();
 }
@@ -58,23 +61,38 @@ absl::StatusOr<char*> CudaCopier::Acquire(size_t place, int64_t num_bytes, absl:
   return reinterpret_cast<char*>(data);
 }
 
-absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) {
+absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
+                               absl::Duration timeout) {
   if (copies.empty()) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(options_.device));
   StagingPlace& staging = places_[place];
+  bool is_data_there = false;
   while (true) {
-    ZC_ASSIGN_OR_RETURN(const bool has_room, staging.Describe(num_bytes, copies));
-    if (has_room) break;
-    ZC_RETURN_IF_ERROR(staging.MakeRoom());
+    size_t count = copies.size();
+    while (true) {
+      ZC_ASSIGN_OR_RETURN(const bool has_room,
+                          staging.Describe(num_bytes, copies.subspan(0, count)));
+      if (has_room) break;
+      if (count > 1) {
+        count = (count + 1) / 2;
+        continue;
+      }
+      ZC_RETURN_IF_ERROR(staging.MakeRoom());
+      is_data_there = false;
+    }
+    if (Waits(CudaWait::kStagingUsed)) {
+      ZC_RETURN_IF_ERROR(copy_stream_.WaitFor(staging.used().get()));
+    }
+    ZC_RETURN_IF_ERROR(staging.CopyToDevice(copy_stream_.get(), /*with_data=*/!is_data_there));
+    if (Waits(CudaWait::kStagingArrived)) {
+      ZC_RETURN_IF_ERROR(compute_stream_.WaitFor(staging.copied().get()));
+    }
+    ZC_RETURN_IF_ERROR(staging.Launch(compute_stream_.get()));
+    is_data_there = true;
+    copies.remove_prefix(count);
+    if (copies.empty()) return absl::OkStatus();
+    if (Waits(CudaWait::kStagingCopied)) ZC_RETURN_IF_ERROR(staging.copied().Wait(timeout));
   }
-  if (Waits(CudaWait::kStagingUsed)) {
-    ZC_RETURN_IF_ERROR(copy_stream_.WaitFor(staging.used().get()));
-  }
-  ZC_RETURN_IF_ERROR(staging.CopyToDevice(copy_stream_.get()));
-  if (Waits(CudaWait::kStagingArrived)) {
-    ZC_RETURN_IF_ERROR(compute_stream_.WaitFor(staging.copied().get()));
-  }
-  return staging.Launch(compute_stream_.get());
 }
 
 absl::StatusOr<char*> CudaCopier::ReserveMessages(size_t which, int64_t num_bytes) {

@@ -39,7 +39,7 @@ inline constexpr CudaWait kCudaWaits[] = {CudaWait::kStagingCopied, CudaWait::kS
 struct CudaCopierOptions {
   int device = 0;
   int num_threads = 1;  // that read
-  // Of each staging place of a reading thread, from the beginning.
+  // StagingBytes(): for what each reading thread reads at once.
   int64_t staging_bytes = 0;
   // Of the communicator, on the same device; null where nothing is exchanged.  Not owned.
   cudaStream_t exchange_stream = nullptr;
@@ -49,9 +49,10 @@ struct CudaCopierOptions {
 
 // A DeviceCopier on one CUDA device.  Bytes go to it on a stream of copies, and kernels bring them
 // to their places on another one; events alone order the two, the exchange, and the use of a place
-// again.  Its memory, on the host and the device, is that of its places and messages.  Where that
-// must grow the old memory is kept to the end: to free memory waits for all work of the device, and
-// so for what other participants have yet to send.
+// again.  Its memory, on the host and the device, is that of its places and messages, made before
+// anything else: what a place has not room for goes part by part.  Where one has not even room for
+// a part it grows, and keeps the old memory to the end: to free memory waits for all work of the
+// device, and so for what other participants have yet to send.
 class CudaCopier : public DeviceCopier {
  public:
   // Without memory, until Reserve.  Errors: those of kernels/device.
@@ -64,7 +65,8 @@ class CudaCopier : public DeviceCopier {
   ~CudaCopier() override;
 
   absl::StatusOr<char*> Acquire(size_t place, int64_t num_bytes, absl::Duration timeout) override;
-  absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies) override;
+  absl::Status Start(size_t place, int64_t num_bytes, absl::Span<const BoxCopy> copies,
+                     absl::Duration timeout) override;
   absl::StatusOr<char*> ReserveMessages(size_t which, int64_t num_bytes) override;
   absl::Status OrderExchange() override;
   absl::Status Finish(absl::Duration timeout) override;

@@ -15,8 +15,6 @@ namespace {
 constexpr int64_t kHostAlignment = 4096;  // O_DIRECT's
 // Of what lies behind the data: every element, scale and descriptor is aligned to less.
 constexpr int64_t kMoreAlignment = 16;
-// Room for it from the beginning: the descriptors of some thousand boxes.
-constexpr int64_t kMoreBytes = int64_t{256} << 10;
 
 int64_t Align(int64_t value, int64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
@@ -38,14 +36,20 @@ absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
   return absl::OkStatus();
 }
 
+int64_t StagingMemory::device_bytes() const {
+  int64_t num_bytes = 0;
+  for (const DeviceBuffer& buffer : device_) num_bytes += buffer.num_bytes();
+  return num_bytes;
+}
+
 absl::StatusOr<StagingPlace> StagingPlace::Create(int device) {
   ZC_ASSIGN_OR_RETURN(Event copied, Event::Create(device));
   ZC_ASSIGN_OR_RETURN(Event used, Event::Create(device));
   return StagingPlace(device, std::move(copied), std::move(used));
 }
 
-absl::Status StagingPlace::Reserve(int64_t data_bytes) {
-  return memory_.Reserve(device_, data_bytes + kMoreBytes);
+absl::Status StagingPlace::Reserve(int64_t num_bytes) {
+  return memory_.Reserve(device_, num_bytes);
 }
 
 absl::StatusOr<std::byte*> StagingPlace::Data(int64_t num_bytes) {
@@ -110,18 +114,19 @@ absl::StatusOr<bool> StagingPlace::Describe(int64_t num_bytes, absl::Span<const 
 
 absl::Status StagingPlace::MakeRoom() {
   // What was read stays where it was, too, until the place is used anew.
-  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes_ + num_bytes_ / 2 + kMoreBytes));
+  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes_ + num_bytes_ / 2));
   if (data_bytes_ > 0) {
     std::memcpy(memory_.host(), read_at_, static_cast<size_t>(data_bytes_));
   }
   return absl::OkStatus();
 }
 
-absl::Status StagingPlace::CopyToDevice(cudaStream_t copy) const {
-  ZC_RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(memory_.device(), memory_.host(), static_cast<size_t>(num_bytes_),
-                               cudaMemcpyHostToDevice, copy),
-               absl::StrCat("copy ", num_bytes_, " bytes to device ", device_)));
+absl::Status StagingPlace::CopyToDevice(cudaStream_t copy, bool with_data) const {
+  const int64_t begin = with_data ? 0 : std::min(Align(data_bytes_, kMoreAlignment), num_bytes_);
+  ZC_RETURN_IF_ERROR(ToStatus(
+      cudaMemcpyAsync(memory_.device() + begin, memory_.host() + begin,
+                      static_cast<size_t>(num_bytes_ - begin), cudaMemcpyHostToDevice, copy),
+      absl::StrCat("copy ", num_bytes_ - begin, " bytes to device ", device_)));
   return copied_.Record(copy);
 }
 

@@ -31,6 +31,8 @@ class StagingMemory {
   std::byte* host() const { return host_data_; }
   std::byte* device() const { return device_.empty() ? nullptr : device_.back().data(); }
   int64_t num_bytes() const { return num_bytes_; }
+  // What it has on the device, with what it has outgrown.
+  int64_t device_bytes() const;
 
  private:
   // In use are the last ones.
@@ -47,29 +49,29 @@ class StagingPlace {
  public:
   // Without memory, until Reserve.  Errors: those of kernels/device.
   static absl::StatusOr<StagingPlace> Create(int device);
-  // Room for `data_bytes` of data.  Errors: those of kernels/device.
-  absl::Status Reserve(int64_t data_bytes);
+  // Room for `num_bytes`, of data and of what lies behind it.  Errors: those of kernels/device.
+  absl::Status Reserve(int64_t num_bytes);
 
   // Host memory for `num_bytes` of data, aligned to 4096, while nobody uses the place.  Errors:
   // those of kernels/device.
   absl::StatusOr<std::byte*> Data(int64_t num_bytes);
 
   // Describes `copies`, whose sources are in the first `num_bytes` bytes of Data() or elsewhere on
-  // the device, for its kernel.  False where there is not room for it besides: make room, and
-  // repeat.  Errors: those of MixedBatch::Make.
+  // the device, for its kernel.  False where there is not room for it besides: describe fewer, or
+  // make room, and repeat.  Errors: those of MixedBatch::Make.
   absl::StatusOr<bool> Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies);
   absl::Status MakeRoom();
 
-  // Copies what Describe described to the device, and runs its kernels.  The first on `copy`, a
-  // stream of the device, the second on `compute`.
-  absl::Status CopyToDevice(cudaStream_t copy) const;
+  // Copies what Describe described to the device, the data too unless it is there, and runs its
+  // kernels.  The first on `copy`, a stream of the device, the second on `compute`.
+  absl::Status CopyToDevice(cudaStream_t copy, bool with_data) const;
   absl::Status Launch(cudaStream_t compute) const;
 
   // Marked when the host's memory, and the device's, may be written again.
   const Event& copied() const { return copied_; }
   const Event& used() const { return used_; }
 
-  int64_t device_bytes() const { return memory_.num_bytes(); }
+  int64_t device_bytes() const { return memory_.device_bytes(); }
 
  private:
   StagingPlace(int device, Event copied, Event used)

@@ -69,7 +69,7 @@ class HostCopier : public DeviceCopier {
     MutexLock lock(&mutex_);
     return staging_[place].Reserve(num_bytes + 1);
   }
-  absl::Status Start(size_t, int64_t, absl::Span<const BoxCopy> copies) override {
+  absl::Status Start(size_t, int64_t, absl::Span<const BoxCopy> copies, absl::Duration) override {
     for (const BoxCopy& copy : copies) RunBoxCopy(copy);
     return absl::OkStatus();
   }

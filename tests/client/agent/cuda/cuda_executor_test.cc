@@ -103,6 +103,8 @@ struct Case {
   bool in_host_memory = false;  // the arenas
   std::function<bool(CudaWait)> leaves_out;
   int64_t scale = 1;  // of the checkpoint
+  // What buffers may take; 0: as little as there is, which grows.
+  int64_t max_buffer_bytes = 0;
 };
 
 // The participants of one load, each on a device of its own, in this process.
@@ -118,6 +120,12 @@ class DeviceCluster {
     copier.device = node;
     copier.num_threads = case_.num_threads;
     copier.leaves_out = case_.leaves_out;
+    if (case_.max_buffer_bytes > 0) {
+      own.budget = ComputeNodeBudget(plan_, *executor->schedule, node, case_.num_threads, 1,
+                                     case_.max_buffer_bytes);
+      executor->chunk_bytes = own.budget.chunk_bytes;
+      copier.staging_bytes = StagingBytes(plan_, own.budget.chunk_bytes);
+    }
     if (nodes_.size() > 1) {
       NcclOptions nccl;
       nccl.device = node;
@@ -130,7 +138,9 @@ class DeviceCluster {
     }
     std::unique_ptr<CudaCopier> device = *CudaCopier::Create(copier);
     EXPECT_THAT(device->Reserve(), IsOk());
-    executor->device = std::move(device);
+    const std::shared_ptr<CudaCopier> shared = std::move(device);
+    if (case_.max_buffer_bytes > 0) own.device = shared;
+    executor->device = shared;
     if (case_.in_host_memory) {
       own.host_arenas = std::make_shared<HostArenas>(node, executor->arenas, plan_.arena_bytes);
       executor->arenas = HostArenas::Memory(own.host_arenas);
@@ -140,8 +150,14 @@ class DeviceCluster {
                                                 static_cast<int32_t>(executor->arenas.data.size()));
     executor->arenas = own.arenas->Memory(own.arenas);
   }
-  void Finish(int32_t node, absl::Span<Arena> host) const {
-    const Node& own = nodes_[static_cast<size_t>(node)];
+  void Finish(int32_t node, absl::Span<Arena> host) {
+    Node& own = nodes_[static_cast<size_t>(node)];
+    if (own.device != nullptr) {
+      EXPECT_LE(own.budget.needs.buffers(), case_.max_buffer_bytes);
+      EXPECT_LE(own.device->device_bytes(), own.budget.needs.buffers());
+      EXPECT_GT(own.device->device_bytes(), own.budget.needs.buffers() / 2);
+      own.device.reset();
+    }
     if (own.host_arenas == nullptr) return own.arenas->CopyTo(host);
     // As they are now: to unlock waits for kernels that should have been waited for.
     std::vector<std::string> now;
@@ -155,6 +171,8 @@ class DeviceCluster {
     std::unique_ptr<NcclCommunicator> communicator;
     std::shared_ptr<DeviceArenas> arenas;
     std::shared_ptr<HostArenas> host_arenas;
+    std::shared_ptr<CudaCopier> device;
+    NodeBudget budget;
   };
   const Case& case_;
   const Plan& plan_;
@@ -246,9 +264,28 @@ TEST_P(PlacesTest, EverySchedulesBytesAreTheSame) {
   }
 }
 
-// A place that is used again and again grows for more data and for more descriptors than it had
-// room for, while the device still works on what it held before.
-TEST_F(CudaExecutorTest, APlaceGrowsWhileItIsInUse) {
+TEST_F(CudaExecutorTest, MemoryBesideTheArenasKeepsToItsBound) {
+  const uint64_t seed = TestSeed();
+  for (const int devices : {1, 2}) {
+    NeedDevices(devices);
+    if (IsSkipped()) return;
+    for (const int64_t mib : {2, 64}) {
+      SCOPED_TRACE(absl::StrCat(devices, " devices, ", mib, " MiB"));
+      Case wanted;
+      wanted.layout = MakeLayout(devices, 1);
+      wanted.layout.device = LoadDevice::kCuda;
+      wanted.layout.round_bytes = 100000;
+      wanted.scale = 16;
+      wanted.num_threads = 1;
+      wanted.max_buffer_bytes = mib << 20;
+      EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty());
+    }
+  }
+}
+
+// A place is given more data and more descriptors than it has room for, again and again, while the
+// device still works on what it held before.
+TEST_F(CudaExecutorTest, APlaceTakesMoreThanItHasRoomFor) {
   constexpr int64_t kBoxes = 3000, kRounds = 6;  // descriptors of several hundred kB
   CudaCopierOptions options;
   options.staging_bytes = 1000;
@@ -271,7 +308,7 @@ TEST_F(CudaExecutorTest, APlaceGrowsWhileItIsInUse) {
       copies[k].target = reinterpret_cast<char*>(target.data());
       copies[k].source_dtype = copies[k].target_dtype = DType::kUInt8;
     }
-    ASSERT_THAT(copier->Start(0, num_bytes, copies), IsOk());
+    ASSERT_THAT(copier->Start(0, num_bytes, copies, absl::Seconds(20)), IsOk());
     targets.push_back(std::move(target));
   }
   ASSERT_THAT(copier->Finish(absl::Seconds(20)), IsOk());
