@@ -27,10 +27,9 @@ Meaning MeaningOf(cudaError_t error) {
     case cudaErrorStubLibrary:
     case cudaErrorSystemDriverMismatch:
     case cudaErrorCompatNotSupportedOnDevice:
-      return {
-          Code::kFailedPrecondition,
-          "; there is no NVIDIA driver, or one older than release 580: run on a machine with "
-          "an NVIDIA GPU and such a driver"};
+      return {Code::kFailedPrecondition,
+              "; there is no NVIDIA driver, or one older than release 580: run on a machine with "
+              "an NVIDIA GPU and such a driver"};
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
       return {Code::kFailedPrecondition,
