@@ -31,18 +31,18 @@ constexpr absl::Duration kReportInterval = absl::Milliseconds(250);
 }  // namespace
 
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const std::string& checkpoint_path,
-                                              absl::Duration timeout,
+                                              const InspectCommand& command,
                                               const std::atomic<bool>& cancelled) {
   const auto read = [roots = environment.roots,
-                     checkpoint_path](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
+                     command](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
     ZC_ASSIGN_OR_RETURN(const std::string folder,
-                        ResolveCheckpoint(roots, checkpoint_path, about_to));
-    return ReadCheckpointManifest(folder, about_to);
+                        ResolveCheckpoint(roots, command.checkpoint_path, about_to));
+    return ReadCheckpointManifest(folder, about_to, command.variant);
   };
-  ZC_ASSIGN_OR_RETURN(const Manifest manifest,
-                      environment.file_work->Call<Manifest>(
-                          checkpoint_path, environment.file_timeout, &cancelled, read, timeout));
+  ZC_ASSIGN_OR_RETURN(
+      const Manifest manifest,
+      environment.file_work->Call<Manifest>(command.checkpoint_path, environment.file_timeout,
+                                            &cancelled, read, command.timeout));
   return CompressManifest(manifest);
 }
 

@@ -29,11 +29,11 @@
 
 namespace zerocast {
 
-// Reads the headers of a checkpoint within `timeout`, until `cancelled` becomes true; the
-// compressed manifest.  Errors: as FileWork::Call, ResolveCheckpoint and ReadCheckpointManifest.
+// Reads the headers of a checkpoint within the command's timeout, until `cancelled` becomes true;
+// the compressed manifest.  Errors: as FileWork::Call, ResolveCheckpoint and
+// ReadCheckpointManifest.
 absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const std::string& checkpoint_path,
-                                              absl::Duration timeout,
+                                              const InspectCommand& command,
                                               const std::atomic<bool>& cancelled);
 
 // One attempt at a load, on one node.  Prepare and Run are called once each, one after the other,

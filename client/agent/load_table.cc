@@ -161,8 +161,7 @@ void LoadTable::Remove(State* state, const std::shared_ptr<Load>& load) {
   if (found != state->loads.end() && found->second == load) state->loads.erase(found);
 }
 
-void LoadTable::Inspect(const LoadKey& key, const std::string& checkpoint_path,
-                        absl::Duration timeout) {
+void LoadTable::Inspect(const LoadKey& key, const InspectCommand& command) {
   const std::shared_ptr<LoadEnvironment> environment = state_->environment;
   const absl::Status fenced = Fence(key);
   if (!fenced.ok()) return environment->events->ManifestDone(key, fenced);
@@ -178,9 +177,9 @@ void LoadTable::Inspect(const LoadKey& key, const std::string& checkpoint_path,
     state->inspections.erase(inspection);
   };
   Spawn(
-      [environment, inspection, end, checkpoint_path, timeout] {
+      [environment, inspection, end, command] {
         const absl::StatusOr<std::string> manifest =
-            InspectCheckpoint(*environment, checkpoint_path, timeout, inspection->cancelled);
+            InspectCheckpoint(*environment, command, inspection->cancelled);
         end();
         if (inspection->cancelled) return;
         environment->events->ManifestDone(inspection->key, manifest);

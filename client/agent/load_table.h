@@ -41,8 +41,8 @@ class LoadTable {
   LoadTable(const LoadTable&) = delete;
   LoadTable& operator=(const LoadTable&) = delete;
 
-  // Answered by ManifestDone, within `timeout`; not when it is cancelled.
-  void Inspect(const LoadKey& key, const std::string& checkpoint_path, absl::Duration timeout);
+  // Answered by ManifestDone, within the command's timeout; not when it is cancelled.
+  void Inspect(const LoadKey& key, const InspectCommand& command);
   // Answered by PlanDone; on failure nothing of the load stays.
   void Prepare(const LoadKey& key, PrepareCommand command);
   // Answered by Progress and, in the end, LoadDone; on failure nothing of the load stays.

@@ -20,6 +20,12 @@ struct LoadKey {
   int64_t epoch = 0;  // the fencing token
 };
 
+struct InspectCommand {
+  std::string checkpoint_path;
+  absl::Duration timeout = absl::InfiniteDuration();
+  std::string variant = {};  // of its files; "": those without one
+};
+
 struct PrepareCommand {
   std::string checkpoint_path;
   std::string compressed_plan_input;  // see server/wire/plan_input.h

@@ -240,8 +240,7 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
       return OnRegistered(response.registered());
     case v1::SessionResponse::kInspectCheckpoint:
       return table->Inspect(KeyOf(response.inspect_checkpoint()),
-                            response.inspect_checkpoint().checkpoint_path(),
-                            InspectionTimeout(response.inspect_checkpoint()));
+                            InspectFromProto(response.inspect_checkpoint()));
     case v1::SessionResponse::kPreparePlan:
       return table->Prepare(KeyOf(response.prepare_plan()),
                             PrepareFromProto(response.prepare_plan()));

@@ -180,8 +180,10 @@ v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
   return report;
 }
 
-absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message) {
-  return message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration();
+InspectCommand InspectFromProto(const v1::InspectCheckpoint& message) {
+  return {message.checkpoint_path(),
+          message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration(),
+          message.variant()};
 }
 
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {

@@ -28,8 +28,8 @@ v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<Dona
 v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
                                       int64_t cache_bytes);
 
-// Infinite where the server does not say.
-absl::Duration InspectionTimeout(const v1::InspectCheckpoint& message);
+// The timeout is infinite where the server does not say.
+InspectCommand InspectFromProto(const v1::InspectCheckpoint& message);
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message);
 StartCommand StartFromProto(const v1::StartLoad& message);
 DonateCommand DonateFromProto(const v1::DonateShards& message);

@@ -44,6 +44,7 @@ Json JobJson(const v1::Job& job) {
                    {"display_name", job.spec().display_name()},
                    {"state", JobStateName(job.state())},
                    {"checkpoint", job.spec().checkpoint_path()},
+                   {"variant", job.spec().variant()},
                    {"world_size", job.spec().topology().world_size()},
                    {"zero_stage", job.zero_stage()},
                    {"hpz_partition_size", job.hpz_partition_size()},
@@ -174,7 +175,8 @@ absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
     return absl::OkStatus();
   }
   PrintJobs({job});
-  std::printf("checkpoint %s\n", job.spec().checkpoint_path().c_str());
+  std::printf("checkpoint %s%s%s\n", job.spec().checkpoint_path().c_str(),
+              job.spec().variant().empty() ? "" : ", variant ", job.spec().variant().c_str());
   for (const v1::Load& load : loads) {
     const std::string why = load.state() == v1::LOAD_STATE_FAILED
                                 ? absl::StrCat(": ", load.failure().message())

@@ -15,6 +15,7 @@
 #include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
+#include "server/plan/manifest.h"
 #include "server/plan/model.h"
 #include "server/plan/node_memory.h"
 #include "server/wire/key_mapping.h"
@@ -142,6 +143,11 @@ void JobFlags::AddTo(CLI::App* command) {
       ->required()
       ->check(kNotEmpty)
       ->type_name("CKPT");
+  command
+      ->add_option("--variant", variant,
+                   "Which of the folder's weights: fp16 for those of model.fp16.safetensors")
+      ->check(kNotEmpty)
+      ->type_name("NAME");
   command->add_option("--world-size", world_size, "Number of ranks")
       ->required()
       ->check(WholeNumber(1, kMaxInt32))
@@ -221,9 +227,15 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
              &violations);
   CheckLeast("--max-buffer-memory", max_buffer_memory, options->max_buffer_bytes(),
              kLeastBufferBytes, "1M or more, or leave it out for 256M", &violations);
+  if (!IsVariant(variant)) {
+    violations.push_back({"--variant", absl::StrCat("\"", variant,
+                                                    "\" is not a variant's name: at most 64 "
+                                                    "letters, digits, '.', '-' and '_'")});
+  }
   ZC_RETURN_IF_ERROR(InvalidFields(violations));
 
   spec.set_display_name(display_name);
+  spec.set_variant(variant);
   std::error_code error;
   const auto absolute = std::filesystem::absolute(checkpoint, error).lexically_normal();
   std::string path = error ? checkpoint : absolute.string();

@@ -14,7 +14,7 @@ namespace zerocast {
 
 // The flags that describe a job: load, plan and job submit share them.
 struct JobFlags {
-  std::string checkpoint;
+  std::string checkpoint, variant;
   int32_t world_size = -1;
   int32_t nodes = 0;
   std::vector<std::string> node_names;

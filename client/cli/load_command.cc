@@ -82,6 +82,7 @@ absl::StatusOr<ClusterHandle> OpenCluster(const GlobalOptions& global, const v1:
 absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
   VerifyOptions options;
   options.checkpoint_path = job.spec().checkpoint_path();
+  options.variant = job.spec().variant();
   options.model_spec_json = job.spec().model_spec_json();
   options.key_mapping_json = job.spec().options().key_mapping_json();
   options.dialect = job.spec().options().dialect();

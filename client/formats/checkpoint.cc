@@ -24,8 +24,19 @@
 namespace zerocast {
 namespace {
 
-constexpr char kSingleFile[] = "model.safetensors";
-constexpr char kIndexFile[] = "model.safetensors.index.json";
+// The files that hold a checkpoint's weights, by name.
+struct FileNames {
+  std::string single = "model.safetensors";
+  std::string index = "model.safetensors.index.json";
+};
+
+// As the library's _add_variant: before the last extension.
+FileNames NamesOf(const std::string& variant) {
+  if (variant.empty()) return {};
+  return {absl::StrCat("model.", variant, ".safetensors"),
+          absl::StrCat("model.safetensors.index.", variant, ".json")};
+}
+
 // The largest public index (70,000 tensors) has 7 MB.
 constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
@@ -198,9 +209,9 @@ absl::Status DropDuplicates(const std::map<std::string, std::string>& weight_map
   return absl::OkStatus();
 }
 
-absl::Status ReadSharded(const std::string& folder, const FileObserver& about_to,
-                         Manifest* manifest) {
-  const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
+absl::Status ReadSharded(const std::string& folder, const std::string& index,
+                         const FileObserver& about_to, Manifest* manifest) {
+  const std::string index_path = absl::StrCat(folder, "/", index);
   ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path, about_to));
   std::map<std::string, std::set<std::string>> names_by_file;  // sorted, as the library reads them
   for (const auto& [tensor, file] : weight_map) names_by_file[file].insert(tensor);
@@ -230,7 +241,15 @@ absl::Status ReadSharded(const std::string& folder, const FileObserver& about_to
 }  // namespace
 
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
-                                                const FileObserver& about_to) {
+                                                const FileObserver& about_to,
+                                                const std::string& variant) {
+  if (!IsVariant(variant)) {
+    return WithReason(absl::InvalidArgumentError(absl::StrCat("open checkpoint ", folder, ": \"",
+                                                              EscapeControls(variant),
+                                                              "\" is not a variant's name")),
+                      "INVALID_FIELDS");
+  }
+  const FileNames names = NamesOf(variant);
   ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", folder)));
   struct stat info;
   if (::stat(folder.c_str(), &info) != 0) {
@@ -238,32 +257,33 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
                       "CHECKPOINT_NOT_FOUND");
   }
   if (!S_ISDIR(info.st_mode)) {
-    return WithReason(absl::InvalidArgumentError(
-                          absl::StrCat("open checkpoint ", folder,
-                                       ": not a folder; give the folder that holds ", kSingleFile)),
+    return WithReason(absl::InvalidArgumentError(absl::StrCat(
+                          "open checkpoint ", folder, ": not a folder; give the folder that holds ",
+                          names.single)),
                       "CHECKPOINT_NOT_FOUND");
   }
   Manifest manifest;
+  manifest.variant = variant;
   ZC_ASSIGN_OR_RETURN(const bool is_single,
-                      Exists(absl::StrCat(folder, "/", kSingleFile), about_to));
+                      Exists(absl::StrCat(folder, "/", names.single), about_to));
   ZC_ASSIGN_OR_RETURN(const bool is_sharded,
-                      Exists(absl::StrCat(folder, "/", kIndexFile), about_to));
+                      Exists(absl::StrCat(folder, "/", names.index), about_to));
   if (is_single) {
-    ZC_RETURN_IF_ERROR(AddFile(folder, kSingleFile, about_to, &manifest));
+    ZC_RETURN_IF_ERROR(AddFile(folder, names.single, about_to, &manifest));
     // An index without an entry is refused where it is read.
     if (manifest.tensors.empty()) {
-      return Corrupt(absl::StrCat(folder, "/", kSingleFile),
+      return Corrupt(absl::StrCat(folder, "/", names.single),
                      "it holds no tensor: there is nothing to load");
     }
   } else if (is_sharded) {
-    ZC_RETURN_IF_ERROR(ReadSharded(folder, about_to, &manifest));
+    ZC_RETURN_IF_ERROR(ReadSharded(folder, names.index, about_to, &manifest));
   } else {
-    for (const char* name : {kSingleFile, kIndexFile}) {
+    for (const std::string& name : {names.single, names.index}) {
       ZC_RETURN_IF_ERROR(CheckNoDanglingLink(absl::StrCat(folder, "/", name), about_to));
     }
     return WithReason(
         absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
-                                         kSingleFile, " nor ", kIndexFile)),
+                                         names.single, " nor ", names.index)),
         "CHECKPOINT_NOT_FOUND");
   }
   const std::string config_path = absl::StrCat(folder, "/config.json");

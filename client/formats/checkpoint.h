@@ -12,10 +12,12 @@ namespace zerocast {
 
 // Reads the headers of a Hugging Face checkpoint folder: model.safetensors, else the files named by
 // model.safetensors.index.json (the library's order of preference), and config.json where there is
-// one. As in the library every tensor of those files counts, whether the index names it or not.
+// one. As in the library every tensor of those files counts, whether the index names it or not; and
+// a variant V is that of model.V.safetensors, else of model.safetensors.index.V.json, alone.
 // `about_to` is told of every call to the file system.
 //
 // Errors:
+//   INVALID_ARGUMENT  the variant is none (IsVariant).
 //   NOT_FOUND      the folder, both kinds of weights, a file that the index names, or what a link
 //                  with one of these names leads to; reason CHECKPOINT_NOT_FOUND.
 //   DATA_LOSS      a header, the index or config.json contradicts itself or the files; names the
@@ -23,7 +25,8 @@ namespace zerocast {
 //                  CHECKPOINT_CORRUPT.
 //   PERMISSION_DENIED, UNAVAILABLE  from the file system.
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
-                                                const FileObserver& about_to = {});
+                                                const FileObserver& about_to = {},
+                                                const std::string& variant = "");
 
 // Checks that the files of `manifest` below `folder` are still what they were: size and header
 // digest, and on the node that made the manifest the time of modification too (copies on other

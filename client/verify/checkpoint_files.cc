@@ -264,9 +264,11 @@ bool Exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0;
 
 }  // namespace
 
-absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder) {
-  const std::string single = absl::StrCat(folder, "/model.safetensors");
-  const std::string index = absl::StrCat(folder, "/model.safetensors.index.json");
+absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder,
+                                               const std::string& variant) {
+  const std::string part = variant.empty() ? "" : absl::StrCat(".", variant);
+  const std::string single = absl::StrCat(folder, "/model", part, ".safetensors");
+  const std::string index = absl::StrCat(folder, "/model.safetensors.index", part, ".json");
   const std::string config = absl::StrCat(folder, "/config.json");
   CheckpointFiles files;
   if (Exists(single)) {

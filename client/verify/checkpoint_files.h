@@ -20,7 +20,8 @@ struct StoredTensor {
   int64_t num_bytes = 0;
 };
 
-// A checkpoint's folder: model.safetensors, or else the files of model.safetensors.index.json.
+// A checkpoint's folder: model.safetensors, or else the files of model.safetensors.index.json; of a
+// variant V model.V.safetensors, or else the files of model.safetensors.index.V.json.
 struct CheckpointFiles {
   std::vector<StoredTensor> tensors;  // by file, in the order of the data
   std::string config_json;            // the text of config.json; "" when there is none
@@ -31,7 +32,8 @@ struct CheckpointFiles {
 //   DATA_LOSS          a header or an index that contradicts itself or its file; reason
 //                      CHECKPOINT_CORRUPT.
 //   those of reading.
-absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder);
+absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder,
+                                               const std::string& variant = "");
 
 // Reads one tensor whole.  Errors: those of reading; DATA_LOSS where the file has become shorter.
 absl::StatusOr<Tensor> ReadTensor(const StoredTensor& stored);

@@ -52,7 +52,8 @@ class Verifier {
   }
 
   absl::StatusOr<VerifyResult> Run() {
-    ZC_ASSIGN_OR_RETURN(const CheckpointFiles files, OpenCheckpoint(options_.checkpoint_path));
+    ZC_ASSIGN_OR_RETURN(const CheckpointFiles files,
+                        OpenCheckpoint(options_.checkpoint_path, options_.variant));
     MaterialiseInput input;
     input.files = &files;
     input.spec = spec_;

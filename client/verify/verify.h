@@ -13,6 +13,7 @@ namespace zerocast {
 // What was loaded, as the caller asked for it.
 struct VerifyOptions {
   std::string checkpoint_path;   // the folder, readable from this process
+  std::string variant;           // of its files; "" for those without one
   std::string model_spec_json;   // "" when the load had none
   std::string key_mapping_json;  // "" when the load had none
   std::string dialect;           // "" when the load had none

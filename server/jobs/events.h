@@ -145,7 +145,7 @@ using Event = std::variant<AgentRegistered, SessionClosed, Heartbeat, ManifestRe
 struct InspectCheckpoint {
   std::string load;
   int64_t epoch = 0;
-  std::string checkpoint_path;
+  std::string checkpoint_path, variant;
   absl::Duration deadline;  // steady; when the server stops waiting for the answer
 };
 

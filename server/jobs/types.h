@@ -29,6 +29,7 @@ struct Job {
   std::string name;        // "jobs/ID"
   std::string spec_bytes;  // the submission, serialized; opaque here
   std::string checkpoint_path;
+  std::string variant;             // of its files; "": those without one
   std::vector<std::string> nodes;  // by node number; empty: any num_nodes agents
   std::string model_spec_json;
   std::string key_mapping_json;

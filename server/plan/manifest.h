@@ -1,10 +1,13 @@
 #ifndef ZEROCAST_SERVER_PLAN_MANIFEST_H_
 #define ZEROCAST_SERVER_PLAN_MANIFEST_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/string_view.h"
 #include "server/conversion/convert.h"
 
 namespace zerocast {
@@ -31,7 +34,17 @@ struct Manifest {
   std::vector<ManifestFile> files;
   std::vector<ManifestTensor> tensors;
   std::string config_json;  // the checkpoint's config.json as text; "" when it has none
+  std::string variant;      // whose files these are ("fp16"); "" for those without one
 };
+
+// Whether the files of a checkpoint may be called by it: "" or at most 64 letters, digits, '.', '-'
+// and '_'.
+inline bool IsVariant(absl::string_view variant) {
+  return variant.size() <= 64 && std::all_of(variant.begin(), variant.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' ||
+                  c == '_';
+         });
+}
 
 // The path of the file that holds tensor `index`, for messages; the index of the file may be wrong.
 inline std::string FileOf(const Manifest& manifest, int32_t index) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/plan/check_buffers.h"
@@ -35,6 +36,15 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   PlanInput input;
   absl::StatusOr<Manifest> manifest = DecompressManifest(command.compressed_manifest);
   if (!manifest.ok()) return Annotate(manifest.status(), "manifest of the node of rank 0");
+  if (manifest->variant != command.job->variant) {
+    // An agent of an older version does not know of variants.
+    return WithReason(
+        absl::UnimplementedError(absl::StrCat(
+            "read variant \"", command.job->variant, "\" of ", command.job->checkpoint_path,
+            ": the agent of rank 0's node has read variant \"", manifest->variant,
+            "\"; use an agent of the server's version")),
+        "UNSUPPORTED");
+  }
   input.manifest = std::make_shared<const Manifest>(*std::move(manifest));
   input.model_spec_json = command.job->model_spec_json;
   input.key_mapping_json = command.job->key_mapping_json;

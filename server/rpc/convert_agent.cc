@@ -135,6 +135,7 @@ Message* About(const Command& m, Message* to) {
 void Fill(const jobs::InspectCheckpoint& m, absl::Duration now, v1::SessionResponse* out) {
   v1::InspectCheckpoint* const to = About(m, out->mutable_inspect_checkpoint());
   to->set_checkpoint_path(m.checkpoint_path);
+  to->set_variant(m.variant);
   *to->mutable_timeout() = DurationToProto(std::max(m.deadline - now, absl::ZeroDuration()));
 }
 

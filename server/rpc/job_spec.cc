@@ -22,6 +22,7 @@
 #include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
 #include "server/conversion/pattern.h"
+#include "server/plan/manifest.h"
 #include "server/rpc/convert.h"
 #include "server/wire/key_mapping.h"
 #include "server/wire/plan_wire.h"
@@ -202,6 +203,12 @@ jobs::Job ReadFields(const v1::JobSpec& spec, Violations* violations) {
   job.spec_bytes = spec.SerializeAsString();
   job.checkpoint_path = spec.checkpoint_path();
   CheckPath(job.checkpoint_path, violations);
+  job.variant = spec.variant();
+  if (!IsVariant(job.variant)) {
+    Add(violations, "spec.variant",
+        "must be at most 64 letters, digits, '.', '-' and '_', such as \"fp16\" for "
+        "model.fp16.safetensors");
+  }
   if (spec.display_name().size() > kMaxNameBytes) {
     Add(violations, "spec.display_name",
         absl::StrCat("must have at most ", kMaxNameBytes, " bytes"));

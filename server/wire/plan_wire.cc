@@ -322,6 +322,7 @@ v1::Manifest ManifestToProto(const Manifest& manifest) {
     to->set_file_begin(tensor.file_begin);
   }
   out.set_config_json(manifest.config_json);
+  out.set_variant(manifest.variant);
   return out;
 }
 
@@ -339,6 +340,7 @@ absl::StatusOr<Manifest> ManifestFromProto(const v1::Manifest& manifest) {
     out.files.push_back({file.path(), file.num_bytes(), file.mtime_ns(), file.header_digest()});
   }
   out.config_json = manifest.config_json();
+  out.variant = manifest.variant();
   return out;
 }
 

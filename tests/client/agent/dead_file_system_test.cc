@@ -69,7 +69,7 @@ class DeadFileSystemTest : public LoadTableTest {
   // Another folder, read while the first one hangs.
   void ExpectUsable() {
     environment().file_timeout = absl::Seconds(20);
-    table()->Inspect({"loads/healthy", 1}, healthy_.path(), absl::Seconds(20));
+    table()->Inspect({"loads/healthy", 1}, {healthy_.path(), absl::Seconds(20)});
     EXPECT_THAT(events()->NextManifest(), IsOk());
   }
 
@@ -79,7 +79,7 @@ class DeadFileSystemTest : public LoadTableTest {
 TEST_F(DeadFileSystemTest, AnInspectionIsEndedAndNamesTheCall) {
   auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
   if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
-  table()->Inspect({kLoad, 1}, dir_.path(), absl::Hours(1));
+  table()->Inspect({kLoad, 1}, {dir_.path(), absl::Hours(1)});
   const auto manifest = events()->NextManifest();
   EXPECT_THAT(manifest,
               StatusIs(absl::StatusCode::kDeadlineExceeded, StartsWith("open " + File())));
@@ -94,7 +94,7 @@ TEST_F(DeadFileSystemTest, AnInspectionIsEndedByTheTimeForAllOfIt) {
   environment().file_timeout = absl::Hours(1);
   auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
   if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
-  table()->Inspect({kLoad, 1}, dir_.path(), kShort);
+  table()->Inspect({kLoad, 1}, {dir_.path(), kShort});
   const auto manifest = events()->NextManifest();
   EXPECT_THAT(manifest,
               StatusIs(absl::StatusCode::kDeadlineExceeded, StartsWith("open " + File())));
@@ -107,7 +107,7 @@ TEST_F(DeadFileSystemTest, CancelEndsAnInspectionThatHangs) {
   environment().file_timeout = absl::Hours(1);
   auto held = std::make_unique<HeldFile>(File(), FAN_OPEN_PERM);
   if (!held->why_not().empty()) GTEST_SKIP() << held->why_not();
-  table()->Inspect({kLoad, 1}, dir_.path(), absl::Hours(1));
+  table()->Inspect({kLoad, 1}, {dir_.path(), absl::Hours(1)});
   ASSERT_TRUE(held->WaitForCall());  // one that is not made yet is not made at all
   table()->Cancel({kLoad, 1}, "test");
   table()->Shutdown(absl::Seconds(20));  // waits for the worker, not for the file system

@@ -28,7 +28,7 @@ using ::testing::IsEmpty;
 constexpr absl::Duration kLong = absl::Seconds(20);
 
 TEST_F(LoadTableTest, InspectGivesTheManifest) {
-  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path(), kLong);
+  nodes_[0]->table->Inspect({kLoad, 1}, {dir_.path(), kLong});
   ZC_ASSERT_OK_AND_ASSIGN(const std::string compressed, nodes_[0]->events->NextManifest());
   ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, DecompressManifest(compressed));
   EXPECT_EQ(manifest.files.size(), 2);
@@ -38,7 +38,7 @@ TEST_F(LoadTableTest, InspectGivesTheManifest) {
 TEST_F(LoadTableTest, InspectAndPrepareStayBelowTheRoots) {
   const TempDir root;
   ZC_ASSERT_OK_AND_ASSIGN(nodes_[0]->environment->roots, ResolveRoots({root.path()}));
-  nodes_[0]->table->Inspect({kLoad, 1}, dir_.path(), kLong);
+  nodes_[0]->table->Inspect({kLoad, 1}, {dir_.path(), kLong});
   EXPECT_THAT(nodes_[0]->events->NextManifest(),
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(dir_.path())));
   nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
@@ -98,9 +98,9 @@ TEST_F(LoadTableTest, RefusesAPlanOfAnotherDigest) {
 TEST_F(LoadTableTest, RefusesCommandsOfAnOlderEpoch) {
   const auto& table = nodes_[0]->table;
   RecordingEvents* const events = nodes_[0]->events.get();
-  table->Inspect({kLoad, 7}, dir_.path(), kLong);
+  table->Inspect({kLoad, 7}, {dir_.path(), kLong});
   EXPECT_THAT(events->NextManifest(), IsOk());
-  table->Inspect({kLoad, 6}, dir_.path(), kLong);
+  table->Inspect({kLoad, 6}, {dir_.path(), kLong});
   const auto manifest = events->NextManifest();
   EXPECT_THAT(manifest, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("7")));
   EXPECT_EQ(ReasonOf(manifest.status()), "STALE_EPOCH");
@@ -109,7 +109,7 @@ TEST_F(LoadTableTest, RefusesCommandsOfAnOlderEpoch) {
   table->Start({kLoad, 6});
   EXPECT_EQ(ReasonOf(events->NextResult().status), "STALE_EPOCH");
   // Of another load, or the same epoch, nothing is stale.
-  table->Inspect({"loads/other", 1}, dir_.path(), kLong);
+  table->Inspect({"loads/other", 1}, {dir_.path(), kLong});
   EXPECT_THAT(events->NextManifest(), IsOk());
   table->Prepare({kLoad, 7}, Command(0));
   EXPECT_THAT(events->NextPlan(), IsOk());
@@ -120,7 +120,7 @@ TEST_F(LoadTableTest, ANewerEpochFreesWhatTheOlderOneHolds) {
   nodes_[0]->table->Prepare({kLoad, 1}, Command(0));
   EXPECT_THAT(nodes_[0]->events->NextPlan(), IsOk());
   EXPECT_GT(Arena::TotalBytes(), before);
-  nodes_[0]->table->Inspect({kLoad, 2}, dir_.path(), kLong);
+  nodes_[0]->table->Inspect({kLoad, 2}, {dir_.path(), kLong});
   EXPECT_THAT(nodes_[0]->events->NextManifest(), IsOk());
   ExpectArenaBytes(before);
   EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());

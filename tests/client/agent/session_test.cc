@@ -53,6 +53,13 @@ TEST_F(SessionTest, AnswersInspection) {
   EXPECT_THAT(StatusFromFailure(failed.failure()),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
   EXPECT_EQ(failed.failure().reason(), "CHECKPOINT_NOT_FOUND");
+
+  inspect.mutable_inspect_checkpoint()->set_checkpoint_path(checkpoint_.path());
+  inspect.mutable_inspect_checkpoint()->set_variant("fp16");
+  server.Say(inspect);
+  EXPECT_THAT(
+      server.Next(v1::SessionRequest::kManifestReport).manifest_report().failure().message(),
+      HasSubstr("model.fp16.safetensors"));
 }
 
 TEST_F(SessionTest, RunsALoadAndReportsIt) {

@@ -317,7 +317,7 @@ TEST_F(PeersTest, ADonorWithoutTheShardsSaysSo) {
 TEST_F(PeersTest, ADonationOfAnOlderEpochIsRefused) {
   RunOnDonors();
   nodes_[0]->table->Cancel({kSecond, 1}, "test");
-  nodes_[0]->table->Inspect({kSecond, 2}, dir_.path(), absl::Seconds(20));
+  nodes_[0]->table->Inspect({kSecond, 2}, {dir_.path(), absl::Seconds(20)});
   Donate("key");
   EXPECT_EQ(ReasonOf(nodes_[0]->events->NextDonation().status()), "STALE_EPOCH");
 }

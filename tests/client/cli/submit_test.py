@@ -43,6 +43,27 @@ class SubmitTest(unittest.TestCase):
             self.assertEqual(self.zc(running, "job", "get", made["job"])["etag"], made["etag"])
             self.assertEqual(len(self.zc(running, "job", "list")["jobs"]), 2)
 
+    def test_a_variant_is_loaded_planned_and_named(self):
+        for files in (1, 3):
+            checkpoint = cluster.copy_checkpoint(CHECKPOINT, self.folder / f"ckpt{files}", files)
+            plain = "model.safetensors" if files == 1 else "model.safetensors.index.json"
+            (checkpoint / plain).rename(checkpoint / (
+                "model.fp16.safetensors" if files == 1 else "model.safetensors.index.fp16.json"))
+            with cluster.Cluster(num_agents=2) as running:
+                loaded = self.zc(running, "load", checkpoint, "--world-size", 2, "--nodes", 2, "--variant", "fp16",
+                                 "--model-spec", CHECKPOINT / "expected.json", "--verify", "--release")
+                self.assertEqual(loaded["missing"], [])
+                self.assertGreater(loaded["verified"]["partitions"], 0)
+                planned = self.zc(running, "plan", checkpoint, "--world-size", 2, "--variant", "fp16")
+                self.assertGreater(planned["num_targets"], 0)
+                made = self.zc(running, "job", "submit", checkpoint, "--world-size", 2, "--variant", "fp16")
+                self.assertEqual(self.zc(running, "job", "get", made["job"])["variant"], "fp16")
+                refused = cluster.zerocast("--server", running.address, "load", checkpoint, "--world-size", 2)
+                self.assertEqual(refused.code, 3, refused)
+                refused = cluster.zerocast("load", checkpoint, "--world-size", 2, "--variant", "../fp16")
+                self.assertEqual(refused.code, 2, refused)
+                self.assertIn("--variant", refused.stderr)
+
     def test_a_permitted_conversion_error_is_missing_and_verified_as_such(self):
         checkpoint = cluster.copy_checkpoint(CHECKPOINT, self.folder / "ckpt")
         path = checkpoint / "model.safetensors"

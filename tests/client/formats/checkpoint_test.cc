@@ -48,6 +48,36 @@ TEST(ReadCheckpointManifest, ReadsEveryTensorOfTheFilesThatTheIndexNames) {
   EXPECT_EQ(manifest.tensors[2].file, 1);
 }
 
+TEST(ReadCheckpointManifest, ReadsTheFilesOfAVariantAlone) {
+  const TempDir dir;
+  WriteFile(dir, "model.safetensors", {"plain"});
+  WriteFile(dir, "model.fp16-00001-of-00001.safetensors", {"sharded"});
+  dir.Write("model.safetensors.index.fp16.json",
+            R"({"weight_map":{"sharded":"model.fp16-00001-of-00001.safetensors"}})");
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest sharded, ReadCheckpointManifest(dir.path(), {}, "fp16"));
+  EXPECT_EQ(sharded.tensors[0].tensor.name, "sharded");
+  EXPECT_EQ(sharded.variant, "fp16");
+  WriteFile(dir, "model.fp16.safetensors", {"single"});
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest single, ReadCheckpointManifest(dir.path(), {}, "fp16"));
+  EXPECT_EQ(single.files[0].path, "model.fp16.safetensors");
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest plain, ReadCheckpointManifest(dir.path()));
+  EXPECT_EQ(plain.files[0].path, "model.safetensors");
+  EXPECT_EQ(plain.variant, "");
+  EXPECT_THAT(
+      ReadCheckpointManifest(dir.path(), {}, "8bit"),
+      StatusIs(absl::StatusCode::kNotFound, HasSubstr("neither model.8bit.safetensors nor "
+                                                      "model.safetensors.index.8bit.json")));
+}
+
+TEST(ReadCheckpointManifest, RefusesAVariantThatLeavesTheFolder) {
+  const TempDir dir;
+  for (const std::string& variant :
+       {std::string("/../x"), std::string("a\0b", 3), std::string(65, 'a')}) {
+    EXPECT_THAT(ReadCheckpointManifest(dir.path(), {}, variant),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is not a variant's name")));
+  }
+}
+
 TEST(ReadCheckpointManifest, NamesTheMissingFolderAndFiles) {
   const TempDir dir;
   EXPECT_THAT(ReadCheckpointManifest(dir.File("none")),

@@ -91,6 +91,15 @@ auto Refused(const std::string& part) {
   return StatusIs(absl::StatusCode::kDataLoss, HasSubstr(part));
 }
 
+TEST_F(VerifyTest, ReadsTheVariantThatWasLoaded) {
+  MakeOdd();
+  Write("model.fp16.safetensors", {{"w", {5}, {6, 7, 8, 9, 10}}});
+  options_.variant = "fp16";
+  EXPECT_THAT(Verify(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("w")));
+  options_.variant = "";
+  EXPECT_THAT(Verify(), IsOk());
+}
+
 TEST_F(VerifyTest, AcceptsPaddedPartitions) {
   MakeOdd();
   ZC_ASSERT_OK_AND_ASSIGN(const VerifyResult result, Verify());

@@ -50,6 +50,7 @@ class JobRpcTest : public ServerTest {
 TEST_F(JobRpcTest, EveryWrongFieldIsNamedAtOnce) {
   v1::JobSpec spec;
   spec.set_checkpoint_path("relative/path");
+  spec.set_variant("../fp16");
   spec.mutable_topology()->set_world_size(0);
   spec.mutable_topology()->set_num_nodes(-1);
   spec.mutable_options()->set_zero_stage(4);
@@ -59,7 +60,7 @@ TEST_F(JobRpcTest, EveryWrongFieldIsNamedAtOnce) {
   spec.mutable_options()->mutable_stage_timeout()->set_seconds(-1);
   const auto created = Create(spec);
   EXPECT_EQ(created.status().code(), kInvalid);
-  EXPECT_THAT(ViolationsOf(created.status()), SizeIs(8)) << created.status();
+  EXPECT_THAT(ViolationsOf(created.status()), SizeIs(9)) << created.status();
   EXPECT_THAT(created.status().message(), HasSubstr("spec.options.key_mapping_json"));
 }
 

@@ -259,6 +259,19 @@ TEST_F(LoadRpcTest, ABadManifestFailsTheLoadNamingTheNode) {
   EXPECT_THAT(failed.failure().message(), HasSubstr("manifest of the node of rank 0"));
 }
 
+TEST_F(LoadRpcTest, AnAgentThatDoesNotKnowOfVariantsIsRefused) {
+  FakeAgent a(channel_, "a"), b(channel_, "b");
+  v1::JobSpec spec = TwoNodeSpec();
+  spec.set_variant("fp16");
+  const v1::Load load = CreateLoad(CreateJob(spec).job().name());
+  const v1::InspectCheckpoint inspect = a.Read().inspect_checkpoint();
+  EXPECT_EQ(inspect.variant(), "fp16");
+  a.ReportManifest(inspect);
+  const v1::Load failed = WatchToEnd(load.name());
+  EXPECT_EQ(failed.failure().code(), static_cast<int>(absl::StatusCode::kUnimplemented));
+  EXPECT_THAT(failed.failure().message(), HasSubstr("read variant \"fp16\" of /data/ckpt"));
+}
+
 TEST_F(LoadRpcTest, AFailureKeepsItsReasonAndCancelsTheOthers) {
   FakeAgent a(channel_, "a"), b(channel_, "b");
   const v1::Load load = CreateLoad(CreateJob(TwoNodeSpec()).job().name());
