@@ -144,6 +144,7 @@ absl::Status TorchFile::NameStorages() {
 
 absl::Status TorchFile::ReadZip(const InputFile& file) {
   ZC_ASSIGN_OR_RETURN(const ZipArchive archive, ZipArchive::Read(file));
+  has_crcs_ = archive.has_crcs();
   std::string top;
   for (const ZipEntry& entry : archive.entries()) {
     const size_t slash = entry.name.find('/');

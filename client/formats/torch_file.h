@@ -75,7 +75,9 @@ class TorchFile {
   // The storage that the persistent id `id` names; -1 for any other node.
   int32_t StorageOf(PickleId id) const;
 
-  // Compares the CRC of a storage's bytes, where the file has one (zip).  `file` is the one read.
+  // Whether the file has CRCs: zip files do, but for those written after set_crc32_options(False).
+  bool has_crcs() const { return has_crcs_; }
+  // Compares the CRC of a storage's bytes; nothing without has_crcs().  `file` is the one read.
   // Errors: DATA_LOSS, and as InputFile::ReadInto.
   absl::Status CheckStorage(const InputFile& file, int32_t storage) const;
 
@@ -91,7 +93,7 @@ class TorchFile {
   absl::StatusOr<TorchStorage> NameStorage(PickleId id) const;
 
   std::string path_;
-  bool is_legacy_ = false;
+  bool is_legacy_ = false, has_crcs_ = false;
   PickleGraph graph_;
   std::vector<TorchStorage> storages_;
   std::vector<int64_t> named_bytes_;  // by storage: what the pickle says it has

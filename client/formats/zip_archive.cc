@@ -304,7 +304,7 @@ absl::StatusOr<int64_t> CheckEntry(const InputFile& file, const Central& central
 }
 
 absl::Status CheckCrc(const InputFile& file, const ZipEntry& entry, uint32_t crc32) {
-  if (crc32 == entry.crc32) return absl::OkStatus();
+  if (crc32 == entry.crc32 || !entry.has_crc) return absl::OkStatus();
   return Corrupt(file,
                  absl::StrCat("entry ", entry.name, ": its ", entry.num_bytes, " bytes at offset ",
                               entry.data_begin, " have CRC-32 ", absl::Hex(crc32, absl::kZeroPad8),
@@ -352,8 +352,10 @@ absl::StatusOr<ZipArchive> ZipArchive::Read(const InputFile& file) {
     if (!archive.index_.emplace(placed[k].entry.name, k).second) {
       return Corrupt(file, absl::StrCat("entry ", placed[k].entry.name, " comes twice"));
     }
+    archive.has_crcs_ |= placed[k].entry.crc32 != 0;
     archive.entries_.push_back(std::move(placed[k].entry));
   }
+  for (ZipEntry& entry : archive.entries_) entry.has_crc = archive.has_crcs_;
   return archive;
 }
 
@@ -374,6 +376,7 @@ absl::StatusOr<std::string> ReadZipEntry(const InputFile& file, const ZipEntry& 
 }
 
 absl::Status CheckZipEntry(const InputFile& file, const ZipEntry& entry) {
+  if (!entry.has_crc) return absl::OkStatus();
   constexpr int64_t kPartBytes = 1 << 20;
   std::string part(static_cast<size_t>(std::min(kPartBytes, entry.num_bytes)), '\0');
   uint32_t crc32 = 0;

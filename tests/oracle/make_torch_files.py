@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/data/torch/files.tar.xz: files of torch.save and, in expected.json, what torch loads
-from them.
+"""Makes tests/data/torch/files.tar.xz: files of torch.save and what torch loads from them.
 
     tests/oracle/make_torch_files.py FOLDER...
 

@@ -77,6 +77,17 @@ TEST(ZipArchive, RefusesOtherBytesThanThoseOfTheCrc) {
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("at most 10")));
 }
 
+TEST(ZipArchive, ReadsFilesWithoutAnyCrc) {
+  std::vector<ZipPart> parts = {Part("t/a", "first"), Part("t/b", "second")};
+  for (ZipPart& part : parts) part.crc_error = Crc32(part.data);
+  const MemoryFile memory(ZipOf(parts));
+  ZC_ASSERT_OK_AND_ASSIGN(const InputFile file, InputFile::Open(memory.path()));
+  ZC_ASSERT_OK_AND_ASSIGN(const ZipArchive archive, ZipArchive::Read(file));
+  EXPECT_FALSE(archive.has_crcs());
+  EXPECT_THAT(ReadZipEntry(file, archive.entries()[0], 100), IsOk());
+  EXPECT_THAT(CheckZipEntry(file, archive.entries()[1]), IsOk());
+}
+
 struct BadZip {
   const char* name;
   std::string file;
