@@ -14,6 +14,7 @@ from zerocast._errors import (
     UnfilledError,
     ZerocastError,
 )
+from zerocast._install import install, uninstall
 from zerocast.attach import Partition, Shard, attach
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AttachError", "Client", "ConfigError", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer",
            "JobConfig", "LoadError", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach",
-           "from_pretrained", "load_error", "load_into", "resolve_config"]
+           "from_pretrained", "install", "load_error", "load_into", "resolve_config", "uninstall"]
 __version__ = "0.1.0"
 
 # Imported when they are first asked for: attaching needs neither gRPC nor torch.

@@ -67,6 +67,12 @@ def _said(error: BaseException) -> Dict[str, str]:
     return {"code": code, "message": f"{type(error).__name__}: {error}", "reason": ""}
 
 
+def is_said(error: BaseException, agreed: LoadError) -> bool:
+    """Whether an exception is, but for its type, what all ranks have agreed on."""
+    said = _said(error)
+    return said["code"] == agreed.code and agreed.message in (said["message"], f"rank {agreed.rank}: {said['message']}")
+
+
 def _agreed(said: str) -> LoadError:
     first = json.loads(said)
     error = LoadError(first["code"], first["message"], first["reason"], rank=first["rank"])

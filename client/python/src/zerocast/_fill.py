@@ -46,10 +46,7 @@ def partitioned(model: Any, shard: Shard, init: Optional[Any] = None) -> Set[str
         else:
             init.fill(param, partition.array, partition.secondary)
 
-    filled = parameters(model, shard, put)
-    if init is not None:
-        init.filled(model)
-    return filled
+    return parameters(model, shard, put)
 
 
 def whole(model: Any, shard: Shard) -> Set[str]:

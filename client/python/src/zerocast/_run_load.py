@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -32,6 +33,7 @@ class Wanted:
         config: the DeepSpeed config, without "auto" where there are no arguments; empty: none.
         arguments: the training arguments as JSON values; empty: none.
         model_config: the model's config.json as text.
+        num_training_steps: of the whole training, where known.
         server: its address; None: one of this load alone is started.
         mode: as attach() takes it.
         load_timeout: seconds that the load may last.
@@ -43,6 +45,7 @@ class Wanted:
     config: Dict[str, Any] = field(default_factory=dict)
     arguments: Dict[str, Any] = field(default_factory=dict)
     model_config: str = ""
+    num_training_steps: Optional[int] = None
     server: Optional[str] = None
     mode: str = "auto"
     load_timeout: float = 3600.0
@@ -74,7 +77,7 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
     """Every rank calls it, with equal arguments.
 
     Args:
-        ranks: all of the job; each has a shard.
+        ranks: all of the job; each has a shard. A load of its own: none was run by them.
         wanted: what to load.
         timeout: seconds that a call to the server, an agent's start, and the hand-over may take each.
 
@@ -82,6 +85,7 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
         LoadError: the same on all ranks; whoever acknowledged a shard has lost it then.
         Refused: the load was refused for its weights.
     """
+    _check_alike(ranks, wanted)
     nodes, ranks_of_node = nodes_of(ranks)
     local_rank = ranks.rank % ranks_of_node
     with _cluster(ranks, wanted, nodes, local_rank, timeout) as server:
@@ -101,6 +105,19 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
                            socket=result["sockets"][ranks.rank // ranks_of_node], mode=wanted.mode,
                            framework="torch", timeout=timeout, allow_unfilled=True)
     return Loaded(shard, result["report"])
+
+
+def _check_alike(ranks: Ranks, wanted: Wanted) -> None:
+    """Raises LoadError where ranks want different loads: rank 0 asks for all of them."""
+    text = json.dumps([wanted.spec, wanted.options], sort_keys=True)
+    said = ranks.exchange("wanted", [wanted.checkpoint, wanted.spec["architecture"],
+                                     hashlib.sha256(text.encode()).hexdigest()])
+    for rank, other in enumerate(said):
+        if other != said[0]:
+            raise LoadError(
+                "FAILED_PRECONDITION", f"rank 0 loads {said[0][0]} into {said[0][1]}, and rank {rank} {other[0]} into "
+                f"{other[1]}{'' if other[:2] != said[0][:2] else ' of another shape'}; all ranks load the same, in the "
+                "same order", "INVALID_FIELDS")
 
 
 @contextlib.contextmanager
@@ -138,6 +155,8 @@ def _load(server: str, wanted: Wanted, nodes: List[str], world_size: int, timeou
         deepspeed_config_json=json.dumps(wanted.config) if wanted.config else "",
         training_arguments_json=json.dumps(wanted.arguments) if wanted.arguments else "",
         model_config_json=wanted.model_config)
+    if wanted.num_training_steps is not None:
+        spec.num_training_steps = wanted.num_training_steps
     spec.topology.world_size = world_size
     spec.topology.nodes.extend(nodes)
     for name, value in wanted.options.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from zerocast import _transforms
@@ -15,7 +16,8 @@ from zerocast._errors import LoadError
 
 # _load_pretrained_model of the releases that are known.
 _LOADER_PARAMETERS = ["model", "state_dict", "checkpoint_files", "load_config"]
-_in_use = threading.Lock()
+_in_use = threading.RLock()
+_depth = 0  # of stepped_in; whoever holds _in_use changes it
 
 
 def check_release() -> None:
@@ -39,54 +41,125 @@ def _contexts_of_zero3(cls: Any, dtype: Any, init: Any) -> List[Any]:
             init, modeling_utils.set_zero3_state()]
 
 
-@contextlib.contextmanager
-def stepped_in(fill: Callable[..., Any], make_init: Optional[Callable[[], Any]]) -> Iterator[_transforms.Recorder]:
-    """Within the block from_pretrained makes and fills models as zerocast does.
+@dataclass
+class Seam:
+    """How one call of from_pretrained is made zerocast's.
 
-    Args:
+    Attributes:
         fill: called as fill(model, checkpoint_files, load_config); fills the model and returns the
             library's LoadStateDictInfo.
         make_init: makes what takes deepspeed.zero.Init's place, for a model under ZeRO-3; None: the model is made
             on the meta device, whatever DeepSpeed config is around.
+        leave: called with a LoadError that says what zerocast cannot do. Where it returns, the library goes on by
+            itself.
+    """
+
+    fill: Callable[..., Any]
+    make_init: Optional[Callable[[], Any]]
+    leave: Callable[[LoadError], None]
+
+
+class _Calls(threading.local):
+    """The calls of from_pretrained that this thread is in, the innermost last; None: one that the
+    library makes by itself."""
+
+    def __init__(self) -> None:
+        self.seams: List[Optional[Seam]] = []
+        self.is_next_own = False
+
+    def innermost(self) -> Optional[Seam]:
+        return self.seams[-1] if self.seams else None
+
+
+_calls = _Calls()
+
+
+def claim() -> bool:
+    """Whether the library's from_pretrained that this thread enters now is the one which `stepped_in`
+    announced; that is so once."""
+    is_own, _calls.is_next_own = _calls.is_next_own, False
+    return is_own
+
+
+def _get_init_context(own: Any) -> Any:
+    def get_init_context(cls: Any, dtype: Any, is_quantized: bool, _is_ds_init_called: bool, *rest: Any) -> Any:
+        seam = _calls.innermost()
+        if seam is not None and is_quantized:
+            seam.leave(LoadError("UNIMPLEMENTED", f"{cls.__name__} is to be quantised while it is loaded, which "
+                                 "zerocast does not do; load it without a quantization_config", "UNSUPPORTED"))
+            _calls.seams[-1] = seam = None
+        if seam is None or seam.make_init is None or _is_ds_init_called:
+            return own.__get__(None, cls)(dtype, is_quantized, _is_ds_init_called, *rest)
+        return _contexts_of_zero3(cls, dtype, seam.make_init())
+
+    return classmethod(get_init_context)
+
+
+def _load_pretrained_model(own: Any) -> Any:
+    def load(model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, expected_keys: Any = None) -> Any:
+        seam = _calls.innermost()
+        rest = {} if expected_keys is None else {"expected_keys": expected_keys}
+        if seam is not None and not rest:  # else an adapter is loaded over a model
+            try:
+                if state_dict is not None:
+                    raise LoadError("UNIMPLEMENTED", "a state_dict is given; zerocast loads what is in files",
+                                    "UNSUPPORTED")
+                return seam.fill(model, checkpoint_files, load_config), None
+            except LoadError as error:
+                if error.code != "UNIMPLEMENTED":
+                    raise
+                seam.leave(error)
+        return own.__func__(model, state_dict, checkpoint_files, load_config, **rest)
+
+    return staticmethod(load)
+
+
+@contextlib.contextmanager
+def stepped_in(seam: Seam) -> Iterator[_transforms.Recorder]:
+    """Within the block the next from_pretrained of the library, and those that it calls itself, make and
+    fill models as the seam says. Blocks nest.
 
     One thread at a time: the library's class is changed meanwhile. Yields what remembers how the
     model's weight transforms were written.
     """
     import transformers
     from transformers import conversion_mapping
+    global _depth
     model_class = transformers.PreTrainedModel
-    own_contexts, own_loader = model_class.__dict__["get_init_context"], model_class.__dict__["_load_pretrained_model"]
-
-    def get_init_context(cls: Any, dtype: Any, is_quantized: bool, _is_ds_init_called: bool, *rest: Any) -> Any:
-        if is_quantized:
-            raise LoadError("UNIMPLEMENTED", f"{cls.__name__} is to be quantised while it is loaded, which "
-                            "zerocast does not do; load it without a quantization_config", "UNSUPPORTED")
-        if make_init is None or _is_ds_init_called:
-            return own_contexts.__get__(None, cls)(dtype, is_quantized, _is_ds_init_called, *rest)
-        return _contexts_of_zero3(cls, dtype, make_init())
-
-    def load(model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any,
-             expected_keys: Any = None) -> Any:
-        if state_dict is not None:
-            raise LoadError("INVALID_ARGUMENT", "state_dict is given; zerocast loads what is in files", "UNSUPPORTED")
-        return fill(model, checkpoint_files, load_config), None
-
     if not _in_use.acquire(blocking=False):
         raise LoadError("FAILED_PRECONDITION", "another thread of this process loads a model; one at a time",
                         "WRONG_STATE")
     recorder = _transforms.Recorder()
+    kept = {name: model_class.__dict__[name] for name in ("get_init_context", "_load_pretrained_model")}
+    _depth += 1
+    _calls.seams.append(seam)
+    _calls.is_next_own = True
     try:
-        model_class.get_init_context = classmethod(get_init_context)
-        model_class._load_pretrained_model = staticmethod(load)
-        with recorder, _no_zero3(make_init is None):
+        if _depth == 1:
+            model_class.get_init_context = _get_init_context(kept["get_init_context"])
+            model_class._load_pretrained_model = _load_pretrained_model(kept["_load_pretrained_model"])
+        with recorder, _no_zero3(seam.make_init is None):
             if not _transforms.keeps_patterns():
                 # Made anew under the recorder: the release caches its table, and caches it processed.
                 conversion_mapping._checkpoint_conversion_mapping_cache = None
             yield recorder
     finally:
-        model_class.get_init_context = own_contexts
-        model_class._load_pretrained_model = own_loader
+        _calls.is_next_own = False
+        _calls.seams.pop()
+        _depth -= 1
+        for name, value in kept.items():
+            setattr(model_class, name, value)
         _in_use.release()
+
+
+@contextlib.contextmanager
+def stepped_out() -> Iterator[None]:
+    """Within the block the library makes and fills models by itself."""
+    _calls.seams.append(None)
+    try:
+        yield
+    finally:
+        _calls.seams.pop()
 
 
 @contextlib.contextmanager

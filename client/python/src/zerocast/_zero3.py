@@ -90,12 +90,12 @@ def partitioned_init() -> Any:
                 self.fill_if_empty(param)
             return super()._all_gather(param_list, async_op=async_op, hierarchy=hierarchy)
 
-        def filled(self, model: Any) -> None:
+        def filled(self, model: Any, is_all: bool) -> None:
             """Gives the parameters of the model that have no partition ones of zeros, for the library
-            to initialise. Then nothing is left to be filled."""
+            to initialise. is_all: then nothing is left to be filled."""
             for param in model.parameters():
                 self.fill_if_empty(param)
-            self.is_filled = True
+            self.is_filled = is_all
 
         def fill_if_empty(self, param: Any) -> None:
             """Gives a parameter that has no partition one of zeros."""
@@ -163,6 +163,18 @@ def partitioned_init() -> Any:
             param.ds_secondary_tensor = own
 
     return PartitionedInit
+
+
+def init_around() -> Any:
+    """The deepspeed.zero.Init within which modules are made now, the outermost: it makes their parameters,
+    whatever others are within it. None where there is none."""
+    from deepspeed.runtime.zero import partition_parameters as zero
+    return zero.top_level_context if zero.zero_init_context > 0 else None
+
+
+def is_own(init: Any) -> bool:
+    """Whether it is a PartitionedInit."""
+    return init is not None and isinstance(init, partitioned_init())
 
 
 def write_over(param: Any, partition: Any, secondary: Optional[Any] = None) -> None:

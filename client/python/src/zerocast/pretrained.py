@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
-from zerocast import _fill, _run_load, _seams, _zero3, spec
-from zerocast._agreement import Ranks, open_ranks
+from zerocast import _fill, _run_load, _seams, _training_args, _transforms, _zero3, spec
+from zerocast._agreement import Ranks, is_said, open_ranks
 from zerocast._errors import LoadError
 
 KEYWORDS = ("dtype", "key_mapping", "ignore_mismatched_sizes", "output_loading_info", "subfolder", "variant", "config",
@@ -21,7 +21,7 @@ DEFAULT_LOAD_TIMEOUT = 3600.0
 
 
 @dataclass
-class _Call:
+class Call:
     """What from_pretrained or load_into was asked for."""
 
     ranks: Ranks
@@ -31,9 +31,11 @@ class _Call:
     mode: str
     timeout: float
     load_timeout: float
+    is_config_of_args: bool  # whether the config is what the training arguments made of theirs
 
     @property
     def stage(self) -> int:
+        """Of ZeRO; 0 without DeepSpeed, too."""
         zero = self.config.get("zero_optimization") or {}
         return int(zero.get("stage", 0)) if self.config else 0
 
@@ -70,33 +72,77 @@ def from_pretrained(cls_or_auto: Any, checkpoint: Any, ds_config: Any = None, tr
     if unknown:
         raise TypeError(f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
                         f"{', '.join(KEYWORDS)}")
-    call = _call(ds_config, training_args, server, mode, timeout, load_timeout)
+    def refuse(error: LoadError) -> None:
+        raise error
+
+    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
     with call.ranks.step("from_pretrained"):
         _seams.check_release()
         _zero3.refuse_what_cannot_be(call.config)
-        return _from_pretrained(call, cls_or_auto, checkpoint, keywords)
+        return load_model(call, lambda: cls_or_auto.from_pretrained(checkpoint, **keywords), refuse)
 
 
-def _from_pretrained(call: _Call, cls_or_auto: Any, checkpoint: Any, keywords: Dict[str, Any]) -> Any:
-    inits: List[Any] = []
+def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], None]) -> Any:
+    """What own(), a call of the library's from_pretrained, gives, made and filled by zerocast.
+
+    Args:
+        call: what was asked for.
+        own: the library's from_pretrained, its arguments bound.
+        leave: as of _seams.Seam.
+    """
+    init: Any = None  # what makes the parameters of the outermost model that own() makes
 
     def make_init() -> Any:
-        inits.append(_zero3.partitioned_init()(config_dict_or_path=call.config))
-        return inits[-1]
+        nonlocal init
+        around = _zero3.init_around()
+        if _zero3.is_own(around):
+            return around
+        made = _zero3.partitioned_init()(config_dict_or_path=call.config)
+        init = around or made
+        return made
 
     def fill(model: Any, files: List[str], load_config: Any) -> Any:
-        return _load(call, model, files, load_config, recorder, inits[-1] if inits else None)
+        around = _zero3.init_around()
+        is_part = _zero3.is_own(around)  # of a model that is being made
+        maker = around if is_part else init
+        try:
+            return _load(call, model, files, load_config, recorder, maker)
+        finally:
+            # Also where the library goes on by itself.
+            if _zero3.is_own(maker):
+                maker.filled(model, is_all=not is_part)
 
+    if call.training_args is not None:
+        config = _training_args.as_given(call.config, call.training_args) if call.is_config_of_args else call.config
+        _training_args.check(call.ranks, config, call.training_args, call.server, call.timeout)
     alive = _alive_config(call)
-    with _seams.stepped_in(fill, make_init if call.stage == 3 else None) as recorder:
-        result = cls_or_auto.from_pretrained(checkpoint, **keywords)
-    # The library keeps but a weak reference, and looks at it as long as the model is used.
+    seam = _seams.Seam(fill, make_init if call.stage == 3 else None, leave)
+    with _seams.stepped_in(seam) as recorder:
+        result = own()
     model = result[0] if isinstance(result, tuple) else result
-    model._zerocast_deepspeed_config = alive
-    if inits:
+    if alive is not None:
+        # The library keeps but a weak reference, and looks at it as long as the model is used.
+        model._zerocast_deepspeed_config = alive
+    if init is not None:
         for buffer in model.buffers():
-            buffer.data = buffer.data.to(inits[-1].local_device)
+            buffer.data = buffer.data.to(init.local_device)
     return result
+
+
+def installed(server: Optional[str], mode: str, timeout: float, load_timeout: float, own: Callable[[], Any],
+              leave: Callable[[LoadError], None]) -> Any:
+    """load_model under the DeepSpeed config that is alive. Where all ranks fail alike each raises its own
+    exception, as the library would have; else all raise the same LoadError."""
+    call = make_call(None, _training_args.living(), server, mode, timeout, load_timeout)
+    try:
+        with call.ranks.step("from_pretrained"):
+            return load_model(call, own, leave)
+    except LoadError as agreed:
+        cause = agreed.__cause__
+        if not isinstance(cause, Exception) or not is_said(cause, agreed):
+            raise
+        own_error = cause
+    raise own_error
 
 
 def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args: Any = None,
@@ -123,7 +169,7 @@ def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args:
     if not isinstance(model, transformers.PreTrainedModel):
         raise TypeError(f"model is a {type(model).__name__}; load_into takes a transformers.PreTrainedModel, whose "
                         "class says how its weights are named. For plain tensors there is zerocast.attach")
-    call = _call(ds_config, training_args, server, mode, timeout, load_timeout)
+    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
     with call.ranks.step("load_into"):
         _seams.check_release()
         _zero3.refuse_what_cannot_be(call.config)
@@ -140,18 +186,20 @@ def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args:
         return known
 
 
-def _call(ds_config: Any, training_args: Any, server: Optional[str], mode: str, timeout: float,
-          load_timeout: float) -> _Call:
+def make_call(ds_config: Any, training_args: Any, server: Optional[str], mode: str, timeout: float,
+              load_timeout: float) -> Call:
+    """What from_pretrained and load_into are asked for, of their arguments. Opens the ranks."""
     from transformers.integrations import deepspeed
+    own = getattr(training_args, "hf_deepspeed_config", None)
     if ds_config is None and training_args is not None:
-        ds_config = getattr(training_args, "hf_deepspeed_config", None) or getattr(training_args, "deepspeed", None)
+        ds_config = own or getattr(training_args, "deepspeed", None)
     if ds_config is None:
         ds_config = deepspeed.deepspeed_config()
     if isinstance(ds_config, (str, os.PathLike)):
         ds_config = accelerate_config(ds_config)
     config = getattr(ds_config, "config", ds_config) or {}
-    return _Call(open_ranks(timeout), config, training_args, server or os.environ.get("ZEROCAST_SERVER") or None, mode,
-                 timeout, load_timeout)
+    return Call(open_ranks(timeout), config, training_args, server or os.environ.get("ZEROCAST_SERVER") or None, mode,
+                timeout, load_timeout, own is not None and config is own.config)
 
 
 def accelerate_config(text_or_path: Any) -> Any:
@@ -160,25 +208,28 @@ def accelerate_config(text_or_path: Any) -> Any:
     return HfDeepSpeedConfig(os.fspath(text_or_path))
 
 
-def _alive_config(call: _Call) -> Any:
-    """The object by which the library knows of ZeRO-3; made where there is none."""
+def _alive_config(call: Call) -> Any:
+    """The object by which the library is to know of ZeRO-3; None where it knows already, or need not."""
     from transformers.integrations import deepspeed
     if call.stage != 3 or deepspeed.is_deepspeed_zero3_enabled():
-        return deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+        return None
     return deepspeed.HfDeepSpeedConfig(call.config)
 
 
-def _load(call: _Call, model: Any, files: List[str], load_config: Any, recorder: Any, init: Any) -> Any:
-    """Fills a model that from_pretrained has made; returns the library's LoadStateDictInfo."""
-    try:
-        loaded = _run_load.run(call.ranks, _wanted(call, model, files, load_config, recorder, init), call.timeout)
-    except _run_load.Refused as refused:
-        # The library's own report, and its error.
-        _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
-        raise
-    with call.ranks.step("fill"):
+def _load(call: Call, model: Any, files: List[str], load_config: Any, recorder: Any, init: Any) -> Any:
+    """Fills a model that is there; returns the library's LoadStateDictInfo. `init`: the zero.Init that
+    has made its parameters, where this process knows it."""
+    ranks = open_ranks(call.timeout)  # anew: a model may have others within that are loaded before it
+    own_init = init if _zero3.is_own(init) else None
+    with ranks.step("load the weights"):
+        try:
+            loaded = _run_load.run(ranks, _wanted(call, model, files, load_config, recorder, init), call.timeout)
+        except _run_load.Refused as refused:
+            # The library's own report, and its error.
+            _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
+            raise
         _fill.check_dtypes(model, loaded.shard)
-        filled = (_fill.partitioned(model, loaded.shard, init) if call.stage == 3
+        filled = (_fill.partitioned(model, loaded.shard, own_init) if call.stage == 3
                   else _fill.whole(model, loaded.shard)) | _fill.buffers(model, loaded.shard)
         # What the library remembers to convert back by when the model is saved.
         model._weight_conversions = load_config.weight_mapping
@@ -202,12 +253,15 @@ def _report(model: Any, load_config: Any, info: Any) -> None:
                           logger=logging.get_logger("transformers.modeling_utils"))
 
 
-def _wanted(call: _Call, model: Any, files: List[str], load_config: Any, recorder: Any,
+def _wanted(call: Call, model: Any, files: List[str], load_config: Any, recorder: Any,
             init: Any) -> _run_load.Wanted:
     import torch
 
     from zerocast._proto import types_pb2
-    described = spec.describe(model, load_config.weight_mapping or [], load_config.dtype, recorder)
+    try:
+        described = spec.describe(model, load_config.weight_mapping or [], load_config.dtype, recorder)
+    except _transforms.UnknownRelease as error:
+        raise LoadError("UNIMPLEMENTED", str(error), "UNSUPPORTED") from error
     options: Dict[str, Any] = {"zero_stage": call.stage, "ignore_mismatched": load_config.ignore_mismatched_sizes,
                                "dtype": types_pb2.DTYPE_POLICY_SPEC}
     if init is not None:
@@ -215,19 +269,13 @@ def _wanted(call: _Call, model: Any, files: List[str], load_config: Any, recorde
                             torch.float32: types_pb2.DTYPE_POLICY_FP32}[init.dtype]
         if init.local_device.type == "cuda" and init.remote_device == init.local_device:
             options["device"] = types_pb2.DEVICE_CUDA
-    arguments = _arguments(call.training_args)
+    arguments = _training_args.sent(call.training_args)
     return _run_load.Wanted(
         checkpoint=_folder(files), spec=described, options=options,
         config=call.config if arguments else _without_auto(call.config), arguments=arguments,
+        num_training_steps=_training_args.max_steps(call.training_args) if arguments else None,
         model_config=model.config.to_json_string(use_diff=False), server=call.server, mode=call.mode,
         load_timeout=call.load_timeout)
-
-
-def _arguments(training_args: Any) -> Dict[str, Any]:
-    if training_args is None:
-        return {}
-    from zerocast._config import arguments_of
-    return arguments_of(training_args)
 
 
 def _without_auto(config: Any) -> Any:
