@@ -127,6 +127,8 @@ absl::Status TorchFile::NameStorages() {
       }
     }
     ZC_ASSIGN_OR_RETURN(TorchStorage storage, NameStorage(id));
+    // A sixth part, None, stands in legacy streams only: without it the graph may become a zip.
+    graph_.node(graph_.node(id).items[0]).items.resize(5);
     const auto [place, is_new] =
         by_key.emplace(storage.key, static_cast<int32_t>(storages_.size()));
     storage_of_[id] = place->second;
