@@ -5,6 +5,8 @@
 
 namespace zerocast {
 
+std::string WhyNoGroup(int) { return ""; }
+
 Group MakeGroup(int size) {
   MapRendezvous rendezvous;
   Group group(size);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -36,6 +37,14 @@ extern const bool kSenderLearnsOfSizes;
 
 // A connected group of the transport under test: each conformance binary links its own.
 Group MakeGroup(int size);
+
+// Why there can be no group of that size on this machine; empty where there can.
+std::string WhyNoGroup(int size);
+
+// Declares a connected group, or skips the test where there can be none.
+#define ZC_MAKE_GROUP(group, size)                                                 \
+  if (const std::string why = WhyNoGroup(size); !why.empty()) GTEST_SKIP() << why; \
+  Group group = MakeGroup(size)
 
 // Runs `body(r)` for r = 0 .. size - 1, each in its own thread, and returns what they returned.
 std::vector<absl::Status> RunAll(int size, const std::function<absl::Status(int)>& body);

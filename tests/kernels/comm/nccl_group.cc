@@ -1,4 +1,5 @@
-// Participants of one process, each on a thread, on one GPU of the stand-ins; pinned memory.
+// Participants of one process, each on a thread, all on one GPU of the stand-ins, or each on a GPU
+// of the machine; pinned memory.
 
 #include <cuda_runtime_api.h>
 
@@ -6,12 +7,15 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/base/mutex.h"
 #include "kernels/comm/map_rendezvous.h"
 #include "kernels/comm/nccl.h"
+#include "tests/cuda_emu/cuda_emu.h"
 #include "tests/kernels/comm/group.h"
 #include "tests/status_matchers.h"
 
@@ -67,12 +71,21 @@ const bool kSenderLearnsOfSizes = false;
 void* NewGroupMemory(size_t num_bytes) { return ThePool().New(num_bytes); }
 void DeleteGroupMemory(void* memory) { ThePool().Delete(memory); }
 
+std::string WhyNoGroup(int size) {
+  if (cudaEmu() != nullptr) return "";
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+  if (count >= size) return "";
+  return absl::StrCat("needs ", size, " GPUs, this machine has ", count);
+}
+
 Group MakeGroup(int size) {
   const auto rendezvous = std::make_shared<MapRendezvous>();
   Group group(size);
   const auto statuses = RunAll(size, [&](int r) {
     NcclOptions options;
     options.rank = r;
+    options.device = cudaEmu() != nullptr ? 0 : r;
     options.size = size;
     options.rendezvous = rendezvous;
     auto made = NcclCommunicator::Create(options);
