@@ -38,15 +38,29 @@ def _of(shard: Shard, name: str) -> Optional[Partition]:
 
 
 def partitioned(model: Any, shard: Shard, init: Optional[Any] = None) -> Set[str]:
-    """Fills the parameters of a model under ZeRO-3: those that PartitionedInit `init` made get their
+    """Fills the parameters of a model under ZeRO-3: those that zero.Init `init` made, a PartitionedInit, get their
     partitions, the others' are written over."""
+    _convert_late_ones(model, init)
+    own = init if _zero3.is_own(init) else None
+
     def put(_: str, param: Any, partition: Partition) -> None:
-        if init is None:
+        if own is None:
             _zero3.write_over(param, partition.array, partition.secondary)
         else:
-            init.fill(param, partition.array, partition.secondary)
+            own.fill(param, partition.array, partition.secondary)
 
     return parameters(model, shard, put)
+
+
+def _convert_late_ones(model: Any, init: Optional[Any]) -> None:
+    """Makes parameters that a module got when it was already made ZeRO-3's, as deepspeed.initialize would."""
+    late = [(name, param) for name, param in model.named_parameters() if not _zero3.is_partitioned(param)]
+    if not late:
+        return
+    if init is None:
+        raise LoadError("FAILED_PRECONDITION", f"{late[0][0]} is whole, other parameters of the model are partitioned; "
+                        "make it within deepspeed.zero.Init, too", "INVALID_FIELDS")
+    init._convert_to_zero_parameters([param for _, param in late])
 
 
 def whole(model: Any, shard: Shard) -> Set[str]:
@@ -70,7 +84,7 @@ def whole(model: Any, shard: Shard) -> Set[str]:
 
 def buffers(model: Any, shard: Shard) -> Set[str]:
     """Copies the buffers that the shard fills into the model's, cast to their dtype; those on the
-    meta device are made. Returns their names."""
+    meta device are made, of the dtype that the spec gave them. Returns their names."""
     import torch
     filled = set()
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -79,7 +93,7 @@ def buffers(model: Any, shard: Shard) -> Set[str]:
             continue
         if buffer.device.type == "meta":
             module, last = _parent(model, name)
-            buffer = torch.empty(tuple(buffer.shape), dtype=buffer.dtype, device="cpu")
+            buffer = torch.empty(tuple(buffer.shape), dtype=partition.whole.dtype, device="cpu")
             setattr(module, last, buffer)
         with torch.no_grad():
             buffer.copy_(partition.whole)
@@ -95,11 +109,13 @@ def not_filled(model: Any, filled: Iterable[str]) -> Set[str]:
 
 
 def check_dtypes(model: Any, shard: Shard) -> None:
-    """Raises LoadError where a partition's dtype is not its parameter's."""
+    """Raises LoadError where a partition's dtype is not its parameter's. One on the meta device has none yet: it gets
+    what the spec says, which is not the model's where modules are kept in float32."""
     wrong: List[str] = [
         f"{name} is {partition.dtype}, the model's {param.dtype}"
         for name, param in model.named_parameters(remove_duplicate=False)
         for partition in [_of(shard, name)]
-        if partition is not None and partition.filled and f"torch.{partition.dtype}" != str(param.dtype)]
+        if partition is not None and partition.filled and f"torch.{partition.dtype}" != str(param.dtype)
+        and (param.device.type != "meta" or _zero3.is_partitioned(param))]
     if wrong:
         raise LoadError("INTERNAL", f"the load made another dtype than the model has: {'; '.join(wrong[:4])}")

@@ -10,6 +10,9 @@ from typing import Any, Dict, Optional
 
 from zerocast._errors import LoadError
 
+# Elements. A model's own constants, scales and the like, which its initialisation may leave alone.
+_SMALL = 1 << 16
+
 
 def refuse_what_cannot_be(config: Dict[str, Any]) -> None:
     """Raises LoadError for a DeepSpeed config whose partitions no checkpoint can fill."""
@@ -50,7 +53,8 @@ def partitioned_init() -> Any:
         """deepspeed.zero.Init, but for the data: parameters get their partitions by `fill`.
 
         A parameter becomes ZeRO-3's as soon as its module is made. Its storage, which nobody has
-        written to where initialisation is off, goes untouched: nothing is broadcast, nothing copied.
+        written to where initialisation is off, goes untouched: nothing is broadcast, nothing copied. Small ones
+        keep what they were made with until they are filled, or turn out not to be in the checkpoint.
         Once it is `filled`, it is as its base: parameters that a model gets later, adapters for
         instance, are converted by that of the parameters that it had.
         """
@@ -58,13 +62,20 @@ def partitioned_init() -> Any:
         local_device: Any
         is_filled = False
 
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            self._made: Dict[int, Any] = {}  # by ds_id, the values that small parameters were made with
+            super().__init__(*arguments, **keywords)
+
         def _zero_init_param(self, param: Any) -> None:
             if self.is_filled:
                 super()._zero_init_param(param)
                 return
+            values = param.data
             self._convert_to_deepspeed_param(param)
             zero.free_param(param)
             param.data = torch.empty(0, dtype=param.dtype, device=self.local_device)
+            if values.numel() <= _SMALL:
+                self._made[param.ds_id] = values
 
         def _post_init_method(self, module: Any) -> None:
             for param in module.parameters(recurse=False):
@@ -91,15 +102,27 @@ def partitioned_init() -> Any:
             return super()._all_gather(param_list, async_op=async_op, hierarchy=hierarchy)
 
         def filled(self, model: Any, is_all: bool) -> None:
-            """Gives the parameters of the model that have no partition ones of zeros, for the library
-            to initialise. is_all: then nothing is left to be filled."""
-            for param in model.parameters():
+            """Gives the parameters of the model that have no partition one, for the library to initialise. Every
+            rank calls it. is_all: then nothing is left to be filled."""
+            for param in filter(is_partitioned, model.parameters()):
                 self.fill_if_empty(param)
             self.is_filled = is_all
+            if is_all:
+                self._made.clear()
 
         def fill_if_empty(self, param: Any) -> None:
-            """Gives a parameter that has no partition one of zeros."""
+            """Gives a parameter that has no partition that of what it was made with on rank 0; zeros, where it is
+            not small."""
             if param.ds_tensor is None and param.ds_status == zero.ZeroParamStatus.NOT_AVAILABLE:
+                values = self._made.pop(param.ds_id, None)
+                if values is not None:
+                    param.data = values.to(self.local_device)
+                    param.ds_status = zero.ZeroParamStatus.AVAILABLE
+                    group = self.get_partition_dp_group(param)
+                    first = 0 if zero.dist.get_world_group() == group else zero.dist.get_global_rank(group, 0)
+                    zero.dist.broadcast(param.data.view(torch.uint8), first, group)
+                    param.partition()
+                    return
                 size = self._aligned_size(param)
                 self.fill(param, torch.zeros(size // self._partition_world_size(param), dtype=param.dtype,
                                              device="cpu"))

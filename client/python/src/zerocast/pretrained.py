@@ -105,12 +105,16 @@ def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], 
         around = _zero3.init_around()
         is_part = _zero3.is_own(around)  # of a model that is being made
         maker = around if is_part else init
+        own_maker = maker if _zero3.is_own(maker) else None
         try:
-            return _load(call, model, files, load_config, recorder, maker)
-        finally:
-            # Also where the library goes on by itself.
-            if _zero3.is_own(maker):
-                maker.filled(model, is_all=not is_part)
+            info = _load(call, model, files, load_config, recorder, maker)
+        except LoadError as error:
+            if own_maker is not None and error.code == "UNIMPLEMENTED":
+                own_maker.filled(model, is_all=not is_part)  # the library goes on by itself
+            raise
+        if own_maker is not None:
+            own_maker.filled(model, is_all=not is_part)
+        return info
 
     if call.training_args is not None:
         config = _training_args.as_given(call.config, call.training_args) if call.is_config_of_args else call.config
@@ -220,7 +224,6 @@ def _load(call: Call, model: Any, files: List[str], load_config: Any, recorder: 
     """Fills a model that is there; returns the library's LoadStateDictInfo. `init`: the zero.Init that
     has made its parameters, where this process knows it."""
     ranks = open_ranks(call.timeout)  # anew: a model may have others within that are loaded before it
-    own_init = init if _zero3.is_own(init) else None
     with ranks.step("load the weights"):
         try:
             loaded = _run_load.run(ranks, _wanted(call, model, files, load_config, recorder, init), call.timeout)
@@ -229,7 +232,7 @@ def _load(call: Call, model: Any, files: List[str], load_config: Any, recorder: 
             _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
             raise
         _fill.check_dtypes(model, loaded.shard)
-        filled = (_fill.partitioned(model, loaded.shard, own_init) if call.stage == 3
+        filled = (_fill.partitioned(model, loaded.shard, init) if call.stage == 3
                   else _fill.whole(model, loaded.shard)) | _fill.buffers(model, loaded.shard)
         # What the library remembers to convert back by when the model is saved.
         model._weight_conversions = load_config.weight_mapping
