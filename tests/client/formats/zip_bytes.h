@@ -66,7 +66,8 @@ inline std::string ZipOf(const std::vector<ZipPart>& parts, bool end64 = false,
     fixed(part.zip64 ? 0xFFFFFFFF : listed, crc, &directory);
     PutLittleEndian(part.name.size(), 2, &directory);
     PutLittleEndian(part.zip64 ? 28 : 0, 2, &directory);
-    PutLittleEndian(0, 2 + 2 + 2 + 4, &directory);
+    PutLittleEndian(0, 2 + 2 + 2, &directory);  // comment, disk, attributes
+    PutLittleEndian(0, 4, &directory);
     PutLittleEndian(part.zip64 ? 0xFFFFFFFF : header, 4, &directory);
     directory += part.name;
     if (part.zip64) {
