@@ -93,6 +93,8 @@ class PickleGraph {
   // The value of the text key `key` in DictItems(id), the last one as in Python; kNoValue where
   // there is none.
   PickleId Find(PickleId id, absl::string_view key) const;
+  // By node: whether `id` holds it, by any number of steps; `id` itself is.
+  std::vector<bool> HeldBy(PickleId id) const;
   // What `id` is in a few words, for errors: "a list", "a call of os.system".
   std::string Describe(PickleId id) const;
 

@@ -102,6 +102,32 @@ PickleId PickleGraph::Find(PickleId id, absl::string_view key) const {
   return kNoValue;
 }
 
+std::vector<bool> PickleGraph::HeldBy(PickleId id) const {
+  std::vector<bool> held(nodes_.size(), false);
+  std::vector<PickleId> open;
+  const auto hold = [&](PickleId other) {
+    if (other < 0 || other >= num_nodes() || held[static_cast<size_t>(other)]) return;
+    held[static_cast<size_t>(other)] = true;
+    open.push_back(other);
+  };
+  hold(id);
+  while (!open.empty()) {
+    const PickleNode& value = node(open.back());
+    open.pop_back();
+    for (const PickleId item : value.items) hold(item);
+    if (value.call == nullptr) continue;
+    for (const PickleId part :
+         {value.call->function, value.call->arguments, value.call->keywords}) {
+      hold(part);
+    }
+    for (const auto* items :
+         {&value.call->list_items, &value.call->dict_items, &value.call->states}) {
+      for (const PickleId item : *items) hold(item);
+    }
+  }
+  return held;
+}
+
 std::string PickleGraph::Describe(PickleId id) const {
   if (id == kNoValue) return "nothing";
   const PickleNode& value = node(id);

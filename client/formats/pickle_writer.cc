@@ -27,7 +27,7 @@ class Writer {
         entered_(memo_) {}
 
   absl::StatusOr<std::string> Run(PickleId root) {
-    protocol_ = ProtocolFor();
+    protocol_ = ProtocolFor(root);
     Op(kOpProto);
     out_.push_back(static_cast<char>(protocol_));
     Value(root);
@@ -88,9 +88,13 @@ class Writer {
   }
 
   // Only a name with a dot, or one that a line cannot hold, needs more than protocol 2.
-  uint8_t ProtocolFor() const {
+  uint8_t ProtocolFor(PickleId root) const {
+    const std::vector<bool> held = graph_.HeldBy(root);
     for (PickleId id = 0; id < graph_.num_nodes(); ++id) {
-      if (graph_.node(id).kind == PickleKind::kGlobal && NeedsStack(graph_.node(id))) return 4;
+      if (held[static_cast<size_t>(id)] && graph_.node(id).kind == PickleKind::kGlobal &&
+          NeedsStack(graph_.node(id))) {
+        return 4;
+      }
     }
     return 2;
   }

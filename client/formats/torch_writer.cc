@@ -17,11 +17,11 @@ constexpr char kTop[] = "archive/";
 constexpr int64_t kPartBytes = 1 << 20;
 
 // The keys of the storages that `graph` names.
-absl::StatusOr<std::set<std::string>> NamedKeys(const PickleGraph& graph,
-                                                const std::vector<bool>& reached) {
+absl::StatusOr<std::set<std::string>> NamedKeys(const PickleGraph& graph) {
+  const std::vector<bool> held = graph.HeldBy(graph.root());
   std::set<std::string> keys;
   for (PickleId id = 0; id < graph.num_nodes(); ++id) {
-    if (!reached[static_cast<size_t>(id)] || graph.node(id).kind != PickleKind::kPersistent) {
+    if (!held[static_cast<size_t>(id)] || graph.node(id).kind != PickleKind::kPersistent) {
       continue;
     }
     const PickleNode& tuple = graph.node(graph.node(id).items[0]);
@@ -34,31 +34,6 @@ absl::StatusOr<std::set<std::string>> NamedKeys(const PickleGraph& graph,
     keys.insert(std::string(graph.node(tuple.items[2]).text));
   }
   return keys;
-}
-
-// The nodes that the root holds: others need not be writable.
-std::vector<bool> Reached(const PickleGraph& graph) {
-  std::vector<bool> reached(static_cast<size_t>(graph.num_nodes()), false);
-  std::vector<PickleId> open;
-  const auto reach = [&](PickleId id) {
-    if (id < 0 || id >= graph.num_nodes() || reached[static_cast<size_t>(id)]) return;
-    reached[static_cast<size_t>(id)] = true;
-    open.push_back(id);
-  };
-  reach(graph.root());
-  while (!open.empty()) {
-    const PickleNode& node = graph.node(open.back());
-    open.pop_back();
-    for (const PickleId id : node.items) reach(id);
-    if (node.call == nullptr) continue;
-    reach(node.call->function);
-    reach(node.call->arguments);
-    reach(node.call->keywords);
-    for (const PickleId id : node.call->list_items) reach(id);
-    for (const PickleId id : node.call->dict_items) reach(id);
-    for (const PickleId id : node.call->states) reach(id);
-  }
-  return reached;
 }
 
 absl::Status PutEntry(absl::string_view name, absl::string_view data, ZipWriter* zip) {
@@ -88,7 +63,7 @@ absl::Status PutStorage(const TorchStorageData& storage, ZipWriter* zip) {
 
 absl::Status WriteTorchFile(const std::string& path, const PickleGraph& graph,
                             const std::vector<TorchStorageData>& storages, int64_t zip64_from) {
-  ZC_ASSIGN_OR_RETURN(std::set<std::string> named, NamedKeys(graph, Reached(graph)));
+  ZC_ASSIGN_OR_RETURN(std::set<std::string> named, NamedKeys(graph));
   for (const TorchStorageData& storage : storages) {
     if (storage.key.find('/') != std::string::npos || named.erase(storage.key) == 0) {
       return absl::InvalidArgumentError(absl::StrCat("write ", path, ": storage ", storage.key,

@@ -102,6 +102,11 @@ TEST(PickleWriter, WritesNamesInsideOfClassesAsProtocol4) {
       "A.B\x93)R."s);
   EXPECT_THAT(written, StartsWith("\x80\x04"));
   EXPECT_THAT(written, HasSubstr("\x93"));
+  // Only what the root holds counts.
+  EXPECT_THAT(Written("\x80\x04\x8c\x01m\x8c\x03"
+                      "A.B\x93"
+                      "0N."s),
+              StartsWith("\x80\x02"));
   EXPECT_THAT(Written("\x80\x04\x8c\x01m\x8c\x01"
                       "A\x93."s),
               StartsWith("\x80\x02"));

@@ -1,0 +1,40 @@
+// Bytes as a file of torch.save: every storage and tensor that is found lies in the file.
+#include <cstddef>
+#include <cstdint>
+
+#include "client/formats/pickle_writer.h"
+#include "client/formats/torch_file.h"
+#include "tests/client/formats/memory_file.h"
+#include "tests/fuzz/check.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace zerocast;
+  const MemoryFile memory(absl::string_view(reinterpret_cast<const char*>(data), size));
+  const auto input = InputFile::Open(memory.path());
+  FuzzCheck(input.ok(), "the file opens");
+  const auto file = TorchFile::Read(*input);
+  if (!file.ok()) return 0;
+  for (size_t k = 0; k < file->storages().size(); ++k) {
+    const TorchStorage& storage = file->storages()[k];
+    FuzzCheck(storage.file_begin >= 0 && storage.num_bytes >= 0 &&
+                  storage.num_bytes <= input->num_bytes() - storage.file_begin,
+              "storages lie in the file");
+    (void)file->CheckStorage(*input, static_cast<int32_t>(k));
+  }
+  for (PickleId id = 0; id < file->graph().num_nodes(); ++id) {
+    const auto tensor = file->Tensor(id, "w");
+    if (!tensor.ok()) continue;
+    FuzzCheck(file->IsTensor(id), "a tensor is one");
+    const TorchStorage& storage = file->storages()[static_cast<size_t>(tensor->storage)];
+    FuzzCheck(
+        tensor->extent_bytes >= 0 && tensor->num_elements >= 0 &&
+            tensor->file_begin >= storage.file_begin &&
+            tensor->file_begin + tensor->extent_bytes <= storage.file_begin + storage.num_bytes,
+        "tensors lie in their storages");
+    FuzzCheck(!tensor->is_contiguous ||
+                  tensor->extent_bytes == tensor->num_elements * SizeOf(tensor->dtype),
+              "a contiguous tensor has no gaps");
+  }
+  (void)WritePickle(file->graph(), file->root(), 16 << 20);
+  return 0;
+}
