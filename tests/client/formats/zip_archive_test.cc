@@ -37,6 +37,23 @@ TEST(Crc32, IsThatOfZipFiles) {
   }
 }
 
+TEST(Crc32, IsTheSameByAnyPath) {
+  std::string bytes;
+  uint32_t state = 1;
+  for (size_t length = 0; length < 600; ++length) {
+    uint32_t wanted = ~static_cast<uint32_t>(length * 7);
+    for (const char c : bytes) {
+      wanted ^= static_cast<uint8_t>(c);
+      for (int bit = 0; bit < 8; ++bit) {
+        wanted = (wanted >> 1) ^ ((wanted & 1) != 0 ? 0xEDB88320u : 0);
+      }
+    }
+    ASSERT_EQ(Crc32(bytes, static_cast<uint32_t>(length * 7)), ~wanted) << length;
+    state = state * 1664525 + 1013904223;
+    bytes.push_back(static_cast<char>(state >> 24));
+  }
+}
+
 TEST(ZipArchive, ReadsEveryWayToSayASize) {
   TempDir folder;
   for (const bool end64 : {false, true}) {
