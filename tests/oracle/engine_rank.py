@@ -2,7 +2,7 @@
 
     engine_rank.py HOW OUT CASE ...
 
-HOW is "library" or "zerocast". A CASE is JSON: name, checkpoint, config (of DeepSpeed; null: none), and where wanted keywords (of
+HOW is "library", "zerocast", or "installed": the library's call, by zerocast where that can. A CASE is JSON: name, checkpoint, config (of DeepSpeed; null: none), and where wanted keywords (of
 from_pretrained), kind (how the model is made: see KINDS), steps. OUT/NAME.HOW.RANK.json gets what came of it.
 """
 
@@ -179,10 +179,13 @@ def main():
     if "WORLD_SIZE" in os.environ:
         import deepspeed
         deepspeed.init_distributed("gloo")
+    if how == "installed":
+        import zerocast
+        zerocast.install()
     for text in sys.argv[3:]:
         case = json.loads(text)
         torch.manual_seed(SEED)
-        model = KINDS[case.get("kind", "auto")](library if how == "library" else by_zerocast, case)
+        model = KINDS[case.get("kind", "auto")](by_zerocast if how == "zerocast" else library, case)
         made = told_of(model)
         made["before"] = gathered(model)
         if case.get("steps"):

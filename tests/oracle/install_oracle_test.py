@@ -162,6 +162,27 @@ except zerocast.ConfigError as error:
         self.assertIn("['ds train_micro_batch_size_per_gpu=7 vs hf per_device_train_batch_size=2']", done.stdout, done.stderr)
 
 
+class Alike(unittest.TestCase):
+
+    def test_ranks_that_want_different_models_are_told(self):
+        spec = {"architecture": "LlamaForCausalLM", "params": []}
+        said = []
+
+        class Ranks:
+            """Another rank says what `said` holds."""
+
+            def exchange(self, _, value):
+                return [value, said[0]] if said else [value, value]
+
+        wanted = _run_load.Wanted("/models/a", spec, {})
+        _run_load._check_alike(Ranks(), wanted)
+        for other, text in ((["/models/b", "LlamaForCausalLM", ""], "rank 1 /models/b into LlamaForCausalLM;"),
+                            (["/models/a", "LlamaForCausalLM", ""], "rank 1 /models/a into LlamaForCausalLM of another shape;")):
+            said[:] = [other]
+            with self.assertRaisesRegex(zerocast.LoadError, text):
+                _run_load._check_alike(Ranks(), wanted)
+
+
 class Run(unittest.TestCase):
 
     def run_it(self, *arguments):

@@ -57,6 +57,10 @@ class Zero3(Cases):
         for told in made["late"]:
             self.assertEqual(told["before"]["model.late"], digest(want))
 
+    def test_what_is_left_to_the_library_when_the_model_is_made_already(self):
+        self.compare(2, [{"name": "pickled", "checkpoint": str(self.models / "pickled"), "config": FULL, "steps": 3}],
+                     how="installed")
+
     def test_secondary_partitions(self):
         made = self.compare(4, [{"name": "hpz", "checkpoint": str(CHECKPOINTS / "mixtral"),
                                  "config": config({"stage": 3, "zero_hpz_partition_size": 2})}])
