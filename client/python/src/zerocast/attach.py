@@ -302,7 +302,8 @@ def _cannot(answer: Mapping[str, Any], framework: str, fd: int) -> Optional[Atta
 
 def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optional[str] = None,
            mode: str = "auto", framework: str = "numpy", timeout: float = 30.0,
-           allow_unfilled: bool = False, device: Optional[str] = None) -> Shard:
+           allow_unfilled: bool = False, device: Optional[str] = None,
+           world_size: Optional[int] = None) -> Shard:
     """Takes the shard of a rank over from the agent of this node, without a copy.
 
     A shard that lies on a GPU is shared only, and wants framework "torch" or "dlpack".
@@ -327,6 +328,7 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
         device: the UUID of the GPU ("GPU-...") that a shard which comes by way of host memory
             ("host_copy") is copied to; by default the one that the agent made it for, else the
             calling thread's current one.
+        world_size: how many ranks the load must be for; None: any number.
 
     Raises:
         AttachError: with the agent's message; nothing is attached then. A shared shard whose
@@ -344,6 +346,10 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
     try:
         connection.send({"op": "attach", "load": load, "rank": rank, "token": token, "mode": mode})
         answer = _agree(connection, mode, framework, allow_unfilled)
+        if world_size is not None and answer["world_size"] != world_size:
+            raise AttachError(
+                "FAILED_PRECONDITION", f"attach rank {rank} of {load}: the load is for {answer['world_size']} ranks, "
+                f"and here are {world_size}; load the checkpoint again for as many", "WRONG_STATE")
         connection.send({"op": "ack"})
         last = _check(connection.receive())
         because = str(answer.get("because", ""))
