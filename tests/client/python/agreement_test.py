@@ -133,7 +133,7 @@ class AgreementTest(unittest.TestCase):
 
         results, seconds = self.run_ranks(4, step)
         self.assertEqual(results.pop(2), "died")
-        self.assert_all(results, 'rank 2 said nothing for 1.5 s in the step "attach"', "RANK_LOST", 2)
+        self.assert_all(results, 'rank 2: said nothing for 1.5 s in the step "attach"', "RANK_LOST", 2)
         self.assertLess(seconds, TIMEOUT + GRACE)
 
     def test_a_rank_that_works_is_waited_for(self):
@@ -158,7 +158,7 @@ class AgreementTest(unittest.TestCase):
             return ranks.result_of("load", 0)
 
         results, seconds = self.run_ranks(3, load)
-        self.assert_all(results[1:], 'rank 0 was silent for 1.5 s in the step "load"', "RANK_LOST", 0)
+        self.assert_all(results[1:], 'rank 0: said nothing for 1.5 s in the step "load"', "RANK_LOST", 0)
         self.assertLess(seconds, 2 * TIMEOUT + GRACE)
 
     def test_a_failure_of_the_one_that_works(self):
@@ -173,6 +173,102 @@ class AgreementTest(unittest.TestCase):
         results, _ = self.run_ranks(3, load)
         self.assert_all(results, "^DATA_LOSS: rank 0: a torn file$", "CHECKPOINT_CORRUPT", 0)
 
+    def work(self, do, wait=lambda ranks: ranks.result_of("load", 0), dead=None):
+        """What comes of a rank 0 that works until it is stopped, and others that wait."""
+        stopped = threading.Event()
+
+        def load(ranks):
+            if ranks.rank == dead:
+                ranks._beat("load")  # and never again
+                return "killed"
+            with ranks.step("all"):
+                if ranks.rank > 0:
+                    return wait(ranks)
+                with ranks.working("load", stopped.set):
+                    do(ranks, stopped)
+                return "went on"
+
+        return self.run_ranks(3, load)
+
+    def until_stopped(self, _, stopped):
+        self.assertTrue(stopped.wait(GRACE))
+
+    def test_a_rank_that_waits_for_the_one_that_works_and_dies_stops_it(self):
+        results, seconds = self.work(self.until_stopped, dead=2)
+        self.assert_all(results[:2], 'rank 2: said nothing for 1.5 s in the step "load"', "RANK_LOST", 2)
+        self.assertLess(seconds, 3 * TIMEOUT + GRACE)
+
+    def test_a_failure_elsewhere_stops_the_one_that_works_whatever_it_raises_then(self):
+        def wait(ranks):
+            if ranks.rank == 1:
+                raise KeyboardInterrupt
+            return ranks.result_of("load", 0)
+
+        def cancelled(_, stopped):
+            self.assertTrue(stopped.wait(GRACE))
+            raise ServerError("CANCELLED", "the load was cancelled")
+
+        for do in (self.until_stopped, cancelled):
+            self.store = SharedStore()
+            results, _ = self.work(do, wait)
+            self.assertIsInstance(results.pop(1), KeyboardInterrupt)
+            self.assert_all(results, "^CANCELLED: rank 1: interrupted$", "CANCELLED", 1)
+
+    def test_a_lost_store_stops_the_one_that_works(self):
+        def lose(ranks, stopped):
+            self.store.is_lost = True
+            self.until_stopped(ranks, stopped)
+
+        results, _ = self.work(lose)
+        self.assert_all(results, "the store of torch.distributed, .*, is gone", "RANK_LOST", 0)
+
+    def test_an_error_may_be_of_another_rank_than_the_one_that_found_it(self):
+        def step(ranks):
+            with ranks.step("compare"):
+                raise LoadError("FAILED_PRECONDITION", "another model", rank=2)
+
+        results, _ = self.run_ranks(3, step)
+        self.assert_all(results, "^FAILED_PRECONDITION: rank 2: another model$", "", 2)
+
+    def test_what_is_told_is_raised_by_those_that_wait(self):
+        def call(ranks):
+            if ranks.rank == 1:
+                ranks.tell(TypeError("no such keyword"))
+                raise TypeError("no such keyword")
+            with ranks.step("load"):
+                pass
+
+        results, _ = self.run_ranks(3, call)
+        self.assertIsInstance(results.pop(1), TypeError)
+        self.assert_all(results, "^INVALID_ARGUMENT: rank 1: TypeError: no such keyword$", "", 1)
+
+    def test_rank_0_stays_until_the_others_know_of_its_failure(self):
+        def step(ranks):
+            if ranks.rank == 2:
+                time.sleep(1.0)
+            with ranks.step("read"):
+                if ranks.rank == 0:
+                    raise OSError("disk")
+
+        def call(ranks):
+            try:
+                step(ranks)
+            finally:
+                if ranks.rank == 0:  # its process ends
+                    self.store.is_lost = True
+
+        results, _ = self.run_ranks(3, call)
+        self.assert_all(results, "^NOT_FOUND: rank 0: OSError: disk$", "", 0)
+
+    def test_ranks_that_ask_for_other_things_are_named(self):
+        def ask(ranks):
+            ranks.alike("same", {"stage": 3})
+            ranks.alike("begin", {"stage": 2 if ranks.rank == 1 else 3, "dtype": "bf16"})
+
+        results, _ = self.run_ranks(3, ask)
+        self.assert_all(results, 'rank 1: the ranks do not ask for the same in the step "begin": stage is 2, on rank 0 3;',
+                        "INVALID_FIELDS", 1)
+
     def test_a_lost_store_ends_every_wait(self):
         def step(ranks):
             if ranks.rank == 0:
@@ -186,8 +282,9 @@ class AgreementTest(unittest.TestCase):
         results, seconds = self.run_ranks(3, step)
         for result in results[1:]:
             self.assertIsInstance(result, LoadError)
-            self.assertRegex(str(result), "lost the store of torch.distributed.*Broken pipe")
-            self.assertEqual(result.reason, "RANK_LOST")
+            self.assertRegex(str(result), "the store of torch.distributed, .*, is gone.* rank 0 or its launcher")
+            self.assertRegex(str(result.__cause__), "Broken pipe")
+            self.assertEqual((str(result), result.reason, result.rank), (str(results[1]), "RANK_LOST", 0))
         self.assertLess(seconds, TIMEOUT + GRACE)
 
     def test_an_interrupt_stays_one_where_it_hit(self):

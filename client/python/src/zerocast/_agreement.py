@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from datetime import timedelta
-from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple, Type
 
 from zerocast._errors import LoadError, ZerocastError
 
@@ -55,6 +55,7 @@ _CODES: Tuple[Tuple[Type[BaseException], str], ...] = (
     (MemoryError, "RESOURCE_EXHAUSTED"), (FileNotFoundError, "NOT_FOUND"),
     (NotImplementedError, "UNIMPLEMENTED"), (ImportError, "FAILED_PRECONDITION"), (OSError, "NOT_FOUND"),
     (ValueError, "INVALID_ARGUMENT"), (TypeError, "INVALID_ARGUMENT"), (KeyError, "INVALID_ARGUMENT"),
+    (AssertionError, "INVALID_ARGUMENT"),
     (RuntimeError, "FAILED_PRECONDITION"))
 
 
@@ -84,7 +85,8 @@ class Ranks:
     """The ranks of one call that all of them make.
 
     One thread uses it, but for the beat of `working`. All methods raise LoadError, on every rank
-    with the same text, once any rank has failed or was silent for `timeout` seconds.
+    with the same text, once any rank has failed or was silent for `timeout` seconds. Once the store
+    is gone all raise, each by itself, that rank 0 is lost.
 
     Attributes:
         rank, world_size: as in torch.distributed.
@@ -99,6 +101,7 @@ class Ranks:
         self.rank = rank
         self.world_size = world_size
         self.timeout = timeout
+        self._has_left = False
 
     def _key(self, *parts: object) -> str:
         return "/".join([self._prefix, *map(str, parts)])
@@ -114,19 +117,24 @@ class Ranks:
         if self._store.check([self._key("failed")]):
             raise _agreed(self._store.get(self._key("failed")).decode())
 
-    def _lost_store(self, step: str, error: Exception) -> NoReturn:
-        # Not to be told to the others: they see it themselves.
-        lost = LoadError(
-            "UNAVAILABLE", f"rank {self.rank} lost the store of torch.distributed in the step "
-            f"\"{step}\": {error}; the process that holds it, usually rank 0, is gone: see its "
-            "output", "RANK_LOST", rank=0)
-        lost.is_agreed = True
-        raise lost from error
+    @contextlib.contextmanager
+    def _reaching_store(self) -> Iterator[None]:
+        try:
+            yield
+        except LoadError:
+            raise
+        except RuntimeError as error:
+            # Not to be told to the others: they see it themselves, and raise the same.
+            lost = LoadError(
+                "UNAVAILABLE", "the store of torch.distributed, by which the ranks agree, is gone, and with it the "
+                "process that holds it, rank 0 or its launcher: see its output", "RANK_LOST", rank=0)
+            lost.is_agreed = True
+            raise lost from error
 
-    def _wait(self, step: str, key: str, deadline: float) -> bool:
+    def _wait(self, key: str, deadline: float) -> bool:
         """Whether the key came before the deadline. At least one look is taken."""
         while True:
-            try:
+            with self._reaching_store():
                 left = min(_BEAT_SECONDS, max(deadline - time.monotonic(), 0.001))
                 try:
                     self._store.wait([key], timedelta(seconds=left))
@@ -136,43 +144,83 @@ class Ranks:
                     if self._store.check([key]):
                         return True
                     self._look_for_failure()
-            except LoadError:
-                raise
-            except RuntimeError as error:
-                self._lost_store(step, error)
             if time.monotonic() >= deadline:
                 return False
+
+    def _raise_silent(self, step: str, silent: List[int]) -> NoReturn:
+        others = ", ".join(map(str, silent[1:8])) + (", ..." if len(silent) > 8 else "")
+        self._raise_agreed(silent[0], {
+            "code": "DEADLINE_EXCEEDED", "reason": "RANK_LOST",
+            "message": f"said nothing for {self.timeout:g} s in the step \"{step}\"" +
+                       (f", nor did {others}" if others else "") + "; it died or hangs: see its output"})
+
+    def tell(self, error: BaseException) -> None:
+        """Has all other ranks that wait for this one raise a LoadError of what went wrong here."""
+        with contextlib.suppress(LoadError):
+            self.fail(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        """After a failure: rank 0, whose process may hold the store, stays until the others know of it, for as long as
+        those need that live."""
+        if self._has_left:
+            return
+        self._has_left = True
+        deadline = time.monotonic() + 3 * _BEAT_SECONDS
+        with contextlib.suppress(RuntimeError):  # the store is gone
+            left = self._store.add(self._key("left"), 1)
+            while self.rank == 0 and left < self.world_size and time.monotonic() < deadline:
+                time.sleep(0.02)
+                left = self._store.add(self._key("left"), 0)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Tells all ranks of what went wrong here; raises the LoadError that all of them raise."""
         if getattr(error, "is_agreed", False):
             raise error
-        self._raise_agreed(self.rank, _said(error))
+        of = error.rank if isinstance(error, LoadError) and error.rank is not None else self.rank
+        self._raise_agreed(of, _said(error))
+
+    def _end(self, error: BaseException) -> NoReturn:
+        """As fail; what is no Exception, such as KeyboardInterrupt, stays what it is here."""
+        try:
+            self.fail(error)
+        except LoadError as agreed:
+            self._leave()
+            if agreed is not error and isinstance(error, Exception):
+                raise agreed from error
+        raise error
 
     def exchange(self, step: str, value: Any) -> List[Any]:
         """Gives the value (JSON) of every rank to every rank, by rank."""
         self._tell(step, self.rank, value)
         return self._hear_all(step)
 
+    def alike(self, step: str, values: Dict[str, Any]) -> None:
+        """Raises LoadError, which names what differs, unless all ranks give the same values (JSON)."""
+        by_rank = self.exchange(step, values)
+        for rank, other in enumerate(by_rank):
+            differing = [f"{name} is {other.get(name)}, on rank 0 {by_rank[0].get(name)}"
+                         for name in sorted({*other, *by_rank[0]}) if other.get(name) != by_rank[0].get(name)]
+            if differing:
+                self._raise_agreed(rank, {
+                    "code": "FAILED_PRECONDITION", "reason": "INVALID_FIELDS",
+                    "message": f"the ranks do not ask for the same in the step \"{step}\": {'; '.join(differing)}; "
+                               "run the same script on all"})
+
     def _tell(self, step: str, rank: int, value: Any) -> None:
-        try:
+        with self._reaching_store():
             self._store.set(self._key(step, rank), json.dumps(value))
             if self._store.add(self._key(step, "count"), 1) == self.world_size:
                 self._store.set(self._key(step, "all"), "")
-        except RuntimeError as error:
-            self._lost_store(step, error)
 
     def _hear_all(self, step: str) -> List[Any]:
-        if not self._wait(step, self._key(step, "all"), time.monotonic() + self.timeout):
-            silent = [rank for rank in range(self.world_size)
-                      if not self._store.check([self._key(step, rank)])]
-            some = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")
-            self._raise_agreed(silent[0] if silent else self.rank, {
-                "code": "DEADLINE_EXCEEDED", "reason": "RANK_LOST",
-                "message": f"rank {some} said nothing for {self.timeout:g} s in the step \"{step}\", which the "
-                           "others have ended; it died or hangs: see its output"})
-        return [json.loads(self._store.get(self._key(step, rank)))
-                for rank in range(self.world_size)]
+        came = self._wait(self._key(step, "all"), time.monotonic() + self.timeout)
+        with self._reaching_store():
+            silent = [] if came else [rank for rank in range(self.world_size)
+                                      if not self._store.check([self._key(step, rank)])]
+            if silent:
+                self._raise_silent(step, silent)
+            return [json.loads(self._store.get(self._key(step, rank))) for rank in range(self.world_size)]
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -181,73 +229,127 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            try:
-                self.fail(error)
-            except LoadError as agreed:
-                if agreed is not error and isinstance(error, Exception):
-                    raise agreed from error
-            raise
+            self._end(error)
         self.exchange(name, None)
 
     @contextlib.contextmanager
-    def working(self, name: str) -> Iterator[None]:
-        """Tells those who wait for this rank (`result_of`) that it is alive while the block runs."""
-        stop = threading.Event()
+    def working(self, name: str, stop: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Runs a block that may last, for which the others wait by `result_of`: they see that this rank
+        is alive, and it whether they are.
 
-        def beat() -> None:
-            count = 0
-            while not stop.wait(_BEAT_SECONDS):
-                count += 1
-                try:
-                    self._store.set(self._key(name, "beat"), str(count))
-                except RuntimeError:
-                    return
+        Args:
+            name: of the step.
+            stop: called once, by another thread, when another rank has failed or fell silent: it
+                has the block end. The error of that rank is then raised, whatever the block raised.
+        """
+        over = threading.Event()
 
-        thread = threading.Thread(target=beat, name="zerocast-beat", daemon=True)
+        def watch() -> None:
+            waiting = _Pulse(self, name, [rank for rank in range(self.world_size) if rank != self.rank])
+            try:
+                while not over.wait(_BEAT_SECONDS):
+                    self._beat(name)
+                    self._look_for_failure()
+                    if waiting.silent():
+                        self._raise_silent(name, waiting.silent())
+            except RuntimeError:  # agreed on, or the store is gone
+                stop()
+
+        thread = threading.Thread(target=watch, name="zerocast-beat", daemon=True)
         thread.start()
         try:
             yield
+        except BaseException as error:
+            self._end(error)
         finally:
-            stop.set()
+            over.set()
             thread.join()
+        with self._reaching_store():
+            self._look_for_failure()
+
+    def _beat(self, step: str) -> None:
+        with self._reaching_store():
+            self._store.add(self._key(step, "beat", self.rank), 1)
+
+    def beats_of(self, step: str, rank: int) -> int:
+        """A number that grows as long as the rank is alive in a step of `working` and `result_of`."""
+        with self._reaching_store():
+            return int(self._store.add(self._key(step, "beat", rank), 0))
 
     def give(self, name: str, value: Any) -> None:
         """Gives a result (JSON) to the ranks that wait for it."""
-        try:
+        with self._reaching_store():
             self._store.set(self._key(name, "result"), json.dumps(value))
-        except RuntimeError as error:
-            self._lost_store(name, error)
 
     def result_of(self, name: str, rank: int) -> Any:
         """Waits for what `rank` gives, as long as it is seen `working`."""
-        beat = b""
+        worker = _Pulse(self, name, [rank])
         while True:
-            deadline = time.monotonic() + self.timeout
-            while time.monotonic() < deadline:
-                if self._wait(name, self._key(name, "result"), time.monotonic() + _BEAT_SECONDS):
+            self._beat(name)
+            if self._wait(self._key(name, "result"), time.monotonic() + _BEAT_SECONDS):
+                with self._reaching_store():
                     return json.loads(self._store.get(self._key(name, "result")))
-                if self._store.check([self._key(name, "beat")]):
-                    now = self._store.get(self._key(name, "beat"))
-                    if now != beat:
-                        beat = now
-                        break
-            else:
-                self._raise_agreed(rank, {
-                    "code": "DEADLINE_EXCEEDED", "reason": "RANK_LOST",
-                    "message": f"rank {rank} was silent for {self.timeout:g} s in the step \"{name}\"; it died or "
-                               "hangs: see its output"})
+            if worker.silent():
+                self._raise_silent(name, [rank])
+
+
+class _Pulse:
+    """Which of some ranks have not beaten for their timeout."""
+
+    def __init__(self, ranks: Ranks, step: str, watched: List[int]) -> None:
+        self._ranks = ranks
+        self._step = step
+        self._seen = {rank: (-1, time.monotonic()) for rank in watched}  # beats, and when they came
+        self._next_look = 0.0
+
+    def silent(self) -> List[int]:
+        """Looks at them, though at most eight times within the timeout: there may be thousands."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self._ranks.timeout / 8
+            for rank, (count, _) in self._seen.items():
+                beats = self._ranks.beats_of(self._step, rank)
+                if beats != count:
+                    self._seen[rank] = (beats, now)
+        return [rank for rank, (_, since) in self._seen.items() if now - since >= self._ranks.timeout]
 
 
 def open_ranks(timeout: float) -> Ranks:
     """The ranks of this job: of torch.distributed, initialised or by torchrun's variables, or this
-    process alone. Initialises torch.distributed, by DeepSpeed where that is installed."""
+    process alone. Initialises torch.distributed where that was not done.
+
+    Raises:
+        LoadError: not all ranks came within `timeout` seconds.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not _is_initialized():
         return Ranks(Store(), 0, 1, timeout)
     import torch.distributed as distributed
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if _has_cuda() else "gloo")
+        _initialize(timeout)
     store = distributed.distributed_c10d._get_default_store()
     return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout)
+
+
+def _initialize(timeout: float) -> None:
+    """torch.distributed.init_process_group by torchrun's variables. That would wait half an hour for
+    a rank that never comes: all must have met before it is called."""
+    import torch.distributed as distributed
+    try:
+        store, rank, world_size = next(distributed.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        with Ranks(store, rank, world_size, timeout).step("meet"):
+            pass
+    except (distributed.DistError, LoadError) as error:
+        if isinstance(error, LoadError) and error.reason != "RANK_LOST":
+            raise
+        # Rank 0 gives up by itself; the others wait for them both, or see its store go.
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise LoadError(
+            "DEADLINE_EXCEEDED", f"meet the other ranks at {place}: within {timeout:g} s not all of "
+            f"{os.environ.get('WORLD_SIZE')} came; one was not started, or died: see the output of each",
+            "RANK_LOST") from error
+    store.set_timeout(distributed.default_pg_timeout)
+    distributed.init_process_group("nccl" if _has_cuda() else "gloo", rank=rank, world_size=world_size,
+                                   store=distributed.PrefixStore("default_pg", store))
 
 
 def _is_initialized() -> bool:
