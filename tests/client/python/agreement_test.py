@@ -260,6 +260,35 @@ class AgreementTest(unittest.TestCase):
         results, _ = self.run_ranks(3, call)
         self.assert_all(results, "^NOT_FOUND: rank 0: OSError: disk$", "", 0)
 
+    def test_a_call_within_another_ends_with_it_and_the_next_is_in_step_again(self):
+        def inner(ranks, fails):
+            call = _agreement.open_ranks(ranks.timeout)
+            with call.step("inner"):
+                if fails == "inner" and ranks.rank == 1:
+                    raise OSError("of the inner")
+
+        calls = {}
+        for rank in range(3):
+            with mock.patch.object(_agreement, "_calls", 10):  # as in its own process
+                calls[rank] = [Ranks(self.store, rank, 3, GRACE) for _ in range(3)]
+
+        def outer(ranks):
+            said = []
+            for call, fails in zip(calls[ranks.rank], ("inner", "outer", "nobody")):
+                try:
+                    with call.step("outer"):
+                        if fails == "outer" and ranks.rank == 1:
+                            raise OSError("of the outer")  # and never comes to the inner one
+                        inner(call, fails)
+                    said.append("")
+                except LoadError as error:
+                    said.append(str(error))
+            return said
+
+        results, seconds = self.run_ranks(3, outer)
+        self.assertEqual(results, [["NOT_FOUND: rank 1: OSError: of the inner", "NOT_FOUND: rank 1: OSError: of the outer", ""]] * 3)
+        self.assertLess(seconds, GRACE)
+
     def test_ranks_that_ask_for_other_things_are_named(self):
         def ask(ranks):
             ranks.alike("same", {"stage": 3})

@@ -78,6 +78,7 @@ def _agreed(said: str) -> LoadError:
     first = json.loads(said)
     error = LoadError(first["code"], first["message"], first["reason"], rank=first["rank"])
     error.is_agreed = True
+    error.num_lost = first.get("lost", 0)
     return error
 
 
@@ -88,16 +89,24 @@ class Ranks:
     with the same text, once any rank has failed or was silent for `timeout` seconds. Once the store
     is gone all raise, each by itself, that rank 0 is lost.
 
+    Calls may be made within a step of another one: they end with that, too.
+
     Attributes:
         rank, world_size: as in torch.distributed.
         timeout: seconds.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int, timeout: float) -> None:
+    def __init__(self, store: Any, rank: int, world_size: int, timeout: float, outer: Optional["Ranks"] = None) -> None:
         global _calls
-        _calls += 1
         self._store = store
-        self._prefix = f"zerocast/{_calls}"
+        self._outer = outer
+        self._inner = 0  # calls within this one
+        if outer is None:
+            _calls += 1
+            self._prefix = f"zerocast/{_calls}"
+        else:
+            outer._inner += 1
+            self._prefix = outer._key("within", outer._inner)
         self.rank = rank
         self.world_size = world_size
         self.timeout = timeout
@@ -106,7 +115,7 @@ class Ranks:
     def _key(self, *parts: object) -> str:
         return "/".join([self._prefix, *map(str, parts)])
 
-    def _raise_agreed(self, rank: int, error: Dict[str, str]) -> NoReturn:
+    def _raise_agreed(self, rank: int, error: Dict[str, Any]) -> NoReturn:
         """Tells the others of the error, unless another was first; raises the first."""
         said = json.dumps({"rank": rank, **error})
         with contextlib.suppress(RuntimeError):  # the store is gone, and with it whoever would read it
@@ -114,8 +123,11 @@ class Ranks:
         raise _agreed(said)
 
     def _look_for_failure(self) -> None:
-        if self._store.check([self._key("failed")]):
-            raise _agreed(self._store.get(self._key("failed")).decode())
+        call: Optional[Ranks] = self
+        while call is not None:
+            if self._store.check([call._key("failed")]):
+                raise _agreed(self._store.get(call._key("failed")).decode())
+            call = call._outer
 
     @contextlib.contextmanager
     def _reaching_store(self) -> Iterator[None]:
@@ -150,7 +162,7 @@ class Ranks:
     def _raise_silent(self, step: str, silent: List[int]) -> NoReturn:
         others = ", ".join(map(str, silent[1:8])) + (", ..." if len(silent) > 8 else "")
         self._raise_agreed(silent[0], {
-            "code": "DEADLINE_EXCEEDED", "reason": "RANK_LOST",
+            "code": "DEADLINE_EXCEEDED", "reason": "RANK_LOST", "lost": len(silent),
             "message": f"said nothing for {self.timeout:g} s in the step \"{step}\"" +
                        (f", nor did {others}" if others else "") + "; it died or hangs: see its output"})
 
@@ -158,18 +170,18 @@ class Ranks:
         """Has all other ranks that wait for this one raise a LoadError of what went wrong here."""
         with contextlib.suppress(LoadError):
             self.fail(error)
-        self._leave()
+        self._leave(0)
 
-    def _leave(self) -> None:
+    def _leave(self, num_lost: int) -> None:
         """After a failure: rank 0, whose process may hold the store, stays until the others know of it, for as long as
-        those need that live."""
+        those need that live. num_lost ranks are known not to."""
         if self._has_left:
             return
         self._has_left = True
         deadline = time.monotonic() + 3 * _BEAT_SECONDS
         with contextlib.suppress(RuntimeError):  # the store is gone
             left = self._store.add(self._key("left"), 1)
-            while self.rank == 0 and left < self.world_size and time.monotonic() < deadline:
+            while self.rank == 0 and left < self.world_size - num_lost and time.monotonic() < deadline:
                 time.sleep(0.02)
                 left = self._store.add(self._key("left"), 0)
 
@@ -185,7 +197,7 @@ class Ranks:
         try:
             self.fail(error)
         except LoadError as agreed:
-            self._leave()
+            self._leave(agreed.num_lost)
             if agreed is not error and isinstance(error, Exception):
                 raise agreed from error
         raise error
@@ -226,10 +238,13 @@ class Ranks:
     def step(self, name: str) -> Iterator[None]:
         """Runs the block on every rank; returns on all of them once it has ended on all, or raises
         the same error on all. KeyboardInterrupt stays what it is on the rank that it hit."""
+        _steps.of.append(self)
         try:
             yield
         except BaseException as error:
             self._end(error)
+        finally:
+            _steps.of.pop()
         self.exchange(name, None)
 
     @contextlib.contextmanager
@@ -293,6 +308,16 @@ class Ranks:
                 self._raise_silent(name, [rank])
 
 
+class _Steps(threading.local):
+    """The calls whose steps this thread is in, the innermost last."""
+
+    def __init__(self) -> None:
+        self.of: List[Ranks] = []
+
+
+_steps = _Steps()
+
+
 class _Pulse:
     """Which of some ranks have not beaten for their timeout."""
 
@@ -316,11 +341,15 @@ class _Pulse:
 
 def open_ranks(timeout: float) -> Ranks:
     """The ranks of this job: of torch.distributed, initialised or by torchrun's variables, or this
-    process alone. Initialises torch.distributed where that was not done.
+    process alone; within a step of another call its. Initialises torch.distributed where that was
+    not done.
 
     Raises:
         LoadError: not all ranks came within `timeout` seconds.
     """
+    if _steps.of:
+        outer = _steps.of[-1]
+        return Ranks(outer._store, outer.rank, outer.world_size, timeout, outer)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not _is_initialized():
         return Ranks(Store(), 0, 1, timeout)
     import torch.distributed as distributed

@@ -102,3 +102,9 @@ class LoadError(ZerocastError):
         self.message = message
         self.rank = rank
         self.is_agreed = False  # whether the other ranks know it
+        self.num_lost = 0  # ranks that nobody need wait for any more
+
+    def append(self, text: str) -> None:
+        """Adds to the message."""
+        self.message += f"; {text}"
+        self.args = (f"{self.code}: {self.message}",)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from zerocast._agreement import Ranks, nodes_of
-from zerocast._client import Client, load_error
+from zerocast._client import Client, load_error, new_request_id
 from zerocast._embedded import EmbeddedAgent, EmbeddedServer
 from zerocast._errors import LoadError, ServerError
-from zerocast._progress import Progress
+from zerocast._progress import Progress, logger
 from zerocast.attach import Shard, attach
 
 # Regular expressions; the library initialises what is missing, and its report names it.
 _MAY_BE_MISSING = [".*"]
+_CANCEL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Wanted:
         server: its address; None: one of this load alone is started.
         mode: as attach() takes it.
         load_timeout: seconds that the load may last.
+        variant: of the checkpoint's files, as in JobSpec.
     """
 
     checkpoint: str
@@ -49,6 +52,7 @@ class Wanted:
     server: Optional[str] = None
     mode: str = "auto"
     load_timeout: float = 3600.0
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ class Refused(LoadError):
     """The checkpoint does not fit the model; `report` is as in Loaded."""
 
     def __init__(self, error: LoadError, report: Dict[str, Any]) -> None:
-        super().__init__(error.code, error.message, error.reason, error.rank)
+        super().__init__(error.code, error.message, error.reason)
         self.report = report
+        self.is_agreed = True  # every rank raises it of the same load
 
 
 def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
@@ -85,39 +90,70 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
         LoadError: the same on all ranks; whoever acknowledged a shard has lost it then.
         Refused: the load was refused for its weights.
     """
-    _check_alike(ranks, wanted)
+    request = _agree_on_model(ranks, wanted)
     nodes, ranks_of_node = nodes_of(ranks)
     local_rank = ranks.rank % ranks_of_node
     with _cluster(ranks, wanted, nodes, local_rank, timeout) as server:
-        if ranks.rank == 0:
-            with ranks.working("load"):
-                try:
-                    result = _load(server, wanted, nodes, ranks.world_size, timeout)
-                except BaseException as error:
-                    ranks.fail(error)
-            ranks.give("load", result)
-        else:
-            result = ranks.result_of("load", 0)
-        if "refused" in result:
-            raise Refused(LoadError(rank=0, **result["refused"]), result["report"])
-        with ranks.step("attach"):
-            shard = attach(result["load"], ranks.rank, token=result["token"],
-                           socket=result["sockets"][ranks.rank // ranks_of_node], mode=wanted.mode,
-                           framework="torch", timeout=timeout, allow_unfilled=True)
+        job = _Job(server, _job_spec(wanted, nodes, ranks.world_size), request, timeout)
+        try:
+            if ranks.rank == 0:
+                with ranks.working("load", job.cancel):
+                    result = _load(job, wanted, nodes)
+                ranks.give("load", result)
+            else:
+                result = ranks.result_of("load", 0)
+            if "refused" in result:
+                raise Refused(LoadError(**result["refused"]), result["report"])
+            with ranks.step("attach"):
+                shard = attach(result["load"], ranks.rank, token=result["token"],
+                               socket=result["sockets"][ranks.rank // ranks_of_node], mode=wanted.mode,
+                               framework="torch", timeout=timeout, allow_unfilled=True,
+                               world_size=ranks.world_size)
+        except BaseException as error:
+            # Shards that nobody took would stay with agents that outlive this. Rank 0 sees to it; where
+            # it is lost one of each node, for a node may be lost.
+            lost = isinstance(error, LoadError) and error.reason == "RANK_LOST" and error.rank == 0
+            if wanted.server and (ranks.rank == 0 or (lost and (ranks.rank == 1 or local_rank == 0))):
+                job.cancel()
+            raise
     return Loaded(shard, result["report"])
 
 
-def _check_alike(ranks: Ranks, wanted: Wanted) -> None:
-    """Raises LoadError where ranks want different loads: rank 0 asks for all of them."""
-    text = json.dumps([wanted.spec, wanted.options], sort_keys=True)
-    said = ranks.exchange("wanted", [wanted.checkpoint, wanted.spec["architecture"],
-                                     hashlib.sha256(text.encode()).hexdigest()])
-    for rank, other in enumerate(said):
-        if other != said[0]:
-            raise LoadError(
-                "FAILED_PRECONDITION", f"rank 0 loads {said[0][0]} into {said[0][1]}, and rank {rank} {other[0]} into "
-                f"{other[1]}{'' if other[:2] != said[0][:2] else ' of another shape'}; all ranks load the same, in the "
-                "same order", "INVALID_FIELDS")
+def _agree_on_model(ranks: Ranks, wanted: Wanted) -> str:
+    """The request_id of the load's job. Raises LoadError where the ranks have other models."""
+    text = json.dumps([wanted.checkpoint, wanted.spec, wanted.options, wanted.variant], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    by_rank = ranks.exchange("model", [digest, new_request_id() if ranks.rank == 0 else ""])
+    other = next((rank for rank, (theirs, _) in enumerate(by_rank) if theirs != by_rank[0][0]), None)
+    if other is not None:
+        both = ranks.exchange("models", _summary(wanted) if ranks.rank in (0, other) else None)
+        raise LoadError("FAILED_PRECONDITION", "the model is another one than on rank 0: "
+                        f"{_difference(both[0], both[other])}; load the same on all ranks, in the same order",
+                        "INVALID_FIELDS", rank=other)
+    request: str = by_rank[0][1]
+    return request
+
+
+def _summary(wanted: Wanted) -> Dict[str, Any]:
+    tensors = {tensor["name"]: f"{tensor['dtype']} {tensor['shape']}"
+               for kind in ("params", "buffers") for tensor in wanted.spec[kind]}
+    rest = {name: json.dumps(value, sort_keys=True) for name, value in wanted.spec.items()
+            if name not in ("params", "buffers")}
+    options = {name: str(value) for name, value in wanted.options.items()}
+    return {"its ": {"checkpoint": wanted.checkpoint, "variant": wanted.variant or "none", **rest, **options},
+            "": tensors}
+
+
+def _difference(first: Dict[str, Any], other: Dict[str, Any]) -> str:
+    """The first things that differ, for people."""
+    found: List[str] = []
+    for prefix, values in first.items():
+        names: Tuple[str, ...] = (*values, *(name for name in other[prefix] if name not in values))
+        for name in names:
+            here, there = values.get(name, "not there"), other[prefix].get(name, "not there")
+            if here != there:
+                found.append(f"{prefix}{name} is {there[:80]}, on rank 0 {here[:80]}")
+    return "; ".join(found[:3]) + (f" (and {len(found) - 3} more)" if len(found) > 3 else "") or "its order"
 
 
 @contextlib.contextmanager
@@ -146,12 +182,37 @@ def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int, ti
         yield address
 
 
-def _load(server: str, wanted: Wanted, nodes: List[str], world_size: int, timeout: float) -> Dict[str, Any]:
+class _Job:
+    """The job of the load: every rank knows it, rank 0 submits it."""
+
+    def __init__(self, server: str, spec: Any, request: str, timeout: float) -> None:
+        self.server = server
+        self.spec = spec
+        self.request = request
+        self.timeout = timeout
+        self.is_over = False  # nothing is held for it
+
+    def cancel(self) -> None:
+        """Has agents free what they hold. May be called by any rank and thread; logs what hinders it."""
+        if self.is_over:
+            return
+        try:
+            with Client(self.server, timeout=min(self.timeout, _CANCEL_SECONDS)) as client:
+                # The same request gives the job's name, whether this rank ever heard of it or not.
+                client.cancel_job(client.create_job(self.spec, request_id=self.request)[0].name)
+            self.is_over = True
+        except ServerError as error:
+            # A server that is not there is no news where this is called.
+            logger.log(logging.INFO if error.code == "UNAVAILABLE" else logging.WARNING, "cancel the load of %s: %s",
+                       self.spec.checkpoint_path, error)
+
+
+def _job_spec(wanted: Wanted, nodes: List[str], world_size: int) -> Any:
     from zerocast._proto import job_pb2
 
     spec = job_pb2.JobSpec(
         display_name=f"{os.path.basename(wanted.checkpoint)} for {wanted.spec['architecture']}",
-        checkpoint_path=wanted.checkpoint, model_spec_json=json.dumps(wanted.spec),
+        checkpoint_path=wanted.checkpoint, variant=wanted.variant, model_spec_json=json.dumps(wanted.spec),
         deepspeed_config_json=json.dumps(wanted.config) if wanted.config else "",
         training_arguments_json=json.dumps(wanted.arguments) if wanted.arguments else "",
         model_config_json=wanted.model_config)
@@ -162,17 +223,22 @@ def _load(server: str, wanted: Wanted, nodes: List[str], world_size: int, timeou
     for name, value in wanted.options.items():
         setattr(spec.options, name, value)
     spec.options.allow_missing.extend(_MAY_BE_MISSING)
+    return spec
+
+
+def _load(job: _Job, wanted: Wanted, nodes: List[str]) -> Dict[str, Any]:
     progress = Progress(wanted.checkpoint)
-    with Client(server, timeout=timeout) as client:
-        job, token = client.create_job(spec)
+    with Client(job.server, timeout=job.timeout) as client:
+        try:
+            created, token = client.create_job(job.spec, request_id=job.request)
+        except ServerError as refused:
+            # Unless the answer alone was lost.
+            job.is_over = refused.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+            raise
         try:
             until = time.monotonic() + wanted.load_timeout
-            for load in client.watch_load(client.create_load(job.name).name, until):
+            for load in client.watch_load(client.create_load(created.name).name, until):
                 progress.show(load)
-        except BaseException:
-            with contextlib.suppress(ServerError):
-                client.cancel_job(job.name)
-            raise
         finally:
             progress.close()
         error = load_error(load)
@@ -180,7 +246,8 @@ def _load(server: str, wanted: Wanted, nodes: List[str], world_size: int, timeou
             sockets = {shard.node_name: shard.agent_socket for shard in load.shards}
             return {"load": load.name, "token": token, "report": _report(load.report),
                     "sockets": [sockets[node] for node in nodes]}
-        client.cancel_job(job.name)
+        client.cancel_job(created.name)
+        job.is_over = True
         if error.reason != "WEIGHTS_INCOMPLETE":
             raise error
         return {"report": _report(load.report),

@@ -61,6 +61,7 @@ def partitioned_init() -> Any:
 
         local_device: Any
         is_filled = False
+        before_gathering: Any = None  # a function that returns once no rank is left that could not take part
 
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
             self._made: Dict[int, Any] = {}  # by ds_id, the values that small parameters were made with
@@ -97,6 +98,8 @@ def partitioned_init() -> Any:
         def _all_gather(self, param_list: Any, async_op: bool = False, hierarchy: Any = None) -> Any:
             # A model that changes its parameters while it is made, or initialises those that the
             # checkpoint does not have, gathers what was not filled yet.
+            if not self.is_filled and self.before_gathering is not None:
+                self.before_gathering()
             for param in param_list:
                 self.fill_if_empty(param)
             return super()._all_gather(param_list, async_op=async_op, hierarchy=hierarchy)

@@ -5,9 +5,12 @@ ENGINE.md, beside this package's sources, says how.
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from zerocast import _fill, _run_load, _seams, _training_args, _transforms, _zero3, spec
 from zerocast._agreement import Ranks, is_said, open_ranks
@@ -15,6 +18,10 @@ from zerocast._errors import LoadError
 
 KEYWORDS = ("dtype", "key_mapping", "ignore_mismatched_sizes", "output_loading_info", "subfolder", "variant", "config",
             "attn_implementation", "trust_remote_code")
+
+# As the library names its files, with a variant and without; a variant as the server takes them.
+_SINGLE = re.compile(r"model(?:\.([A-Za-z0-9._-]{1,64}))?\.safetensors")
+_INDEX = re.compile(r"model\.safetensors\.index(?:\.([A-Za-z0-9._-]{1,64}))?\.json")
 
 DEFAULT_TIMEOUT = 120.0  # seconds
 DEFAULT_LOAD_TIMEOUT = 3600.0
@@ -65,21 +72,40 @@ def from_pretrained(cls_or_auto: Any, checkpoint: Any, ds_config: Any = None, tr
 
     Raises:
         TypeError: another keyword.
-        LoadError: the same on every rank, within `timeout` of what happened.
-        RuntimeError: the library's, of weights that do not fit the model.
+        LoadError: the same on every rank, within `timeout` and a few seconds of what happened. Where the library
+            raises, its exception is the cause, on the rank that it hit; where the weights do not fit the model, after
+            its report on every rank.
     """
     unknown = sorted(set(keywords) - set(KEYWORDS))
+    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
     if unknown:
-        raise TypeError(f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
-                        f"{', '.join(KEYWORDS)}")
+        error = TypeError(f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
+                          f"{', '.join(KEYWORDS)}")
+        call.ranks.tell(error)  # those that were asked for something else
+        raise error
+
     def refuse(error: LoadError) -> None:
         raise error
 
-    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
     with call.ranks.step("from_pretrained"):
-        _seams.check_release()
-        _zero3.refuse_what_cannot_be(call.config)
+        _check_folder(checkpoint)
         return load_model(call, lambda: cls_or_auto.from_pretrained(checkpoint, **keywords), refuse)
+
+
+def _check_folder(checkpoint: Any) -> None:
+    path = os.fspath(checkpoint)
+    if (os.path.isabs(path) or path.startswith(".")) and not os.path.isdir(path):
+        # The library would take it for a name on the Hub.
+        raise LoadError("NOT_FOUND", f"open checkpoint {path}: there is no such folder; give one that every node sees, "
+                        "or a name on the Hub", "CHECKPOINT_NOT_FOUND")
+
+
+def _begin(call: Call, name: str) -> None:
+    import transformers
+    _seams.check_release()
+    _zero3.refuse_what_cannot_be(call.config)
+    call.ranks.alike("begin", {"the call": name, "transformers": transformers.__version__,
+                               "the ZeRO stage": call.stage})
 
 
 def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], None]) -> Any:
@@ -91,13 +117,17 @@ def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], 
         leave: as of _seams.Seam.
     """
     init: Any = None  # what makes the parameters of the outermost model that own() makes
+    made_so_far, gathered = itertools.count(), itertools.count()
 
     def make_init() -> Any:
         nonlocal init
         around = _zero3.init_around()
         if _zero3.is_own(around):
             return around
+        # It makes groups of ranks, which is for all of them, as gathering parameters is.
+        call.ranks.exchange(f"make a model, {next(made_so_far)}", None)
         made = _zero3.partitioned_init()(config_dict_or_path=call.config)
+        made.before_gathering = lambda: call.ranks.exchange(f"gather parameters, {next(gathered)}", None)
         init = around or made
         return made
 
@@ -116,6 +146,7 @@ def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], 
             own_maker.filled(model, is_all=not is_part)
         return info
 
+    _begin(call, "from_pretrained")
     if call.training_args is not None:
         config = _training_args.as_given(call.config, call.training_args) if call.is_config_of_args else call.config
         _training_args.check(call.ranks, config, call.training_args, call.server, call.timeout)
@@ -143,7 +174,9 @@ def installed(server: Optional[str], mode: str, timeout: float, load_timeout: fl
             return load_model(call, own, leave)
     except LoadError as agreed:
         cause = agreed.__cause__
-        if not isinstance(cause, Exception) or not is_said(cause, agreed):
+        # Weights that do not fit are told alike on all ranks, after the library's words.
+        alike = agreed.reason == "WEIGHTS_INCOMPLETE" or (isinstance(cause, Exception) and is_said(cause, agreed))
+        if not isinstance(cause, Exception) or not alike:
             raise
         own_error = cause
     raise own_error
@@ -175,8 +208,8 @@ def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args:
                         "class says how its weights are named. For plain tensors there is zerocast.attach")
     call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
     with call.ranks.step("load_into"):
-        _seams.check_release()
-        _zero3.refuse_what_cannot_be(call.config)
+        _check_folder(checkpoint)
+        _begin(call, "load_into")
         in_parts = any(_zero3.is_partitioned(param) for param in model.parameters())
         if in_parts != (call.stage == 3):
             raise LoadError(
@@ -225,12 +258,24 @@ def _load(call: Call, model: Any, files: List[str], load_config: Any, recorder: 
     has made its parameters, where this process knows it."""
     ranks = open_ranks(call.timeout)  # anew: a model may have others within that are loaded before it
     with ranks.step("load the weights"):
+        wanted = _wanted(call, model, files, load_config, recorder, init)
         try:
-            loaded = _run_load.run(ranks, _wanted(call, model, files, load_config, recorder, init), call.timeout)
+            loaded = _run_load.run(ranks, wanted, call.timeout)
+            if loaded.report["conversion_errors"]:
+                target, why = next(iter(loaded.report["conversion_errors"].items()))
+                raise _run_load.Refused(LoadError("FAILED_PRECONDITION", f"convert the weights: {target}: {why}",
+                                                  "WEIGHTS_INCOMPLETE"), loaded.report)
         except _run_load.Refused as refused:
-            # The library's own report, and its error.
-            _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
-            raise
+            # After the library's own report. Every rank has the same one.
+            error = LoadError(refused.code, f"load {wanted.checkpoint} into {type(model).__name__}: {refused.message}",
+                              refused.reason)
+            error.is_agreed = True
+            try:
+                _report(model, load_config, _info(refused.report, set(refused.report["missing"])))
+            except RuntimeError as own:
+                error.append(str(own))
+                raise error from own
+            raise error from None
         _fill.check_dtypes(model, loaded.shard)
         filled = (_fill.partitioned(model, loaded.shard, init) if call.stage == 3
                   else _fill.whole(model, loaded.shard)) | _fill.buffers(model, loaded.shard)
@@ -261,6 +306,7 @@ def _wanted(call: Call, model: Any, files: List[str], load_config: Any, recorder
     import torch
 
     from zerocast._proto import types_pb2
+    folder, variant = _which(files)
     try:
         described = spec.describe(model, load_config.weight_mapping or [], load_config.dtype, recorder)
     except _transforms.UnknownRelease as error:
@@ -274,7 +320,7 @@ def _wanted(call: Call, model: Any, files: List[str], load_config: Any, recorder
             options["device"] = types_pb2.DEVICE_CUDA
     arguments = _training_args.sent(call.training_args)
     return _run_load.Wanted(
-        checkpoint=_folder(files), spec=described, options=options,
+        checkpoint=folder, variant=variant, spec=described, options=options,
         config=call.config if arguments else _without_auto(call.config), arguments=arguments,
         num_training_steps=_training_args.max_steps(call.training_args) if arguments else None,
         model_config=model.config.to_json_string(use_diff=False), server=call.server, mode=call.mode,
@@ -288,10 +334,25 @@ def _without_auto(config: Any) -> Any:
     return {name: _without_auto(value) for name, value in config.items() if value != "auto"}
 
 
-def _folder(files: Optional[List[str]]) -> str:
+def _which(files: Optional[List[str]]) -> Tuple[str, str]:
+    """(the folder, the variant) by which an agent reads the files that the library would read."""
+    names = {os.path.basename(file) for file in files or []}
     folders = sorted({os.path.dirname(os.path.abspath(file)) for file in files or []})
-    if len(folders) != 1 or not all(file.endswith(".safetensors") for file in files or []):
+    if len(folders) != 1 or not all(name.endswith(".safetensors") for name in names):
         raise LoadError("UNIMPLEMENTED", f"the weights are in {', '.join(map(str, files or ['no file']))}; zerocast "
-                        "reads the safetensors files of one folder: save the model with safe_serialization",
+                        "reads the safetensors files of one folder: save the model with save_pretrained, or convert it",
                         "UNSUPPORTED")
-    return folders[0]
+    folder = folders[0]
+    single = _SINGLE.fullmatch(next(iter(names))) if len(names) == 1 else None
+    if single:
+        return folder, single[1] or ""
+    for file in sorted(os.listdir(folder)):
+        index = _INDEX.fullmatch(file)
+        # An agent takes a single file first, as the library does.
+        if index and not os.path.exists(os.path.join(folder, f"model{'.' + index[1] if index[1] else ''}.safetensors")):
+            with open(os.path.join(folder, file), encoding="utf-8") as text:
+                if set(json.load(text)["weight_map"].values()) == names:
+                    return folder, index[1] or ""
+    raise LoadError("UNIMPLEMENTED", f"the library takes the weights of {', '.join(sorted(names)[:3])} in {folder}, as "
+                    "config.json's transformers_weights may have it; zerocast reads model.safetensors, or the files "
+                    "that model.safetensors.index.json names, with a variant or without", "UNSUPPORTED")
