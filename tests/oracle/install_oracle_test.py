@@ -165,22 +165,29 @@ except zerocast.ConfigError as error:
 class Alike(unittest.TestCase):
 
     def test_ranks_that_want_different_models_are_told(self):
-        spec = {"architecture": "LlamaForCausalLM", "params": []}
-        said = []
+        def wanted(checkpoint="/models/a", shape=(2, 3), architecture="LlamaForCausalLM"):
+            return _run_load.Wanted(checkpoint, {"architecture": architecture, "buffers": [], "params": [
+                {"name": "w", "shape": list(shape), "dtype": "bfloat16"}]}, {})
 
         class Ranks:
-            """Another rank says what `said` holds."""
+            """Rank 0 of two, whose other wants `other`."""
+            rank = 0
 
-            def exchange(self, _, value):
-                return [value, said[0]] if said else [value, value]
+            def __init__(self, other):
+                self.other = other
 
-        wanted = _run_load.Wanted("/models/a", spec, {})
-        _run_load._check_alike(Ranks(), wanted)
-        for other, text in ((["/models/b", "LlamaForCausalLM", ""], "rank 1 /models/b into LlamaForCausalLM;"),
-                            (["/models/a", "LlamaForCausalLM", ""], "rank 1 /models/a into LlamaForCausalLM of another shape;")):
-            said[:] = [other]
-            with self.assertRaisesRegex(zerocast.LoadError, text):
-                _run_load._check_alike(Ranks(), wanted)
+            def exchange(self, step, value):
+                if step == "models":
+                    return [value, _run_load._summary(self.other)]
+                return [value, value if self.other == wanted() else ["another digest", ""]]
+
+        self.assertTrue(_run_load._agree_on_model(Ranks(wanted()), wanted()))
+        for other, text in ((wanted("/models/b"), "its checkpoint is /models/b, on rank 0 /models/a;"),
+                            (wanted(architecture="X"), 'its architecture is "X", on rank 0 "LlamaForCausalLM";'),
+                            (wanted(shape=(2, 4)), r"w is bfloat16 \[2, 4\], on rank 0 bfloat16 \[2, 3\];")):
+            with self.assertRaisesRegex(zerocast.LoadError, text) as raised:
+                _run_load._agree_on_model(Ranks(other), wanted())
+            self.assertEqual(raised.exception.rank, 1)
 
 
 class Run(unittest.TestCase):
