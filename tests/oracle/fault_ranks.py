@@ -1,4 +1,4 @@
-"""Ranks of pretrained_faults_test as processes: forked from one that has imported what they need, started without a
+"""Ranks of pretrained_faults_oracle_test as processes: forked from one that has imported what they need, started without a
 launcher, which would end the others when one fails, and looked at when all have ended.
 """
 

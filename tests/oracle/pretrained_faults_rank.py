@@ -1,4 +1,4 @@
-"""One rank of pretrained_faults_test: makes the calls of a case one after the other, and writes what came of each.
+"""One rank of pretrained_faults_oracle_test: makes the calls of a case one after the other, and writes what came of each.
 
     pretrained_faults_rank.py CASE OUT
 
