@@ -329,8 +329,9 @@ TEST_F(CudaExecutorTest, APlaceTakesMoreThanItHasRoomFor) {
 int64_t TargetBytes(const Layout& layout, uint64_t seed, int64_t scale) {
   const TempDir dir;
   WriteCheckpoint(dir.path(), seed, scale);
+  const std::shared_ptr<const Plan> plan = MakePlan(dir.path(), layout, scale);
   int64_t num_bytes = 0;
-  for (const Target& target : MakePlan(dir.path(), layout, scale)->targets) {
+  for (const Target& target : plan->targets) {
     num_bytes +=
         target.num_elements * SizeOf(target.dtype) * (target.partitioned ? 1 : layout.world_size);
   }
