@@ -152,6 +152,17 @@ class NodeReadingTest : public ::testing::Test {
     plan_ = MakePlan(dir_.path(), layout);
   }
 
+  // Loads onto devices of which each is near one of these processors, a rank its own.
+  void ExpectEachNearItsDevice(const std::vector<int>& processors) {
+    const auto devices = std::make_shared<HostDevices>(processors);
+    EXPECT_THAT(Load(devices), IsEmpty());
+    for (int k = 0; k < kRanks; ++k) {
+      EXPECT_THAT(devices->places.Of(k),
+                  ElementsAre(std::vector<int>{processors[static_cast<size_t>(k)]}));
+    }
+    EXPECT_EQ(Processors(), processors) << "the thread that called";
+  }
+
   // What is not as it must be after a load onto those devices.
   std::vector<std::string> Load(const std::shared_ptr<HostDevices>& devices) {
     auto group = MakeLoopbackGroup(kRanks);
@@ -202,26 +213,14 @@ class NodeReadingTest : public ::testing::Test {
 TEST_F(NodeReadingTest, TheThreadsOfARankKeepNearItsDevice) {
   const std::vector<int> before = Processors();
   if (before.size() < kRanks) GTEST_SKIP() << "needs two processors";
-  const auto devices = std::make_shared<HostDevices>(before);
-  EXPECT_THAT(Load(devices), IsEmpty());
-  for (int k = 0; k < kRanks; ++k) {
-    EXPECT_THAT(devices->places.Of(k),
-                ElementsAre(std::vector<int>{before[static_cast<size_t>(k)]}));
-  }
-  EXPECT_EQ(Processors(), before) << "the thread that called";
+  ExpectEachNearItsDevice(before);
 }
 
 TEST_F(NodeReadingTest, ArenasInHostMemoryAreLockedNearTheirDevice) {
   const std::vector<int> before = Processors();
   if (before.size() < kRanks) GTEST_SKIP() << "needs two processors";
   Place(Placement::kHost);
-  const auto devices = std::make_shared<HostDevices>(before);
-  EXPECT_THAT(Load(devices), IsEmpty());
-  for (int k = 0; k < kRanks; ++k) {
-    EXPECT_THAT(devices->places.Of(k),
-                ElementsAre(std::vector<int>{before[static_cast<size_t>(k)]}));
-  }
-  EXPECT_EQ(Processors(), before) << "the thread that called";
+  ExpectEachNearItsDevice(before);
 }
 
 TEST_F(NodeReadingTest, WhereNothingSaysWhatIsNearTheyRunWhereTheyMay) {
