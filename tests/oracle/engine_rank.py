@@ -13,7 +13,7 @@ import sys
 
 import torch
 import transformers
-from pretrained_rank import SEED, digest
+from pretrained_rank import SEED, digest, parameters_of
 
 Auto = transformers.AutoModelForCausalLM
 
@@ -121,18 +121,6 @@ def of_parameter(param):
     return told
 
 
-def gathered(model):
-    made = {}
-    for name, param in model.named_parameters(remove_duplicate=False):
-        if hasattr(param, "ds_id"):
-            import deepspeed
-            with deepspeed.zero.GatheredParameters([param]):
-                made[name] = digest(param.data)
-        else:
-            made[name] = digest(param.data)
-    return made
-
-
 def told_of(model):
     by_id = {}
     return {
@@ -167,7 +155,7 @@ def train(model, case):
             optimizer.step()
             optimizer.zero_grad()
         losses.append(float(loss).hex())
-    made = {"losses": losses, "persistent": persistent, "after": gathered(model)}
+    made = {"losses": losses, "persistent": persistent, "after": parameters_of(model)}
     if engine is not None:
         engine.destroy()
     return made
@@ -187,7 +175,7 @@ def main():
         torch.manual_seed(SEED)
         model = KINDS[case.get("kind", "auto")](by_zerocast if how == "zerocast" else library, case)
         made = told_of(model)
-        made["before"] = gathered(model)
+        made["before"] = parameters_of(model)
         if case.get("steps"):
             made.update(train(model, case))
         file = out / f"{case['name']}.{how}.{os.environ.get('RANK', '0')}.json"
