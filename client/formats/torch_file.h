@@ -77,6 +77,10 @@ class TorchFile {
 
   // Whether the file has CRCs: zip files do, but for those written after set_crc32_options(False).
   bool has_crcs() const { return has_crcs_; }
+  // The CRC that the file has for a storage's bytes; 0 without has_crcs().
+  uint32_t StorageCrc(int32_t storage) const {
+    return has_crcs_ ? entries_[static_cast<size_t>(storage)].crc32 : 0;
+  }
   // Compares the CRC of a storage's bytes; nothing without has_crcs().  `file` is the one read.
   // Errors: DATA_LOSS, and as InputFile::ReadInto.
   absl::Status CheckStorage(const InputFile& file, int32_t storage) const;
