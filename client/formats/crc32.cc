@@ -46,6 +46,16 @@ uint32_t ByTable(const unsigned char* bytes, size_t left, uint32_t crc) {
   return crc;
 }
 
+// a * b modulo the polynomial, all of them bit-reflected: the highest bit is that of x^0.
+uint32_t Multiply(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
+    if ((a & bit) != 0) product ^= b;
+    b = (b >> 1) ^ ((b & 1) != 0 ? 0xEDB88320u : 0);
+  }
+  return product;
+}
+
 #if defined(__x86_64__)
 
 // x^n modulo the polynomial, bit-reflected; one bit further left, as the carry-less product of two
@@ -107,6 +117,16 @@ uint32_t Crc32(absl::string_view data, uint32_t before) {
   if (data.size() >= 64 && HasProducts()) return ~ByProducts(bytes, data.size(), ~before);
 #endif
   return ~ByTable(bytes, data.size(), ~before);
+}
+
+uint32_t CombineCrc32(uint32_t first, uint32_t second, int64_t second_bytes) {
+  // The first part is followed by as many bits as the second has: a multiplication by x to that.
+  uint32_t power = 0x00800000u;  // x^8, then its squares
+  for (int64_t left = second_bytes; left != 0; left >>= 1) {
+    if ((left & 1) != 0) first = Multiply(first, power);
+    power = Multiply(power, power);
+  }
+  return first ^ second;
 }
 
 }  // namespace zerocast

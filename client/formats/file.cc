@@ -138,6 +138,19 @@ absl::Status OutputFile::Append(absl::string_view data) {
   return absl::OkStatus();
 }
 
+absl::Status OutputFile::WriteAt(int64_t offset, absl::string_view data) const {
+  while (!data.empty()) {
+    const ssize_t put = ::pwrite(fd_, data.data(), data.size(), offset);
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      return WithReason(ErrnoStatus(errno, absl::StrCat("write ", path_)), "IO_ERROR");
+    }
+    data.remove_prefix(static_cast<size_t>(put));
+    offset += put;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status OutputFile::Commit() {
   if (::fsync(fd_) != 0) {
     return WithReason(ErrnoStatus(errno, absl::StrCat("flush ", path_)), "IO_ERROR");

@@ -56,7 +56,10 @@ class OutputFile {
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile();
 
+  const std::string& path() const { return path_; }
   absl::Status Append(absl::string_view data);
+  // Writes at an offset, in any order; not with Append.  Any number of threads.
+  absl::Status WriteAt(int64_t offset, absl::string_view data) const;
   // Flushes to disk and renames.  No Append after it.
   absl::Status Commit();
 

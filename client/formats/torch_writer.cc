@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/formats/crc32.h"
 #include "client/formats/pickle_writer.h"
 #include "client/formats/torch_types.h"
 #include "client/formats/zip_writer.h"
@@ -36,13 +37,10 @@ absl::StatusOr<std::set<std::string>> NamedKeys(const PickleGraph& graph) {
   return keys;
 }
 
-absl::Status PutEntry(absl::string_view name, absl::string_view data, ZipWriter* zip) {
-  ZC_RETURN_IF_ERROR(zip->Begin(absl::StrCat(kTop, name), static_cast<int64_t>(data.size())));
-  return zip->Append(data);
-}
-
-absl::Status PutStorage(const TorchStorageData& storage, ZipWriter* zip) {
-  ZC_RETURN_IF_ERROR(zip->Begin(absl::StrCat(kTop, "data/", storage.key), storage.num_bytes));
+// Writes the bytes that `storage` gives at `position`; their CRC.
+absl::StatusOr<uint32_t> PutStorage(const TorchStorageData& storage, int64_t position,
+                                    const OutputFile& file) {
+  uint32_t crc32 = 0;
   std::string part;
   for (int64_t done = 0; done < storage.num_bytes;) {
     const int64_t now = std::min(kPartBytes, storage.num_bytes - done);
@@ -53,18 +51,21 @@ absl::Status PutStorage(const TorchStorageData& storage, ZipWriter* zip) {
                                                      " gave ", part.size(), " bytes, asked for ",
                                                      now));
     }
-    ZC_RETURN_IF_ERROR(zip->Append(part));
+    crc32 = Crc32(part, crc32);
+    ZC_RETURN_IF_ERROR(file.WriteAt(position + done, part));
     done += now;
   }
-  return absl::OkStatus();
+  return crc32;
 }
 
 }  // namespace
 
-absl::Status WriteTorchFile(const std::string& path, const PickleGraph& graph,
-                            const std::vector<TorchStorageData>& storages, int64_t zip64_from) {
+absl::StatusOr<TorchFileWriter> TorchFileWriter::Create(const std::string& path,
+                                                        const PickleGraph& graph,
+                                                        const std::vector<Storage>& storages,
+                                                        int64_t zip64_from) {
   ZC_ASSIGN_OR_RETURN(std::set<std::string> named, NamedKeys(graph));
-  for (const TorchStorageData& storage : storages) {
+  for (const Storage& storage : storages) {
     if (storage.key.find('/') != std::string::npos || named.erase(storage.key) == 0) {
       return absl::InvalidArgumentError(absl::StrCat("write ", path, ": storage ", storage.key,
                                                      " comes twice or is not named by the object"));
@@ -76,11 +77,34 @@ absl::Status WriteTorchFile(const std::string& path, const PickleGraph& graph,
   }
   ZC_ASSIGN_OR_RETURN(const std::string pickle, WritePickle(graph, graph.root()));
   ZC_ASSIGN_OR_RETURN(ZipWriter zip, ZipWriter::Create(path, zip64_from));
-  ZC_RETURN_IF_ERROR(PutEntry("data.pkl", pickle, &zip));
-  ZC_RETURN_IF_ERROR(PutEntry("byteorder", "little", &zip));
-  for (const TorchStorageData& storage : storages) ZC_RETURN_IF_ERROR(PutStorage(storage, &zip));
-  ZC_RETURN_IF_ERROR(PutEntry("version", "3\n", &zip));
-  return zip.Commit();
+  TorchFileWriter writer(std::move(zip));
+  ZC_RETURN_IF_ERROR(writer.zip_.Put(absl::StrCat(kTop, "data.pkl"), pickle));
+  ZC_RETURN_IF_ERROR(writer.zip_.Put(absl::StrCat(kTop, "byteorder"), "little"));
+  writer.first_ = writer.zip_.num_entries();
+  for (const Storage& storage : storages) {
+    ZC_ASSIGN_OR_RETURN(
+        const int64_t position,
+        writer.zip_.Add(absl::StrCat(kTop, "data/", storage.key), storage.num_bytes));
+    writer.positions_.push_back(position);
+  }
+  ZC_RETURN_IF_ERROR(writer.zip_.Put(absl::StrCat(kTop, "version"), "3\n"));
+  return writer;
+}
+
+absl::Status WriteTorchFile(const std::string& path, const PickleGraph& graph,
+                            const std::vector<TorchStorageData>& storages, int64_t zip64_from) {
+  std::vector<TorchFileWriter::Storage> sizes;
+  for (const TorchStorageData& storage : storages) {
+    sizes.push_back({storage.key, storage.num_bytes});
+  }
+  ZC_ASSIGN_OR_RETURN(TorchFileWriter writer,
+                      TorchFileWriter::Create(path, graph, sizes, zip64_from));
+  for (size_t k = 0; k < storages.size(); ++k) {
+    ZC_ASSIGN_OR_RETURN(const uint32_t crc32,
+                        PutStorage(storages[k], writer.positions()[k], writer.file()));
+    writer.SetCrc(k, crc32);
+  }
+  return writer.Commit();
 }
 
 PickleId AddTorchTensor(PickleGraph* graph, absl::string_view key, DType dtype,

@@ -46,25 +46,19 @@ absl::StatusOr<ZipWriter> ZipWriter::Create(const std::string& path, int64_t zip
   return ZipWriter(std::move(file), zip64_from);
 }
 
-absl::Status ZipWriter::Put(absl::string_view bytes) {
-  position_ += static_cast<int64_t>(bytes.size());
-  return file_.Append(bytes);
-}
-
-absl::Status ZipWriter::Begin(absl::string_view name, int64_t num_bytes) {
-  ZC_RETURN_IF_ERROR(End());
+absl::StatusOr<int64_t> ZipWriter::Add(absl::string_view name, int64_t num_bytes) {
   if (name.size() > kNone16 || num_bytes < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("write zip entry of ", num_bytes, " bytes: its name has ", name.size()));
   }
-  name_ = std::string(name);
-  header_ = position_;
-  num_bytes_ = left_ = num_bytes;
-  crc32_ = 0;
-  is_open_ = true;
-  const bool is_zip64 = num_bytes >= zip64_from_;
-  int64_t extra_bytes = is_zip64 ? kZip64ExtraBytes : 0;
-  const int64_t unpadded = header_ + kLocalBytes + static_cast<int64_t>(name.size()) + extra_bytes;
+  Entry entry;
+  entry.name = std::string(name);
+  entry.header = position_;
+  entry.num_bytes = num_bytes;
+  const bool is_zip64 = IsZip64(entry);
+  const int64_t extra_bytes = is_zip64 ? kZip64ExtraBytes : 0;
+  const int64_t unpadded =
+      entry.header + kLocalBytes + static_cast<int64_t>(name.size()) + extra_bytes;
   int64_t padding = (kAlignment - unpadded % kAlignment) % kAlignment;
   if (padding > 0 && padding < 4) padding += kAlignment;  // an extra field has 4 bytes at least
   std::string bytes;
@@ -82,60 +76,61 @@ absl::Status ZipWriter::Begin(absl::string_view name, int64_t num_bytes) {
     PutLittleEndian(static_cast<uint64_t>(padding - 4), 2, &bytes);
     bytes.append(static_cast<size_t>(padding - 4), 'Z');
   }
-  return Put(bytes);
+  ZC_RETURN_IF_ERROR(file_.WriteAt(position_, bytes));
+  entry.data = position_ + static_cast<int64_t>(bytes.size());
+  position_ = entry.data + num_bytes + static_cast<int64_t>(Descriptor(entry).size());
+  entries_.push_back(std::move(entry));
+  return entries_.back().data;
 }
 
-absl::Status ZipWriter::Append(absl::string_view data) {
-  if (static_cast<int64_t>(data.size()) > left_) {
-    return absl::InvalidArgumentError(absl::StrCat("write zip entry ", name_, ": more than the ",
-                                                   num_bytes_, " bytes it was to have"));
-  }
-  left_ -= static_cast<int64_t>(data.size());
-  crc32_ = Crc32(data, crc32_);
-  return Put(data);
+absl::Status ZipWriter::Put(absl::string_view name, absl::string_view data) {
+  ZC_ASSIGN_OR_RETURN(const int64_t position, Add(name, static_cast<int64_t>(data.size())));
+  SetCrc(entries_.size() - 1, Crc32(data));
+  return file_.WriteAt(position, data);
 }
 
-absl::Status ZipWriter::End() {
-  if (!is_open_) return absl::OkStatus();
-  if (left_ != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("write zip entry ", name_, ": ", left_,
-                                                   " bytes fewer than the ", num_bytes_,
-                                                   " it was to have"));
-  }
-  is_open_ = false;
-  ++num_entries_;
-  const uint64_t size = static_cast<uint64_t>(num_bytes_), header = static_cast<uint64_t>(header_);
-  const bool is_zip64 = num_bytes_ >= zip64_from_, is_far = header_ >= zip64_from_;
+std::string ZipWriter::Descriptor(const Entry& entry) const {
   std::string descriptor;
+  const uint64_t size = static_cast<uint64_t>(entry.num_bytes);
   PutLittleEndian(kDescriptorSignature, 4, &descriptor);
-  PutLittleEndian(crc32_, 4, &descriptor);
-  PutLittleEndian(size, is_zip64 ? 8 : 4, &descriptor);
-  PutLittleEndian(size, is_zip64 ? 8 : 4, &descriptor);
+  PutLittleEndian(entry.crc32, 4, &descriptor);
+  PutLittleEndian(size, IsZip64(entry) ? 8 : 4, &descriptor);
+  PutLittleEndian(size, IsZip64(entry) ? 8 : 4, &descriptor);
+  return descriptor;
+}
+
+void ZipWriter::ListEntry(const Entry& entry, std::string* directory) const {
+  const uint64_t size = static_cast<uint64_t>(entry.num_bytes),
+                 header = static_cast<uint64_t>(entry.header);
+  const bool is_zip64 = IsZip64(entry), is_far = entry.header >= zip64_from_;
   const int64_t field_bytes = (is_zip64 ? 16 : 0) + (is_far ? 8 : 0);
-  PutLittleEndian(kCentralSignature, 4, &directory_);
-  PutLittleEndian(kVersion, 2, &directory_);
-  PutFixed(crc32_, is_zip64 ? kNone32 : size, name_.size(), field_bytes > 0 ? field_bytes + 4 : 0,
-           &directory_);
-  PutLittleEndian(0, 2, &directory_);  // comment
-  PutLittleEndian(0, 2, &directory_);  // disk
-  PutLittleEndian(0, 2, &directory_);
-  PutLittleEndian(0, 4, &directory_);
-  PutLittleEndian(is_far ? kNone32 : header, 4, &directory_);
-  directory_ += name_;
+  PutLittleEndian(kCentralSignature, 4, directory);
+  PutLittleEndian(kVersion, 2, directory);
+  PutFixed(entry.crc32, is_zip64 ? kNone32 : size, entry.name.size(),
+           field_bytes > 0 ? field_bytes + 4 : 0, directory);
+  PutLittleEndian(0, 2, directory);  // comment
+  PutLittleEndian(0, 2, directory);  // disk
+  PutLittleEndian(0, 2, directory);
+  PutLittleEndian(0, 4, directory);
+  PutLittleEndian(is_far ? kNone32 : header, 4, directory);
+  *directory += entry.name;
   if (field_bytes > 0) {
-    PutLittleEndian(1, 2, &directory_);
-    PutLittleEndian(static_cast<uint64_t>(field_bytes), 2, &directory_);
-    if (is_zip64) PutLittleEndian(size, 8, &directory_);
-    if (is_zip64) PutLittleEndian(size, 8, &directory_);
-    if (is_far) PutLittleEndian(header, 8, &directory_);
+    PutLittleEndian(1, 2, directory);
+    PutLittleEndian(static_cast<uint64_t>(field_bytes), 2, directory);
+    if (is_zip64) PutLittleEndian(size, 8, directory);
+    if (is_zip64) PutLittleEndian(size, 8, directory);
+    if (is_far) PutLittleEndian(header, 8, directory);
   }
-  return Put(descriptor);
 }
 
 absl::Status ZipWriter::Commit() {
-  ZC_RETURN_IF_ERROR(End());
-  const uint64_t begin = static_cast<uint64_t>(position_), num_bytes = directory_.size(),
-                 num_entries = static_cast<uint64_t>(num_entries_);
+  std::string directory;
+  for (const Entry& entry : entries_) {
+    ZC_RETURN_IF_ERROR(file_.WriteAt(entry.data + entry.num_bytes, Descriptor(entry)));
+    ListEntry(entry, &directory);
+  }
+  const uint64_t begin = static_cast<uint64_t>(position_), num_bytes = directory.size(),
+                 num_entries = entries_.size();
   const bool needs64 =
       position_ + static_cast<int64_t>(num_bytes) >= zip64_from_ || num_entries >= kNone16;
   std::string end;
@@ -161,8 +156,7 @@ absl::Status ZipWriter::Commit() {
   PutLittleEndian(needs64 ? kNone32 : num_bytes, 4, &end);
   PutLittleEndian(needs64 ? kNone32 : begin, 4, &end);
   PutLittleEndian(0, 2, &end);
-  ZC_RETURN_IF_ERROR(Put(directory_));
-  ZC_RETURN_IF_ERROR(Put(end));
+  ZC_RETURN_IF_ERROR(file_.WriteAt(position_, directory + end));
   return file_.Commit();
 }
 
