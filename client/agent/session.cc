@@ -255,6 +255,7 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
                                   response.rendezvous_entry().value());
     case v1::SessionResponse::kCancelLoad:
       return table->Cancel(KeyOf(response.cancel_load()), response.cancel_load().why());
+    case v1::SessionResponse::kLookAtFolder:  // not asked of who does not offer it
     case v1::SessionResponse::MESSAGE_NOT_SET:
       // Of a newer server: it must not depend on an answer.
       spdlog::warn("session: a message of a kind that this version does not know");

@@ -37,6 +37,7 @@ struct AgentRegistered {
   AgentLimits limits;
   std::vector<Gpu> gpus = {};
   std::string no_gpus_because = {};
+  bool looks_at_folders = false;
 };
 
 // What other loads can take from an agent, all of it.

@@ -45,6 +45,7 @@ struct Agent {
   AgentLimits limits;
   std::vector<Gpu> gpus;
   std::string no_gpus_because;
+  bool looks_at_folders = false;
 };
 
 // Jobs, loads, agents: the whole state of the server, and its rules.  README.md has the states.

@@ -64,6 +64,7 @@ void Machine::On(const AgentRegistered& event, const Moment& now, std::vector<Co
   agent.limits = event.limits;
   agent.gpus = event.gpus;
   agent.no_gpus_because = event.no_gpus_because;
+  agent.looks_at_folders = event.looks_at_folders;
   node_of_session_[event.session] = event.node_name;
   CompareHeld(agent, event.held_loads, out);
   // A copy: placing a load can end it.

@@ -267,6 +267,7 @@ absl::StatusOr<jobs::AgentRegistered> RegistrationFromProto(const v1::SessionReq
                           gpu.memory_bytes()});
   }
   event.no_gpus_because = message.no_gpus_because().substr(0, kMaxTextBytes);
+  event.looks_at_folders = message.looks_at_folders();
   return event;
 }
 
@@ -326,6 +327,9 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
     }
     case v1::SessionRequest::kRegister:
       return InvalidFields({{"register", "comes once, as the first message of a stream"}});
+    case v1::SessionRequest::kFolderReport:
+      // For Core::NoteFolderReport; to the machine it only says that the agent is there.
+      return jobs::Heartbeat{session};
     case v1::SessionRequest::MESSAGE_NOT_SET:
       // Of a newer agent: it must not depend on an answer.  It shows that the agent is there.
       if (request.ByteSizeLong() > 0) return jobs::Heartbeat{session};

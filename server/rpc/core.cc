@@ -1,5 +1,5 @@
 // Life, commands, compilers; core_resources.cc has jobs and loads, core_agents.cc the streams,
-// core_writes.cc the store.
+// core_looks.cc what agents find in folders, core_writes.cc the store.
 #include "server/rpc/core.h"
 
 #include <spdlog/spdlog.h>
@@ -122,6 +122,7 @@ void Core::DoLocked(const jobs::EndSession& command) {
   if (it == sessions_.end()) return;
   const std::shared_ptr<SessionSink> sink = it->second;
   sessions_.erase(it);
+  LoseLooksLocked(command.session, command.status.message());
   sink->End(command.status);
 }
 

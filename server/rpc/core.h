@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "kernels/base/mutex.h"
 #include "server/base/clock.h"
+#include "server/jobs/checkpoints.h"
 #include "server/jobs/machine.h"
 #include "server/store/state_store.h"
 #include "zerocast/v1/agent.pb.h"
@@ -75,7 +76,7 @@ class Core {
  public:
   struct Options {
     jobs::MachineOptions machine;
-    int max_sessions = 4096, max_watches = 4096, max_dry_runs = 8;
+    int max_sessions = 4096, max_watches = 4096, max_dry_runs = 8, max_looks = 8;
     int num_compilers = 2;
     // Callers that may wait for the store at once; one more is UNAVAILABLE.
     int max_waiting = 64;
@@ -147,6 +148,25 @@ class Core {
   void Apply(const jobs::Event& event);
   void CloseSession(jobs::SessionId session, absl::string_view why);
   std::vector<v1::AgentInfo> ListAgents();
+
+  // Has an agent look at a folder of DeepSpeed checkpoints; blocks.  One of `nodes` is asked where
+  // one of them is connected, else any; where the folder is not there, up to kMaxTries of them.
+  // `tags`: those to look at, besides the one that `latest` names; `all_tags`: all that are there,
+  // too.  `cancelled` is asked a few times a second.  Errors beside those of jobs and loads:
+  // UNAVAILABLE, reason NOT_ENOUGH_AGENTS, where there is no agent that looks, or AGENT_LOST;
+  // DEADLINE_EXCEEDED, CANCELLED, RESOURCE_EXHAUSTED; NOT_FOUND, reason CHECKPOINT_NOT_FOUND, where
+  // there is no such folder; others of the agent.
+  static constexpr size_t kMaxTries = 4;
+  struct LookRequest {
+    std::vector<std::string> nodes;
+    std::string path;
+    std::vector<std::string> tags;
+    bool all_tags = false;
+  };
+  absl::StatusOr<jobs::FolderLook> LookAtFolder(const LookRequest& request, absl::Duration timeout,
+                                                const std::function<bool()>& cancelled);
+  // An agent's answer to LookAtFolder.  One that nobody waits for changes nothing.
+  void NoteFolderReport(jobs::SessionId session, const v1::FolderReport& report);
 
   // ---- Life.
   // False while the store refuses records, or has been at one commit for more than 10 s.
@@ -255,6 +275,23 @@ class Core {
   v1::Load ShowLocked(const jobs::Load& load, bool with_digests) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // ---- core_looks.cc
+  struct Look {
+    jobs::SessionId session = 0;
+    std::string node_name;
+    std::optional<absl::StatusOr<jobs::FolderLook>> answer;
+  };
+  // Who may be asked, in this order.
+  absl::StatusOr<std::vector<std::string>> LookersLocked(const LookRequest& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<jobs::FolderLook> LookLocked(const std::string& node, const LookRequest& request,
+                                              absl::Duration until,
+                                              const std::function<bool()>& cancelled)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The stream is over: what it was to answer never comes.
+  void LoseLooksLocked(jobs::SessionId session, absl::string_view why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   void CompileLoop();
   void TickLoop();
 
@@ -287,6 +324,9 @@ class Core {
   std::multimap<std::string, std::shared_ptr<JobSink>> job_sinks_ ABSL_GUARDED_BY(mutex_);
   std::multimap<std::string, std::shared_ptr<LoadSink>> load_sinks_ ABSL_GUARDED_BY(mutex_);
   int num_dry_runs_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, Look> looks_ ABSL_GUARDED_BY(mutex_);  // on their way
+  int num_looking_ ABSL_GUARDED_BY(mutex_) = 0;                // calls of LookAtFolder
+  CondVar looked_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
 
   Mutex compile_mutex_;

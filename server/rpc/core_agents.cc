@@ -53,6 +53,7 @@ void Core::CloseSession(jobs::SessionId session, absl::string_view why) {
   MutexLock lock(&mutex_);
   reserved_.erase(session);
   if (sessions_.erase(session) == 0) return;
+  LoseLooksLocked(session, why);
   std::vector<jobs::Command> commands;
   machine_.Apply(jobs::SessionClosed{session, std::string(why)}, Now(), &commands);
   CarryLocked(commands);
@@ -132,6 +133,7 @@ void Core::EndStreams() {
   draining_ = true;
   ended_ = true;
   round_done_.SignalAll();
+  looked_.SignalAll();
   for (const auto& [session, sink] : sessions_) sink->End(Stopping());
   for (const auto& [name, sink] : job_sinks_) sink->End(Stopping());
   for (const auto& [name, sink] : load_sinks_) sink->End(Stopping());

@@ -42,6 +42,10 @@ Metrics::Metrics()
                 .Help("Jobs that the server keeps")
                 .Register(*registry_)
                 .Add({})),
+      checkpoints_(BuildGauge()
+                       .Name("zerocast_checkpoints")
+                       .Help("Registered checkpoints, by what the last look found")
+                       .Register(*registry_)),
       watches_(BuildGauge()
                    .Name("zerocast_watches")
                    .Help("Open Watch streams")
@@ -81,6 +85,12 @@ void Metrics::Show(const CoreCounts& counts, bool ready) {
   watches_.Set(static_cast<double>(counts.watches));
   dropped_.Set(static_cast<double>(counts.dropped_reports));
   ready_.Set(ready ? 1 : 0);
+}
+
+void Metrics::ShowCheckpoints(const std::map<std::string, int64_t>& by_state) {
+  for (const auto& [state, count] : by_state) {
+    checkpoints_.Add({{"state", state}}).Set(static_cast<double>(count));
+  }
 }
 
 }  // namespace zerocast::rpc

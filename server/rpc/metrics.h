@@ -6,6 +6,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -26,6 +28,7 @@ class Metrics {
   void CountCall(absl::string_view method, absl::StatusCode code, absl::Duration took);
   // The state as it is now.
   void Show(const CoreCounts& counts, bool ready);
+  void ShowCheckpoints(const std::map<std::string, int64_t>& by_state);
 
   std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
 
@@ -36,6 +39,7 @@ class Metrics {
   prometheus::Family<prometheus::Gauge>& loads_;
   prometheus::Gauge& agents_;
   prometheus::Gauge& jobs_;
+  prometheus::Family<prometheus::Gauge>& checkpoints_;
   prometheus::Gauge& watches_;
   prometheus::Gauge& dropped_;
   prometheus::Gauge& ready_;

@@ -1,9 +1,6 @@
-// AgentService, CheckpointService and ServerInfoService.
+// AgentService and ServerInfoService.
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "kernels/base/status_macros.h"
-#include "server/base/errors.h"
 #include "server/config/resolve.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/server.h"
@@ -26,48 +23,6 @@ grpc::Status AgentServiceImpl::ListAgents(grpc::ServerContext* context,
     }
     return absl::OkStatus();
   });
-}
-
-grpc::Status CheckpointServiceImpl::Refuse(grpc::ServerContext* context, absl::string_view method) {
-  return RunUnary(env_, absl::StrCat("CheckpointService/", method), context, [&](absl::Duration) {
-    return WithReason(absl::UnimplementedError(absl::StrCat(
-                          method,
-                          ": this server keeps no registry of checkpoints; name the folder in "
-                          "JobSpec.checkpoint_path, and use the zerocast checkpoint commands on "
-                          "DeepSpeed folders")),
-                      "UNSUPPORTED");
-  });
-}
-
-grpc::Status CheckpointServiceImpl::RegisterCheckpoint(grpc::ServerContext* context,
-                                                       const v1::RegisterCheckpointRequest*,
-                                                       v1::RegisterCheckpointResponse*) {
-  return Refuse(context, "RegisterCheckpoint");
-}
-grpc::Status CheckpointServiceImpl::GetCheckpoint(grpc::ServerContext* context,
-                                                  const v1::GetCheckpointRequest*,
-                                                  v1::GetCheckpointResponse*) {
-  return Refuse(context, "GetCheckpoint");
-}
-grpc::Status CheckpointServiceImpl::ListCheckpoints(grpc::ServerContext* context,
-                                                    const v1::ListCheckpointsRequest*,
-                                                    v1::ListCheckpointsResponse*) {
-  return Refuse(context, "ListCheckpoints");
-}
-grpc::Status CheckpointServiceImpl::PinCheckpoint(grpc::ServerContext* context,
-                                                  const v1::PinCheckpointRequest*,
-                                                  v1::PinCheckpointResponse*) {
-  return Refuse(context, "PinCheckpoint");
-}
-grpc::Status CheckpointServiceImpl::UnpinCheckpoint(grpc::ServerContext* context,
-                                                    const v1::UnpinCheckpointRequest*,
-                                                    v1::UnpinCheckpointResponse*) {
-  return Refuse(context, "UnpinCheckpoint");
-}
-grpc::Status CheckpointServiceImpl::PruneCheckpoints(grpc::ServerContext* context,
-                                                     const v1::PruneCheckpointsRequest*,
-                                                     v1::PruneCheckpointsResponse*) {
-  return Refuse(context, "PruneCheckpoints");
 }
 
 grpc::Status ServerInfoServiceImpl::GetServerInfo(grpc::ServerContext* context,

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/rpc/checkpoint_convert.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/job_spec.h"
 
@@ -115,6 +116,33 @@ absl::StatusOr<jobs::Load> LoadFromRecordText(absl::string_view name, const std:
   load.released = released->get<bool>();
   *job_name = message.job();
   return load;
+}
+
+std::string CheckpointToRecord(const jobs::Checkpoint& checkpoint) {
+  nlohmann::json record =
+      Envelope(CheckpointToProto(checkpoint).SerializeAsString(), checkpoint.request);
+  record["found_digest"] = checkpoint.found.digest;
+  record["knows_step"] = checkpoint.found.step.has_value();
+  return record.dump();
+}
+
+absl::StatusOr<jobs::Checkpoint> CheckpointFromRecordText(absl::string_view name,
+                                                          const std::string& text) {
+  v1::Checkpoint message;
+  jobs::RequestKey request;
+  ZC_ASSIGN_OR_RETURN(const nlohmann::json record, Open(name, text, &message, &request));
+  jobs::Checkpoint checkpoint = CheckpointFromProto(message);
+  checkpoint.name = std::string(name);
+  checkpoint.request = std::move(request);
+  if (!Take(record, "found_digest", &checkpoint.found.digest)) {
+    return DamagedRecord(name, "no found_digest");
+  }
+  const auto knows_step = record.find("knows_step");
+  if (knows_step == record.end() || !knows_step->is_boolean()) {
+    return DamagedRecord(name, "no knows_step");
+  }
+  if (!knows_step->get<bool>()) checkpoint.found.step.reset();
+  return checkpoint;
 }
 
 }  // namespace zerocast::rpc

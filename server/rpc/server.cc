@@ -25,6 +25,7 @@
 #include "server/base/errors.h"
 #include "server/base/listen_address.h"
 #include "server/conversion/catalogue.h"
+#include "server/rpc/checkpoint_registry.h"
 #include "server/rpc/config_leases.h"
 #include "server/rpc/core.h"
 #include "server/rpc/metrics.h"
@@ -117,6 +118,7 @@ struct Server::Rep {
   Options options;
   std::unique_ptr<rpc::Core> core;
   std::unique_ptr<rpc::ConfigLeases> leases;
+  std::unique_ptr<rpc::CheckpointRegistry> checkpoints;
   rpc::Metrics metrics;
   std::vector<std::unique_ptr<grpc::Service>> services;
   grpc::CallbackGenericService nothing_else;
@@ -137,6 +139,7 @@ struct Server::Rep {
     SetHealth(main.server.get(), ready);
     SetHealth(health.server.get(), ready);
     metrics.Show(core->Counts(), ready);
+    metrics.ShowCheckpoints(checkpoints->CountByState());
   }
   void WatchLoop();
 };
@@ -153,7 +156,7 @@ absl::Status Server::Rep::StartMain() {
   services.push_back(std::make_unique<rpc::JobServiceImpl>(env));
   services.push_back(std::make_unique<rpc::LoadServiceImpl>(env));
   services.push_back(std::make_unique<rpc::AgentServiceImpl>(env));
-  services.push_back(std::make_unique<rpc::CheckpointServiceImpl>(env));
+  services.push_back(std::make_unique<rpc::CheckpointServiceImpl>(env, checkpoints.get()));
   services.push_back(std::make_unique<rpc::ServerInfoServiceImpl>(env));
 
   grpc::ServerBuilder builder;
@@ -223,6 +226,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   ZC_ASSIGN_OR_RETURN(rep->core, rpc::Core::Create(core_options, std::move(store), options.clock));
   ZC_ASSIGN_OR_RETURN(rep->leases,
                       rpc::ConfigLeases::Create({}, rep->core->store(), options.clock));
+  ZC_ASSIGN_OR_RETURN(rep->checkpoints,
+                      rpc::CheckpointRegistry::Create({}, rep->core->store(), options.clock));
   rep->options = std::move(options);
   // Both for this server and every one the process makes later; see WithoutReflection.
   if (rep->options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -3,6 +3,7 @@
 
 #include "server/config/value.h"
 #include "server/rpc/call.h"
+#include "server/rpc/checkpoint_registry.h"
 #include "server/rpc/config_leases.h"
 #include "zerocast/v1/agent.grpc.pb.h"
 #include "zerocast/v1/checkpoint.grpc.pb.h"
@@ -109,10 +110,11 @@ class AgentServiceImpl final
   const Env env_;
 };
 
-// The registry of checkpoints is not offered by this server: every call says what to use.
 class CheckpointServiceImpl final : public v1::CheckpointService::Service {
  public:
-  explicit CheckpointServiceImpl(const Env& env) : env_(env) {}
+  // `registry` outlives the service.
+  CheckpointServiceImpl(const Env& env, CheckpointRegistry* registry)
+      : env_(env), registry_(registry) {}
   grpc::Status RegisterCheckpoint(grpc::ServerContext* context,
                                   const v1::RegisterCheckpointRequest* request,
                                   v1::RegisterCheckpointResponse* response) override;
@@ -126,13 +128,19 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
   grpc::Status UnpinCheckpoint(grpc::ServerContext* context,
                                const v1::UnpinCheckpointRequest* request,
                                v1::UnpinCheckpointResponse* response) override;
+  grpc::Status FindLatestCheckpoint(grpc::ServerContext* context,
+                                    const v1::FindLatestCheckpointRequest* request,
+                                    v1::FindLatestCheckpointResponse* response) override;
   grpc::Status PruneCheckpoints(grpc::ServerContext* context,
                                 const v1::PruneCheckpointsRequest* request,
                                 v1::PruneCheckpointsResponse* response) override;
+  grpc::Status DeleteCheckpoint(grpc::ServerContext* context,
+                                const v1::DeleteCheckpointRequest* request,
+                                v1::DeleteCheckpointResponse* response) override;
 
  private:
-  grpc::Status Refuse(grpc::ServerContext* context, absl::string_view method);
   const Env env_;
+  CheckpointRegistry* const registry_;
 };
 
 class ServerInfoServiceImpl final : public v1::ServerInfoService::Service {

@@ -60,6 +60,7 @@ absl::Status AgentSession::Handle() {
   }
   ZC_ASSIGN_OR_RETURN(const jobs::Event event, EventFromProto(request_, session_));
   core_->Apply(event);
+  if (request_.has_folder_report()) core_->NoteFolderReport(session_, request_.folder_report());
   return absl::OkStatus();
 }
 

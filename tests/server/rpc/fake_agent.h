@@ -20,7 +20,7 @@ namespace zerocast {
 class FakeAgent {
  public:
   FakeAgent(const std::shared_ptr<grpc::Channel>& channel, std::string node_name,
-            uint64_t incarnation = 1)
+            uint64_t incarnation = 1, bool looks_at_folders = true)
       : node_name_(std::move(node_name)), stub_(v1::AgentService::NewStub(channel)) {
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     stream_ = stub_->Session(&context_);
@@ -29,6 +29,7 @@ class FakeAgent {
     request.mutable_register_()->set_incarnation(incarnation);
     request.mutable_register_()->set_version("test");
     request.mutable_register_()->set_socket_path("/run/zerocast/" + node_name_);
+    request.mutable_register_()->set_looks_at_folders(looks_at_folders);
     EXPECT_TRUE(stream_->Write(request));
     EXPECT_TRUE(Read().has_registered());
   }
@@ -44,6 +45,8 @@ class FakeAgent {
     return response;
   }
   bool Write(const v1::SessionRequest& request) { return stream_->Write(request); }
+  // Ends the stream; any thread.
+  void Cancel() { context_.TryCancel(); }
   absl::Status Finish() {
     finished_ = true;
     return FromGrpc(stream_->Finish());

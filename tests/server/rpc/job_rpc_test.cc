@@ -447,14 +447,6 @@ TEST_F(JobRpcTest, WatchJobEndsWithTheCancel) {
   EXPECT_THAT(FromGrpc(reader->Finish()), IsOk());
 }
 
-TEST_F(JobRpcTest, WhatIsNotOfferedSaysWhatToUse) {
-  const auto registered = Call(checkpoints_, &v1::CheckpointService::Stub::RegisterCheckpoint,
-                               v1::RegisterCheckpointRequest());
-  EXPECT_THAT(registered,
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("JobSpec.checkpoint_path")));
-  EXPECT_EQ(ReasonOf(registered.status()), "UNSUPPORTED");
-}
-
 TEST_F(JobRpcTest, UnknownFieldsSurvive) {
   v1::JobSpec spec = TwoNodeSpec();
   // Field 1000, a varint, as a newer client might send it.
