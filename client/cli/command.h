@@ -48,6 +48,7 @@ void AddPlanCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddConfigCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddRulesCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run);
+void AddCheckpointCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 void AddAgentsCommand(CLI::App* app, const GlobalOptions* global, Run* run);
 
 }  // namespace zerocast

@@ -76,6 +76,7 @@ int Main(int argc, char** argv) {
   AddConfigCommand(&app, &global, &run);
   AddRulesCommand(&app, &global, &run);
   AddJobCommand(&app, &global, &run);
+  AddCheckpointCommand(&app, &global, &run);
   AddAgentsCommand(&app, &global, &run);
 
   try {

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "zerocast/v1/agent.pb.h"
+#include "zerocast/v1/checkpoint.pb.h"
 #include "zerocast/v1/config.pb.h"
 #include "zerocast/v1/job.pb.h"
 #include "zerocast/v1/load.pb.h"
@@ -114,6 +115,33 @@ class Client {
   // server was not there, or did not answer, for Options::timeout: UNAVAILABLE.
   absl::StatusOr<v1::Load> WatchLoad(absl::string_view name, absl::Duration timeout,
                                      const std::function<bool(const v1::Load&)>& on_change);
+
+  // ---- DeepSpeed checkpoints that jobs have written.  Whether one is complete is what an agent
+  // found that looked at its files: registering, `verify`, finding and pruning look, and are
+  // UNAVAILABLE, reason NOT_ENOUGH_AGENTS, without an agent that does.
+
+  // `checkpoint`: job, path and, unless it is the one that `latest` of its folder names, the tag.
+  // An incomplete one is registered as such.
+  absl::StatusOr<v1::Checkpoint> RegisterCheckpoint(const v1::Checkpoint& checkpoint,
+                                                    const CreateOptions& options);
+  absl::StatusOr<v1::Checkpoint> GetCheckpoint(absl::string_view name, bool verify = false);
+  struct ListCheckpointsOptions {
+    std::string job, path;  // only those; empty: all
+    bool verify = false;
+  };
+  // Those registered last first, page by page.
+  absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(
+      const ListCheckpointsOptions& options);
+  absl::StatusOr<v1::Checkpoint> PinCheckpoint(absl::string_view name);
+  absl::StatusOr<v1::Checkpoint> UnpinCheckpoint(absl::string_view name);
+  // The newest complete one of a job or in a folder.
+  absl::StatusOr<v1::FindLatestCheckpointResponse> FindLatestCheckpoint(
+      const v1::FindLatestCheckpointRequest& request);
+  // Forgets; files stay.  A retry after a lost answer tells only what it forgot itself.
+  absl::StatusOr<v1::PruneCheckpointsResponse> PruneCheckpoints(
+      const v1::PruneCheckpointsRequest& request);
+  // `etag`: only if it still has it; empty: whatever it has.
+  absl::Status DeleteCheckpoint(absl::string_view name, absl::string_view etag);
 
   absl::StatusOr<std::vector<v1::AgentInfo>> ListAgents();
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
