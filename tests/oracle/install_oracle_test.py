@@ -1,8 +1,9 @@
 """zerocast.install: which calls of the library's from_pretrained go through zerocast, and which do not and why.
 
-One process, no DeepSpeed. Wants ZC_SOURCE_DIR; Python finds the package.
+One process, in an environment without DeepSpeed. Wants ZC_SOURCE_DIR and ZC_BUILD_DIR; Python finds the package.
 """
 
+import importlib.util
 import inspect
 import json
 import logging
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import unittest
 
+import deepspeed_releases as releases
+import ranks
 import torch
 import transformers
 import zerocast
@@ -30,6 +33,11 @@ def everything(model):
 
 
 class Install(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        if importlib.util.find_spec("deepspeed") is not None:
+            raise RuntimeError("DeepSpeed is installed here, without which all this must work")
 
     def setUp(self):
         holder = tempfile.TemporaryDirectory()
@@ -149,17 +157,16 @@ import zerocast
 zerocast.install()
 import transformers
 config = {{"train_micro_batch_size_per_gpu": 7, "zero_optimization": {{"stage": 1}}}}
-arguments = transformers.TrainingArguments("out", deepspeed=config, use_cpu=True, per_device_train_batch_size=2)
+arguments = transformers.TrainingArguments({str(self.folder)!r}, deepspeed=config, use_cpu=True, per_device_train_batch_size=2)
 try:
     transformers.AutoModelForCausalLM.from_pretrained({str(empty)!r})
 except zerocast.ConfigError as error:
     print(error.mismatches)
 """
-        environment = {**os.environ, "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": "29533", "DS_ACCELERATOR": "cpu"}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300,
-                              env=environment, cwd=self.folder)
-        self.assertIn("['ds train_micro_batch_size_per_gpu=7 vs hf per_device_train_batch_size=2']", done.stdout, done.stderr)
+        # The integration wants DeepSpeed.
+        deepspeed = releases.install(pathlib.Path(os.environ["ZC_BUILD_DIR"]) / "oracle" / "deepspeed", "0.19.8")
+        (_, output), = ranks.run(1, ["-c", code], ranks.environment(os.environ["PYTHONPATH"], deepspeed), 300)
+        self.assertIn("['ds train_micro_batch_size_per_gpu=7 vs hf per_device_train_batch_size=2']", output)
 
 
 class Alike(unittest.TestCase):

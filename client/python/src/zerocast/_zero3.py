@@ -6,6 +6,7 @@ Follows DeepSpeed 0.19.8, deepspeed/runtime/zero/partition_parameters.py (Init).
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, Dict, Optional
 
 from zerocast._errors import LoadError
@@ -194,7 +195,9 @@ def partitioned_init() -> Any:
 def init_around() -> Any:
     """The deepspeed.zero.Init within which modules are made now, the outermost: it makes their parameters,
     whatever others are within it. None where there is none."""
-    from deepspeed.runtime.zero import partition_parameters as zero
+    zero = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    if zero is None:  # nobody has made one; DeepSpeed may not even be installed
+        return None
     return zero.top_level_context if zero.zero_init_context > 0 else None
 
 
