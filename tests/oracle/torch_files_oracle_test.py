@@ -1,21 +1,29 @@
 #!/usr/bin/env python3
-"""Files that were read and written by client/formats, loaded by torch: equal to the originals."""
+"""Files that were read and written by client/formats, loaded by torch: equal to the originals.
+
+Wants ZC_SOURCE_DIR and ZC_BUILD_DIR; some of the files have DeepSpeed's objects.
+"""
 
 import io
 import os
 import pathlib
 import pickle
 import subprocess
+import sys
 import tarfile
 import tempfile
 import unittest
 import zipfile
 from typing import Any
 
+import deepspeed_releases as releases
 import torch
 
 SOURCE = pathlib.Path(os.environ["ZC_SOURCE_DIR"])
-REWRITE = pathlib.Path(os.environ["ZC_BUILD_DIR"]) / "test_bin" / "torch_rewrite"
+BUILD = pathlib.Path(os.environ["ZC_BUILD_DIR"])
+REWRITE = BUILD / "test_bin" / "torch_rewrite"
+os.environ["DS_ACCELERATOR"] = "cpu"
+sys.path.append(str(releases.install(BUILD / "oracle" / "deepspeed", "0.19.8")))
 
 
 def dir_of(kind: type) -> set[str]:
