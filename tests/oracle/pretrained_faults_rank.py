@@ -3,9 +3,9 @@
     pretrained_faults_rank.py CASE OUT
 
 CASE is a file of JSON, the same for all ranks: {"calls": [call, ...], "at": {RANK: {POINT: ACTION}}}. A call has `call`
-("from_pretrained", "load_into" or "attach") and its arguments. POINT is "start" (before the first call), "init" (the
-model is being made), or "attach" (the load is ready); ACTION "raise", "kill", "take" (the shard, first) or "wait" (tells by
-OUT/RANK.waits that it does, until there is OUT/go).
+("from_pretrained", "load_into" or "attach") and its arguments; `only`: {RANK: those that are others there}. POINT is "start"
+(before the first call), "init" (the model is being made), or "attach" (the load is ready); ACTION "raise", "kill", "take" (the
+shard, first) or "wait" (tells by OUT/RANK.waits that it does, until there is OUT/go).
 OUT/RANK.CALL.json has the exception's type and text, the seconds, and what a call gave that raised nothing.
 """
 
@@ -91,7 +91,8 @@ def known(info):
 
 def from_pretrained(case, call):
     torch.manual_seed(7)  # what is missing is initialised by it
-    made = zerocast.from_pretrained(model_class(case, call), call["checkpoint"], call.get("config"), server=call.get("server"),
+    cls = None if call.get("class", "") is None else model_class(case, call)
+    made = zerocast.from_pretrained(cls, call["checkpoint"], call.get("config"), server=call.get("server"),
                                     timeout=call.get("timeout", 30.0), **call.get("keywords", {}))
     model, info = made if isinstance(made, tuple) else (made, {})
     return {"parameters": gathered(model) if call.get("gather") else None,
@@ -138,6 +139,11 @@ def one(case, call, file):
         file.with_suffix(".part").rename(file)
 
 
+def of_rank(call):
+    """The call as this rank makes it: `only` has {RANK: what is another}."""
+    return {**call, **call.get("only", {}).get(str(RANK), {})}
+
+
 def main(case_file, out):
     case = json.loads(pathlib.Path(case_file).read_text(encoding="utf-8"))
     if case.get("log"):
@@ -145,7 +151,7 @@ def main(case_file, out):
     case["out"] = out
     hook_attach(case)
     act(case, "start")
-    for number, call in enumerate(case["calls"]):
+    for number, call in enumerate(map(of_rank, case["calls"])):
         file = pathlib.Path(out, f"{RANK}.{number}.json")
         if number == len(case["calls"]) - 1:
             one(case, call, file)

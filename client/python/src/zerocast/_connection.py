@@ -18,6 +18,13 @@ _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_PAUSE = 0.01  # seconds
 
 
+def _advice(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "the agent's --socket-mode, and the folder that the socket is in, say who may connect"
+    return ("is zerocast-agent running on this node, with that --socket, where this process sees it? ZEROCAST_SOCKET, "
+            "or socket=, names another")
+
+
 class Connection:
     """A connection to an agent, all of whose waits end by one deadline."""
 
@@ -31,8 +38,8 @@ class Connection:
             self._connect()
         except OSError as error:
             self._socket.close()
-            raise AttachError("UNAVAILABLE", f"connect to the agent at {path}: {error}",
-                              "AGENT_LOST") from error
+            raise AttachError("UNAVAILABLE", f"connect to the agent at {path}: {error.strerror or error}; "
+                              f"{_advice(error)}", "AGENT_LOST") from error
         except AttachError:
             self._socket.close()
             raise

@@ -15,6 +15,43 @@ from zerocast._errors import LoadError
 _SMALL = 1 << 16
 
 
+# Where it is the path of a folder, nodes may have other ones.
+_OWN_TO_A_NODE = ("nvme_path",)
+
+
+def check_config(config: Any) -> None:
+    """Raises LoadError for what is no DeepSpeed config, or has no ZeRO stage that is known."""
+
+    def refuse(what: str) -> None:
+        raise LoadError("INVALID_ARGUMENT", f"read the DeepSpeed config: {what}", "INVALID_FIELDS")
+
+    if not isinstance(config, dict):
+        refuse(f"it is of type {type(config).__name__}; give a dict, the path of a file, or JSON text")
+    zero = config.get("zero_optimization")
+    if zero is not None and not isinstance(zero, dict):
+        refuse(f"zero_optimization is {zero!r}; it must be an object, such as {{\"stage\": 3}}")
+    stage = (zero or {}).get("stage", 0)
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        refuse(f"zero_optimization.stage is {stage!r}; it must be 0, 1, 2 or 3")
+
+
+def what_makes_parameters(config: Dict[str, Any]) -> Dict[str, Any]:
+    """What of a DeepSpeed config decides how parameters are made, by its path: for ranks to compare."""
+    found: Dict[str, Any] = {}
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in _OWN_TO_A_NODE:
+                    add(f"{path}.{name}", inner)
+        else:
+            found[path] = value
+
+    for name in ("zero_optimization", "bf16", "fp16", "data_types"):
+        add(name, config.get(name))
+    return found
+
+
 def refuse_what_cannot_be(config: Dict[str, Any]) -> None:
     """Raises LoadError for a DeepSpeed config whose partitions no checkpoint can fill."""
     zero = config.get("zero_optimization") or {}
@@ -28,7 +65,7 @@ def refuse_what_cannot_be(config: Dict[str, Any]) -> None:
     if zero.get("zero_quantized_nontrainable_weights"):
         refuse("zero_optimization.zero_quantized_nontrainable_weights", "it keeps frozen parameters as int8 "
                "with scales, which no checkpoint has; set it to false")
-    if config.get("weight_quantization", {}).get("quantized_initialization"):
+    if _get(config, "weight_quantization", "quantized_initialization"):
         refuse("weight_quantization.quantized_initialization", "it keeps weights quantised, which no "
                "checkpoint has; remove it")
     for path, size in (("tensor_parallel.autotp_size", _get(config, "tensor_parallel", "autotp_size")),

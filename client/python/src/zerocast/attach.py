@@ -114,7 +114,7 @@ class Shard(Mapping[str, Partition]):
 
 
 _FLAGS = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
-_MODES = ("auto", *_FLAGS)
+MODES = ("auto", *_FLAGS)
 _ON_DEVICE = ("cuda_vmm", "cuda_ipc")
 _WAYS = ("memfd", "host_copy", *_ON_DEVICE)
 # An agent proposes no more, one after the other.
@@ -335,8 +335,8 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
             hand-over breaks off after the acknowledgement is lost and must be loaded again.
         ValueError: an argument is not one of the words above.
     """
-    if mode not in _MODES:
-        raise ValueError(f"mode must be one of {sorted(_MODES)}, was {mode!r}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {sorted(MODES)}, was {mode!r}")
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework must be one of {sorted(FRAMEWORKS)}, was {framework!r}")
     if token is None:

@@ -77,23 +77,53 @@ def from_pretrained(cls_or_auto: Any, checkpoint: Any, ds_config: Any = None, tr
             its report on every rank.
     """
     unknown = sorted(set(keywords) - set(KEYWORDS))
-    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
-    if unknown:
-        error = TypeError(f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
-                          f"{', '.join(KEYWORDS)}")
-        call.ranks.tell(error)  # those that were asked for something else
-        raise error
+    ranks = _open_ranks(mode, timeout, load_timeout, [
+        (not unknown, f"from_pretrained does not take {', '.join(unknown)}; of the library's keywords it takes "
+         f"{', '.join(KEYWORDS)}"),
+        (callable(getattr(cls_or_auto, "from_pretrained", None)), f"cls_or_auto is {cls_or_auto!r}; give a class of "
+         "transformers' models, or an Auto class, itself"),
+        _is_path(checkpoint)])
 
     def refuse(error: LoadError) -> None:
         raise error
 
-    with call.ranks.step("from_pretrained"):
+    with ranks.step("from_pretrained"):
+        call = _make_call(ranks, ds_config, training_args, server, mode, timeout, load_timeout)
         _check_folder(checkpoint)
         return load_model(call, lambda: cls_or_auto.from_pretrained(checkpoint, **keywords), refuse)
 
 
+def _is_path(checkpoint: Any) -> Tuple[bool, str]:
+    return (isinstance(checkpoint, (str, os.PathLike)),
+            f"checkpoint is {checkpoint!r}; give the path of a folder, or a name on the Hub")
+
+
+def _is_time(seconds: Any) -> bool:
+    return isinstance(seconds, (int, float)) and seconds > 0
+
+
+def _open_ranks(mode: str, timeout: float, load_timeout: float, wanted: List[Tuple[bool, str]]) -> Ranks:
+    """The ranks of this job. Raises TypeError or ValueError where an argument is no such thing, after the others,
+    who may have better ones, have been told. `wanted`: (whether it is so, what to say where it is not)."""
+    from zerocast.attach import MODES
+    error: Optional[Exception] = next((TypeError(said) for holds, said in wanted if not holds), None)
+    for name, seconds in (("timeout", timeout), ("load_timeout", load_timeout)):
+        if not _is_time(seconds):
+            error = error or ValueError(f"{name} is {seconds!r}; give seconds, more than 0")
+    if mode not in MODES:
+        error = error or ValueError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    ranks = open_ranks(timeout if _is_time(timeout) else DEFAULT_TIMEOUT)
+    if error is not None:
+        ranks.tell(error)
+        raise error
+    return ranks
+
+
 def _check_folder(checkpoint: Any) -> None:
     path = os.fspath(checkpoint)
+    if os.path.isfile(path):
+        raise LoadError("INVALID_ARGUMENT", f"open checkpoint {path}: it is a file; give the folder that it lies in",
+                        "CHECKPOINT_NOT_FOUND")
     if (os.path.isabs(path) or path.startswith(".")) and not os.path.isdir(path):
         # The library would take it for a name on the Hub.
         raise LoadError("NOT_FOUND", f"open checkpoint {path}: there is no such folder; give one that every node sees, "
@@ -105,7 +135,7 @@ def _begin(call: Call, name: str) -> None:
     _seams.check_release()
     _zero3.refuse_what_cannot_be(call.config)
     call.ranks.alike("begin", {"the call": name, "transformers": transformers.__version__,
-                               "the ZeRO stage": call.stage})
+                               "the ZeRO stage": call.stage, **_zero3.what_makes_parameters(call.config)})
 
 
 def load_model(call: Call, own: Callable[[], Any], leave: Callable[[LoadError], None]) -> Any:
@@ -168,9 +198,10 @@ def installed(server: Optional[str], mode: str, timeout: float, load_timeout: fl
               leave: Callable[[LoadError], None]) -> Any:
     """load_model under the DeepSpeed config that is alive. Where all ranks fail alike each raises its own
     exception, as the library would have; else all raise the same LoadError."""
-    call = make_call(None, _training_args.living(), server, mode, timeout, load_timeout)
+    ranks = open_ranks(timeout)
     try:
-        with call.ranks.step("from_pretrained"):
+        with ranks.step("from_pretrained"):
+            call = _make_call(ranks, None, _training_args.living(), server, mode, timeout, load_timeout)
             return load_model(call, own, leave)
     except LoadError as agreed:
         cause = agreed.__cause__
@@ -203,11 +234,13 @@ def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args:
         LoadError: the same on every rank; of parameters that were written before it, nothing is known.
     """
     import transformers
-    if not isinstance(model, transformers.PreTrainedModel):
-        raise TypeError(f"model is a {type(model).__name__}; load_into takes a transformers.PreTrainedModel, whose "
-                        "class says how its weights are named. For plain tensors there is zerocast.attach")
-    call = make_call(ds_config, training_args, server, mode, timeout, load_timeout)
-    with call.ranks.step("load_into"):
+    ranks = _open_ranks(mode, timeout, load_timeout, [
+        (isinstance(model, transformers.PreTrainedModel), f"model is a {type(model).__name__}; load_into takes a "
+         "transformers.PreTrainedModel, whose class says how its weights are named. For plain tensors there is "
+         "zerocast.attach"),
+        _is_path(checkpoint)])
+    with ranks.step("load_into"):
+        call = _make_call(ranks, ds_config, training_args, server, mode, timeout, load_timeout)
         _check_folder(checkpoint)
         _begin(call, "load_into")
         in_parts = any(_zero3.is_partitioned(param) for param in model.parameters())
@@ -223,9 +256,9 @@ def load_into(model: Any, checkpoint: Any, ds_config: Any = None, training_args:
         return known
 
 
-def make_call(ds_config: Any, training_args: Any, server: Optional[str], mode: str, timeout: float,
-              load_timeout: float) -> Call:
-    """What from_pretrained and load_into are asked for, of their arguments. Opens the ranks."""
+def _make_call(ranks: Ranks, ds_config: Any, training_args: Any, server: Optional[str], mode: str, timeout: float,
+               load_timeout: float) -> Call:
+    """What from_pretrained and load_into are asked for, of their arguments."""
     from transformers.integrations import deepspeed
     own = getattr(training_args, "hf_deepspeed_config", None)
     if ds_config is None and training_args is not None:
@@ -233,16 +266,25 @@ def make_call(ds_config: Any, training_args: Any, server: Optional[str], mode: s
     if ds_config is None:
         ds_config = deepspeed.deepspeed_config()
     if isinstance(ds_config, (str, os.PathLike)):
-        ds_config = accelerate_config(ds_config)
-    config = getattr(ds_config, "config", ds_config) or {}
-    return Call(open_ranks(timeout), config, training_args, server or os.environ.get("ZEROCAST_SERVER") or None, mode,
-                timeout, load_timeout, own is not None and config is own.config)
+        ds_config = _read_config(os.fspath(ds_config))
+    config = getattr(ds_config, "config", ds_config)
+    if config is None:
+        config = {}
+    _zero3.check_config(config)
+    return Call(ranks, config, training_args, server or os.environ.get("ZEROCAST_SERVER") or None, mode, timeout,
+                load_timeout, own is not None and config is own.config)
 
 
-def accelerate_config(text_or_path: Any) -> Any:
+def _read_config(text_or_path: str) -> Any:
     """A config that is a path, JSON text or base64, read as the library reads it."""
     from accelerate.utils.deepspeed import HfDeepSpeedConfig
-    return HfDeepSpeedConfig(os.fspath(text_or_path))
+    try:
+        return HfDeepSpeedConfig(text_or_path).config
+    except (OSError, ValueError, AttributeError) as error:
+        what = text_or_path if len(text_or_path) <= 200 else f"{text_or_path[:200]}..."
+        why = f"{type(error).__name__}: {error}" if os.path.exists(text_or_path) else \
+            "there is no such file, nor is it JSON, nor base64 of JSON"
+        raise LoadError("INVALID_ARGUMENT", f"read the DeepSpeed config {what}: {why}", "INVALID_FIELDS") from error
 
 
 def _alive_config(call: Call) -> Any:
