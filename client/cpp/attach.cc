@@ -286,11 +286,11 @@ absl::Status AttachedShard::MoveToHost() {
   void* const place =
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (place == MAP_FAILED) return ErrnoStatus(errno, absl::StrCat("allocate ", size, " bytes"));
-  const absl::Status copied =
-      device_->CopyToHost(0, absl::MakeSpan(static_cast<char*>(place), size));
-  if (!copied.ok()) {
+  absl::Status moved = device_->CopyToHost(0, absl::MakeSpan(static_cast<char*>(place), size));
+  if (moved.ok()) moved = device_->Close();
+  if (!moved.ok()) {
     ::munmap(place, size);
-    return copied;
+    return moved;
   }
   device_.reset();
   device_uuid_.clear();
@@ -374,7 +374,7 @@ absl::Status AttachedShard::Try(int fd) const {
   ZC_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceShard> trial, ImportDeviceShard(offer));
   std::string bytes(trial_bytes_.size(), '\0');
   ZC_RETURN_IF_ERROR(trial->CopyToHost(0, absl::MakeSpan(bytes.data(), bytes.size())));
-  if (bytes == trial_bytes_) return absl::OkStatus();
+  if (bytes == trial_bytes_) return trial->Close();
   return absl::DataLossError(absl::StrCat("try a way of handing over: memory that came by ", way_,
                                           " on device ", device_uuid_,
                                           " does not hold the agent's bytes"));

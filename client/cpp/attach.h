@@ -60,7 +60,8 @@ class AttachedShard {
   // Errors: those of DeviceShard::CopyToHost.
   absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const;
   // Moves a shard that lies on a device into host memory of this process; the device's is given
-  // back, and data() is host memory.  RESOURCE_EXHAUSTED without room; else errors as CopyToHost.
+  // back, and data() is host memory.  On an error it stays where it is.  RESOURCE_EXHAUSTED without
+  // room; those of CopyToHost and DeviceShard::Close.
   absl::Status MoveToHost();
   // Moves a shard that lies in host memory ("host_copy", say) into new memory of the device of that
   // UUID; "": of the one that the agent made it for, else of device 0.  The host's is given back,

@@ -1,3 +1,4 @@
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,11 +33,15 @@ class CudaShard : public DeviceShard {
   absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const override {
     return zerocast::CopyToHost(device_.number, buffer_.data() + offset, to, kCopyTimeout);
   }
+  absl::Status Close() override {
+    if constexpr (std::is_same_v<Buffer, IpcBuffer>) return buffer_.Close();
+    return absl::OkStatus();
+  }
 
  private:
   const DeviceInfo device_;
   const std::shared_ptr<const void> connection_;  // ends after the mapping
-  const Buffer buffer_;
+  Buffer buffer_;
 };
 
 }  // namespace

@@ -23,6 +23,9 @@ class DeviceShard {
   // Copies bytes [offset, offset + to.size()) to host memory and waits for that, at most a minute
   // for each 16 MiB.  Errors: those of kernels/device.
   virtual absl::Status CopyToHost(int64_t offset, absl::Span<char> to) const = 0;
+  // Gives the mapping back where that may fail in a way that somebody should hear of; else its end
+  // does.  After an error it is as before.  Errors: those of IpcBuffer::Close.
+  virtual absl::Status Close() = 0;
 };
 
 // What the agent says of memory of a device; client/agent/HANDOVER.md describes the ways.

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -43,16 +44,31 @@ absl::StatusOr<IpcBuffer> IpcBuffer::Import(int device, absl::string_view handle
   }
   std::memcpy(bytes.reserved, handle.data(), handle.size());
   ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(device));
-  Opened opened{nullptr, device};
+  Opened opened{nullptr, device, num_bytes};
   ZC_RETURN_IF_ERROR(
       ToStatus(cudaIpcOpenMemHandle(&opened.memory, bytes, cudaIpcMemLazyEnablePeerAccess), what));
-  return IpcBuffer(opened, num_bytes);
+  return IpcBuffer(opened);
 }
 
 void IpcBuffer::Traits::Destroy(Handle handle) noexcept {
   // Closing looks for the handle in the current device's context.
   const absl::StatusOr<DeviceScope> scope = DeviceScope::Enter(handle.device);
-  LogIfError(cudaIpcCloseMemHandle(handle.memory), "close a legacy IPC handle");
+  const cudaError_t error = cudaIpcCloseMemHandle(handle.memory);
+  if (error != cudaSuccess) LogIfError(error, Closing(handle));
+}
+
+std::string IpcBuffer::Traits::Closing(Handle handle) {
+  return absl::StrCat("close the legacy IPC handle of ", handle.num_bytes, " bytes on device ",
+                      handle.device);
+}
+
+absl::Status IpcBuffer::Close() {
+  if (handle_.empty()) return absl::OkStatus();
+  const Opened opened = handle_.get();
+  ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(opened.device));
+  ZC_RETURN_IF_ERROR(ToStatus(cudaIpcCloseMemHandle(opened.memory), Traits::Closing(opened)));
+  static_cast<void>(handle_.Release());
+  return absl::OkStatus();
 }
 
 }  // namespace zerocast

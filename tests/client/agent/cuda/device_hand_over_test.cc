@@ -80,8 +80,10 @@ absl::Status InChild(const std::string& socket_path, int rank, const std::string
   std::printf("%s\n", shard.because().c_str());
   std::fflush(stdout);
   std::getchar();
-  ZC_RETURN_IF_ERROR(shard.MoveToHost());
-  return CheckBytes(shard, rank);
+  const absl::Status moved = shard.MoveToHost();
+  if (shard.device_uuid().empty() != moved.ok()) return absl::InternalError("where to?");
+  ZC_RETURN_IF_ERROR(CheckBytes(shard, rank));
+  return moved;
 }
 
 // This program as the process that attaches to rank `rank`.
@@ -309,6 +311,34 @@ TEST_F(DeviceHandOver, AProcessThatCannotOpenAHandleGetsACopy) {
   const std::string because = Take("host_copy", {{"EMU_FAIL", "cudaIpcOpenMemHandle:1"}});
   EXPECT_THAT(because, HasSubstr("not cuda_vmm: allocate"));
   EXPECT_THAT(because, HasSubstr("not cuda_ipc: the process cannot: open 16 bytes"));
+}
+
+TEST_F(DeviceHandOver, AProcessThatCannotCloseAHandleGetsACopy) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "the stand-ins' alone: nothing else fails on demand";
+  FailHere(kNoDescriptors);
+  Start();
+  const std::string because = Take("host_copy", {{"EMU_FAIL", "cudaIpcCloseMemHandle:1"}});
+  EXPECT_THAT(because, HasSubstr("not cuda_ipc: the process cannot: close the legacy IPC handle of "
+                                 "16 bytes on device 0: cudaError"));
+}
+
+// Its memory goes back to the agent with the process.
+TEST_F(DeviceHandOver, AShardWhoseHandleCannotBeClosedStaysOnTheDevice) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "the stand-ins' alone: nothing else fails on demand";
+  FailHere(kNoDescriptors);
+  Start();
+  const int64_t before = Arena::TotalBytes();
+  // The first is that of the memory for trial; the shard's end closes it at the second try.
+  Child child(path_, 0, "cuda_ipc", uuid_, {{"EMU_FAIL", "cudaIpcCloseMemHandle:2"}});
+  EXPECT_THAT(child.Line(), HasSubstr("not cuda_vmm: allocate"));
+  std::string errors;
+  EXPECT_EQ(child.End(&errors), 1);
+  EXPECT_THAT(errors, HasSubstr(absl::StrCat("close the legacy IPC handle of ", kBytes,
+                                             " bytes on device 0: cudaError")));
+  EXPECT_THAT(errors, Not(HasSubstr("where to?")));
+  EXPECT_THAT(errors, Not(HasSubstr("leak")));
+  for (int k = 0; k < 5000 && Arena::TotalBytes() == before; ++k) ::usleep(1000);
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes);
 }
 
 TEST_F(DeviceHandOver, PagesThatCannotBeLockedAreCopiedAllTheSame) {
