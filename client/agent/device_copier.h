@@ -36,8 +36,8 @@ class DeviceCopier {
                              absl::Duration timeout) = 0;
 
   // Memory of the device for what a round sends and gets, `num_bytes` or more, aligned to 256; the
-  // same as in the last call with that `which` unless it must grow.  It should not have to: ask for
-  // the most first.
+  // same in each call with that `which`.  It does not grow: ask for the most first.  Errors:
+  // INTERNAL for more than that, those of kernels/device.
   virtual absl::StatusOr<char*> ReserveMessages(size_t which, int64_t num_bytes) = 0;
 
   // What is exchanged from now on waits, on the device, for all copies that were started.

@@ -49,6 +49,10 @@ struct CudaEmu {
   // resetStats, and from a device to host memory.
   uint64_t (*bytesToDevices)();
   uint64_t (*bytesToHost)();
+  // Bytes allocated on a device, and the most at once since resetMostAllocated.
+  uint64_t (*allocated)(int device);
+  uint64_t (*mostAllocated)(int device);
+  void (*resetMostAllocated)();
 };
 
 // Null when the program does not run on the stand-ins.

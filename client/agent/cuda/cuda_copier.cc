@@ -15,6 +15,14 @@ namespace {
 // The longest that the end of a copier may take.
 constexpr absl::Duration kEndTimeout = absl::Minutes(1);
 
+// Beside the data there are at least 16 KiB (DescriptorRoom).
+absl::Status NoRoomForAnElement(const StagingPlace& staging, int64_t num_bytes) {
+  return absl::InternalError(absl::StrCat(
+      "describe one element beside ", num_bytes, " bytes in a staging place of ",
+      staging.device_bytes(),
+      ": no room, although the plan of --max-buffer-memory counts it (this is a bug)"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaCopier>> CudaCopier::Create(const CudaCopierOptions& options) {
@@ -65,45 +73,58 @@ absl::Status CudaCopier::Start(size_t place, int64_t num_bytes, absl::Span<const
                                absl::Duration timeout) {
   if (copies.empty()) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(const DeviceScope scope, DeviceScope::Enter(options_.device));
-  StagingPlace& staging = places_[place];
   bool is_data_there = false;
-  while (true) {
+  return StartParts(&places_[place], num_bytes, copies, timeout, &is_data_there);
+}
+
+absl::Status CudaCopier::StartParts(StagingPlace* staging, int64_t num_bytes,
+                                    absl::Span<const BoxCopy> copies, absl::Duration timeout,
+                                    bool* is_data_there) {
+  while (!copies.empty()) {
+    if (*is_data_there && Waits(CudaWait::kStagingCopied)) {
+      ZC_RETURN_IF_ERROR(staging->copied().Wait(timeout));
+    }
     size_t count = copies.size();
-    while (true) {
-      ZC_ASSIGN_OR_RETURN(const bool has_room,
-                          staging.Describe(num_bytes, copies.subspan(0, count)));
-      if (has_room) break;
-      if (count > 1) {
-        count = (count + 1) / 2;
-        continue;
-      }
-      ZC_RETURN_IF_ERROR(staging.MakeRoom());
-      is_data_there = false;
+    ZC_ASSIGN_OR_RETURN(bool has_room, staging->Describe(num_bytes, copies));
+    while (!has_room && count > 1) {
+      count = (count + 1) / 2;
+      ZC_ASSIGN_OR_RETURN(has_room, staging->Describe(num_bytes, copies.subspan(0, count)));
     }
-    if (Waits(CudaWait::kStagingUsed)) {
-      ZC_RETURN_IF_ERROR(copy_stream_.WaitFor(staging.used().get()));
+    if (has_room) {
+      ZC_RETURN_IF_ERROR(StartDescribed(*staging, /*with_data=*/!*is_data_there));
+      *is_data_there = true;
+    } else {
+      ZC_ASSIGN_OR_RETURN(const std::vector<BoxCopy> halves, HalvesOf(copies.front()));
+      if (halves.empty()) return NoRoomForAnElement(*staging, num_bytes);
+      ZC_RETURN_IF_ERROR(StartParts(staging, num_bytes, halves, timeout, is_data_there));
     }
-    ZC_RETURN_IF_ERROR(staging.CopyToDevice(copy_stream_.get(), /*with_data=*/!is_data_there));
-    if (Waits(CudaWait::kStagingArrived)) {
-      ZC_RETURN_IF_ERROR(compute_stream_.WaitFor(staging.copied().get()));
-    }
-    ZC_RETURN_IF_ERROR(staging.Launch(compute_stream_.get()));
-    is_data_there = true;
     copies.remove_prefix(count);
-    if (copies.empty()) return absl::OkStatus();
-    if (Waits(CudaWait::kStagingCopied)) ZC_RETURN_IF_ERROR(staging.copied().Wait(timeout));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CudaCopier::StartDescribed(const StagingPlace& staging, bool with_data) {
+  if (Waits(CudaWait::kStagingUsed)) {
+    ZC_RETURN_IF_ERROR(copy_stream_.WaitFor(staging.used().get()));
+  }
+  ZC_RETURN_IF_ERROR(staging.CopyToDevice(copy_stream_.get(), with_data));
+  if (Waits(CudaWait::kStagingArrived)) {
+    ZC_RETURN_IF_ERROR(compute_stream_.WaitFor(staging.copied().get()));
+  }
+  return staging.Launch(compute_stream_.get());
 }
 
 absl::StatusOr<char*> CudaCopier::ReserveMessages(size_t which, int64_t num_bytes) {
   MutexLock lock(&mutex_);
-  std::vector<DeviceBuffer>& buffers = messages_[which];
-  if (buffers.empty() || buffers.back().num_bytes() < num_bytes) {
-    ZC_ASSIGN_OR_RETURN(DeviceBuffer buffer,
+  std::optional<DeviceBuffer>& buffer = messages_[which];
+  if (!buffer.has_value()) {
+    ZC_ASSIGN_OR_RETURN(buffer,
                         DeviceBuffer::Create(options_.device, std::max<int64_t>(1, num_bytes)));
-    buffers.push_back(std::move(buffer));
   }
-  return reinterpret_cast<char*>(buffers.back().data());
+  if (num_bytes <= buffer->num_bytes()) return reinterpret_cast<char*>(buffer->data());
+  return absl::InternalError(absl::StrCat(
+      "make a message of ", num_bytes, " bytes on device ", options_.device, ": there is room for ",
+      buffer->num_bytes(), ", what the plan of --max-buffer-memory counted (this is a bug)"));
 }
 
 absl::Status CudaCopier::OrderExchange() {
@@ -127,8 +148,8 @@ int64_t CudaCopier::device_bytes() const {
   int64_t num_bytes = 0;
   for (const StagingPlace& place : places_) num_bytes += place.device_bytes();
   MutexLock lock(&mutex_);
-  for (const std::vector<DeviceBuffer>& buffers : messages_) {
-    for (const DeviceBuffer& buffer : buffers) num_bytes += buffer.num_bytes();
+  for (const std::optional<DeviceBuffer>& buffer : messages_) {
+    if (buffer.has_value()) num_bytes += buffer->num_bytes();
   }
   return num_bytes;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -50,9 +51,9 @@ struct CudaCopierOptions {
 // A DeviceCopier on one CUDA device.  Bytes go to it on a stream of copies, and kernels bring them
 // to their places on another one; events alone order the two, the exchange, and the use of a place
 // again.  Its memory, on the host and the device, is that of its places and messages, made before
-// anything else: what a place has not room for goes part by part.  Where one has not even room for
-// a part it grows, and keeps the old memory to the end: to free memory waits for all work of the
-// device, and so for what other participants have yet to send.
+// anything else.  None of it ever grows: what a place has not room for goes part by part, a large
+// box as smaller ones; and none is freed before the end, for that waits for all work of the device,
+// and so for what other participants have yet to send.
 class CudaCopier : public DeviceCopier {
  public:
   // Without memory, until Reserve.  Errors: those of kernels/device.
@@ -76,6 +77,11 @@ class CudaCopier : public DeviceCopier {
 
  private:
   CudaCopier(const CudaCopierOptions& options, Stream copy, Stream compute, Event started);
+  // Start()s as many launches as it takes.  The data is copied with the first of them.
+  absl::Status StartParts(StagingPlace* staging, int64_t num_bytes,
+                          absl::Span<const BoxCopy> copies, absl::Duration timeout,
+                          bool* is_data_there);
+  absl::Status StartDescribed(const StagingPlace& staging, bool with_data);
   bool Waits(CudaWait wait) const {
     return options_.leaves_out == nullptr || !options_.leaves_out(wait);
   }
@@ -85,8 +91,7 @@ class CudaCopier : public DeviceCopier {
   const Event started_;  // all that was given to the compute stream, when somebody asks
   std::vector<StagingPlace> places_;
   mutable Mutex mutex_;
-  // Of each number the memory in use, behind what it has outgrown.
-  std::vector<std::vector<DeviceBuffer>> messages_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::optional<DeviceBuffer>> messages_ ABSL_GUARDED_BY(mutex_);  // by number
 };
 
 }  // namespace zerocast

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/copy/algebra.h"
 #include "kernels/copy/cuda/launch.h"
 #include "kernels/device/cuda_status.h"
 
@@ -23,23 +24,53 @@ int64_t Align(int64_t value, int64_t alignment) {
 }  // namespace
 
 absl::Status StagingMemory::Reserve(int device, int64_t num_bytes) {
-  if (num_bytes <= num_bytes_) return absl::OkStatus();
-  ZC_ASSIGN_OR_RETURN(PinnedBuffer host, PinnedBuffer::Create(device, num_bytes + kHostAlignment));
-  host_.push_back(std::move(host));
-  ZC_ASSIGN_OR_RETURN(DeviceBuffer on_device, DeviceBuffer::Create(device, num_bytes));
-  device_.push_back(std::move(on_device));
-  const auto address = reinterpret_cast<uintptr_t>(host_.back().data());
+  if (host_.has_value()) {
+    return absl::InternalError(absl::StrCat("make a staging place of ", num_bytes,
+                                            " bytes: it was made already, of ", num_bytes_));
+  }
+  ZC_ASSIGN_OR_RETURN(host_, PinnedBuffer::Create(device, num_bytes + kHostAlignment));
+  ZC_ASSIGN_OR_RETURN(device_, DeviceBuffer::Create(device, num_bytes));
+  const auto address = reinterpret_cast<uintptr_t>(host_->data());
   host_data_ =
-      host_.back().data() + (Align(static_cast<int64_t>(address % kHostAlignment), kHostAlignment) -
-                             static_cast<int64_t>(address % kHostAlignment));
+      host_->data() + (Align(static_cast<int64_t>(address % kHostAlignment), kHostAlignment) -
+                       static_cast<int64_t>(address % kHostAlignment));
   num_bytes_ = num_bytes;
   return absl::OkStatus();
 }
 
-int64_t StagingMemory::device_bytes() const {
-  int64_t num_bytes = 0;
-  for (const DeviceBuffer& buffer : device_) num_bytes += buffer.num_bytes();
-  return num_bytes;
+absl::StatusOr<std::vector<BoxCopy>> HalvesOf(const BoxCopy& copy) {
+  // Along the loop that goes farthest in the source, which what lies beside the data follows.
+  int longest = -1;
+  int64_t farthest = -1;
+  for (int k = 0; k < copy.box.num_dims; ++k) {
+    const BoxDim& dim = copy.box.dims[k];
+    const int64_t far = (dim.extent - 1) * dim.source_stride;
+    if (dim.extent > 1 && far > farthest) {
+      longest = k;
+      farthest = far;
+    }
+  }
+  if (longest < 0) return std::vector<BoxCopy>();
+  std::vector<BoxCopy> halves(2, copy);
+  const int64_t extent = copy.box.dims[longest].extent;
+  const int64_t first = extent / 2;
+  Box& begin = halves[0].box;
+  Box& end = halves[1].box;
+  begin.dims[longest].extent = first;
+  end.dims[longest].extent = extent - first;
+  end.source_offset += first * end.dims[longest].source_stride;
+  end.target_offset += first * end.dims[longest].target_stride;
+  for (BoxCopy& half : halves) {
+    ZC_ASSIGN_OR_RETURN(
+        half.box,
+        MakeBox(half.box.source, half.box.source_offset, half.box.target_offset,
+                absl::MakeConstSpan(half.box.dims, static_cast<size_t>(half.box.num_dims))));
+    if (copy.decoder == nullptr) continue;
+    const ScaleRange range = ScalesOf(*copy.decoder, half.box.source_offset, SourceEnd(half.box));
+    half.encoded.scales += (range.begin - half.encoded.scales_first) * SizeOf(copy.decoder->scale);
+    half.encoded.scales_first = range.begin;
+  }
+  return halves;
 }
 
 absl::StatusOr<StagingPlace> StagingPlace::Create(int device) {
@@ -53,9 +84,10 @@ absl::Status StagingPlace::Reserve(int64_t num_bytes) {
 }
 
 absl::StatusOr<std::byte*> StagingPlace::Data(int64_t num_bytes) {
-  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes));
-  read_at_ = memory_.host();
-  return memory_.host();
+  if (num_bytes <= memory_.num_bytes()) return memory_.host();
+  return absl::InternalError(absl::StrCat(
+      "read ", num_bytes, " bytes for device ", device_, ": the staging place was made for ",
+      memory_.num_bytes(), ", what the plan of --max-buffer-memory counted (this is a bug)"));
 }
 
 // Puts `bytes` behind what is there, where there is room for them.
@@ -74,8 +106,9 @@ MixedBox StagingPlace::Placed(const BoxCopy& copy) {
   placed.target = copy.target;
   placed.target_dtype = copy.target_dtype;
   const auto* const bytes = reinterpret_cast<const std::byte*>(copy.source);
-  const bool staged = data_bytes_ > 0 && bytes >= read_at_ && bytes < read_at_ + data_bytes_;
-  placed.source = staged ? memory_.device() + (bytes - read_at_) : bytes;
+  const bool staged =
+      data_bytes_ > 0 && bytes >= memory_.host() && bytes < memory_.host() + data_bytes_;
+  placed.source = staged ? memory_.device() + (bytes - memory_.host()) : bytes;
   if (copy.decoder != nullptr) {
     placed.decoder = *copy.decoder;
     placed.stored_first = copy.encoded.stored_first;
@@ -110,15 +143,6 @@ absl::StatusOr<bool> StagingPlace::Describe(int64_t num_bytes, absl::Span<const 
     batch_->WriteDescriptors(memory_.host() + descriptors_at_);
   }
   return true;
-}
-
-absl::Status StagingPlace::MakeRoom() {
-  // What was read stays where it was, too, until the place is used anew.
-  ZC_RETURN_IF_ERROR(memory_.Reserve(device_, num_bytes_ + num_bytes_ / 2));
-  if (data_bytes_ > 0) {
-    std::memcpy(memory_.host(), read_at_, static_cast<size_t>(data_bytes_));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status StagingPlace::CopyToDevice(cudaStream_t copy, bool with_data) const {

@@ -19,28 +19,29 @@
 
 namespace zerocast {
 
-// Memory twice, page-locked on the host and on a device, which grows together.  Move-only.  What it
-// has outgrown it keeps to its end (CudaCopier says why).
+// Memory twice, page-locked on the host and on a device.  Move-only.
 class StagingMemory {
  public:
-  // At least `num_bytes` of both, aligned to 4096 on the host and to 256 on the device; what was in
-  // it is gone where it grows.  Frees nothing, after an error neither.  Errors: those of
-  // kernels/device.
+  StagingMemory() = default;
+  // `num_bytes` of both, aligned to 4096 on the host and to 256 on the device.  Once: it never
+  // grows.  Frees nothing, after an error neither.  Errors: those of kernels/device.
   absl::Status Reserve(int device, int64_t num_bytes);
 
   std::byte* host() const { return host_data_; }
-  std::byte* device() const { return device_.empty() ? nullptr : device_.back().data(); }
+  std::byte* device() const { return device_.has_value() ? device_->data() : nullptr; }
   int64_t num_bytes() const { return num_bytes_; }
-  // What it has on the device, with what it has outgrown.
-  int64_t device_bytes() const;
+  int64_t device_bytes() const { return device_.has_value() ? device_->num_bytes() : 0; }
 
  private:
-  // In use are the last ones.
-  std::vector<PinnedBuffer> host_;
-  std::vector<DeviceBuffer> device_;
+  std::optional<PinnedBuffer> host_;
+  std::optional<DeviceBuffer> device_;
   std::byte* host_data_ = nullptr;
   int64_t num_bytes_ = 0;
 };
+
+// `copy` in two, which together do the same; none where it has one element only.  Errors: those of
+// MakeBox.
+absl::StatusOr<std::vector<BoxCopy>> HalvesOf(const BoxCopy& copy);
 
 // One place of the ring: what is read at once, behind it the scales that its kernel needs, sources
 // that the file does not align, and the descriptors of its boxes: one copy to the device.
@@ -49,18 +50,18 @@ class StagingPlace {
  public:
   // Without memory, until Reserve.  Errors: those of kernels/device.
   static absl::StatusOr<StagingPlace> Create(int device);
-  // Room for `num_bytes`, of data and of what lies behind it.  Errors: those of kernels/device.
+  // Room for `num_bytes`, of data and of what lies behind it, once.  Errors: those of
+  // kernels/device.
   absl::Status Reserve(int64_t num_bytes);
 
   // Host memory for `num_bytes` of data, aligned to 4096, while nobody uses the place.  Errors:
-  // those of kernels/device.
+  // INTERNAL where the place was made for less.
   absl::StatusOr<std::byte*> Data(int64_t num_bytes);
 
   // Describes `copies`, whose sources are in the first `num_bytes` bytes of Data() or elsewhere on
   // the device, for its kernel.  False where there is not room for it besides: describe fewer, or
-  // make room, and repeat.  Errors: those of MixedBatch::Make.
+  // halves of one (HalvesOf).  Errors: those of MixedBatch::Make.
   absl::StatusOr<bool> Describe(int64_t num_bytes, absl::Span<const BoxCopy> copies);
-  absl::Status MakeRoom();
 
   // Copies what Describe described to the device, the data too unless it is there, and runs its
   // kernels.  The first on `copy`, a stream of the device, the second on `compute`.
@@ -82,7 +83,6 @@ class StagingPlace {
   int device_;
   Event copied_, used_;
   StagingMemory memory_;
-  const std::byte* read_at_ = nullptr;  // where the data was read to
   int64_t data_bytes_ = 0;
   int64_t num_bytes_ = 0;  // to copy, the data included; may be more than there is room for
   int64_t descriptors_at_ = 0;

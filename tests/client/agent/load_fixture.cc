@@ -114,6 +114,19 @@ void WriteCheckpoint(const std::string& folder, uint64_t seed, int64_t scale) {
   writer.Write();
 }
 
+void MisalignCheckpoint(const std::string& folder) {
+  for (const int file : {1, 2}) {
+    const std::string path = absl::StrCat(folder, "/model-", file, ".safetensors");
+    std::string bytes = ReadWholeFile(path);
+    uint64_t header_bytes = 0;
+    std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
+    bytes.insert(sizeof(header_bytes) + header_bytes, " ");
+    ++header_bytes;
+    std::memcpy(bytes.data(), &header_bytes, sizeof(header_bytes));
+    std::ofstream(path, std::ios::binary) << bytes;
+  }
+}
+
 ModelSpec CheckpointSpec(int64_t scale) {
   const auto [hidden, intermediate, vocabulary] = Sizes(scale);
   ModelSpec spec;

@@ -22,6 +22,8 @@ namespace zerocast {
 // are stacked and concatenated across the files, a buffer of integers, a scalar.  The bytes depend
 // on `seed`.  Its matrices have `scale` times as many rows and columns: 6 kB at 1, 1.5 MB at 16.
 void WriteCheckpoint(const std::string& folder, uint64_t seed, int64_t scale = 1);
+// Moves all tensors of such a checkpoint by a byte within their files: none is aligned any more.
+void MisalignCheckpoint(const std::string& folder);
 // The seed of this run: ZC_SEED, or a new one; printed.
 uint64_t TestSeed();
 

@@ -42,6 +42,21 @@ const char* called() {
   return text.c_str();
 }
 
+uint64_t allocated(int device) {
+  std::lock_guard<std::mutex> lock(Runtime::get().mutex);
+  return Runtime::get().devices.at(size_t(device))->used;
+}
+
+uint64_t mostAllocated(int device) {
+  std::lock_guard<std::mutex> lock(Runtime::get().mutex);
+  return Runtime::get().devices.at(size_t(device))->mostUsed;
+}
+
+void resetMostAllocated() {
+  std::lock_guard<std::mutex> lock(Runtime::get().mutex);
+  for (auto& d : Runtime::get().devices) d->mostUsed = d->used;
+}
+
 const char* lastReport() {
   thread_local std::string text;
   text = Runtime::get().lastReport();
@@ -63,6 +78,9 @@ extern "C" const CudaEmu* emuForTests() {
       called,
       [] { return Runtime::get().bytesToDevices.load(); },
       [] { return Runtime::get().bytesToHost.load(); },
+      allocated,
+      mostAllocated,
+      resetMostAllocated,
   };
   return &kTable;
 }

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -46,6 +47,7 @@ class DeviceArenas {
   char* OfRank(int32_t k) const {
     return reinterpret_cast<char*>(buffer_.data()) + k * arena_bytes_;
   }
+  int64_t num_bytes() const { return buffer_.num_bytes(); }
   ArenaMemory Memory(std::shared_ptr<const void> owner) const {
     ArenaMemory memory;
     for (int32_t k = 0; k < num_ranks_; ++k) memory.data.push_back(OfRank(k));
@@ -103,8 +105,10 @@ struct Case {
   bool in_host_memory = false;  // the arenas
   std::function<bool(CudaWait)> leaves_out;
   int64_t scale = 1;  // of the checkpoint
-  // What buffers may take; 0: as little as there is, which grows.
+  // What buffers may take; 0: enough for chunks of chunk_bytes, which is not looked at.
   int64_t max_buffer_bytes = 0;
+  int64_t chunk_bytes = 64 << 10;
+  bool misaligned = false;  // every tensor of the checkpoint, in its file
 };
 
 // The participants of one load, each on a device of its own, in this process.
@@ -123,9 +127,9 @@ class DeviceCluster {
     if (case_.max_buffer_bytes > 0) {
       own.budget = ComputeNodeBudget(plan_, *executor->schedule, node, case_.num_threads, 1,
                                      case_.max_buffer_bytes);
-      executor->chunk_bytes = own.budget.chunk_bytes;
-      copier.staging_bytes = StagingBytes(plan_, own.budget.chunk_bytes);
     }
+    executor->chunk_bytes = case_.max_buffer_bytes > 0 ? own.budget.chunk_bytes : case_.chunk_bytes;
+    copier.staging_bytes = StagingBytes(plan_, executor->chunk_bytes);
     if (nodes_.size() > 1) {
       NcclOptions nccl;
       nccl.device = node;
@@ -136,11 +140,15 @@ class DeviceCluster {
       executor->communicator = own.communicator.get();
       copier.exchange_stream = own.communicator->stream();
     }
+    if (cudaEmu() != nullptr) own.before = cudaEmu()->allocated(node);
     std::unique_ptr<CudaCopier> device = *CudaCopier::Create(copier);
     EXPECT_THAT(device->Reserve(), IsOk());
     const std::shared_ptr<CudaCopier> shared = std::move(device);
     if (case_.max_buffer_bytes > 0) own.device = shared;
     executor->device = shared;
+    executor->hooks.after_read = [&own, node](int64_t, absl::Span<char>) {
+      if (cudaEmu() != nullptr && own.made == 0) own.made = cudaEmu()->allocated(node);
+    };
     if (case_.in_host_memory) {
       own.host_arenas = std::make_shared<HostArenas>(node, executor->arenas, plan_.arena_bytes);
       executor->arenas = HostArenas::Memory(own.host_arenas);
@@ -156,6 +164,7 @@ class DeviceCluster {
       EXPECT_LE(own.budget.needs.buffers(), case_.max_buffer_bytes);
       EXPECT_LE(own.device->device_bytes(), own.budget.needs.buffers());
       EXPECT_GT(own.device->device_bytes(), own.budget.needs.buffers() / 2);
+      if (cudaEmu() != nullptr) CheckAllocated(node);
       own.device.reset();
     }
     if (own.host_arenas == nullptr) return own.arenas->CopyTo(host);
@@ -167,7 +176,18 @@ class DeviceCluster {
   }
 
  private:
+  // What the stand-in has counted for the device, arenas and communicator aside.
+  void CheckAllocated(int32_t node) const {
+    const Node& own = nodes_[static_cast<size_t>(node)];
+    const uint64_t most = cudaEmu()->mostAllocated(node);
+    EXPECT_LE(most - own.before - own.arenas->num_bytes(), case_.max_buffer_bytes);
+    EXPECT_GT(own.made.load(), own.before);
+    EXPECT_EQ(most, own.made.load()) << "something has grown since the first read";
+  }
+
   struct Node {
+    uint64_t before = 0;            // allocated before any staging place
+    std::atomic<uint64_t> made{0};  // once there was all
     std::unique_ptr<NcclCommunicator> communicator;
     std::shared_ptr<DeviceArenas> arenas;
     std::shared_ptr<HostArenas> host_arenas;
@@ -184,6 +204,8 @@ class DeviceCluster {
 std::vector<std::string> DifferencesOnDevices(const Case& wanted, uint64_t seed) {
   const TempDir dir;
   WriteCheckpoint(dir.path(), seed, wanted.scale);
+  if (wanted.misaligned) MisalignCheckpoint(dir.path());
+  if (cudaEmu() != nullptr) cudaEmu()->resetMostAllocated();
   ClusterOptions options;
   const auto plan = options.plan = MakePlan(dir.path(), wanted.layout, wanted.scale);
   options.folder = dir.path();
@@ -264,7 +286,13 @@ TEST_P(PlacesTest, EverySchedulesBytesAreTheSame) {
   }
 }
 
-TEST_F(CudaExecutorTest, MemoryBesideTheArenasKeepsToItsBound) {
+// Sources that the file does not align, too, for which there is no room beside the data.
+class MemoryBoundTest : public CudaExecutorTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(All, MemoryBoundTest, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "Misaligned" : "Aligned");
+});
+
+TEST_P(MemoryBoundTest, MemoryBesideTheArenasKeepsToItsBound) {
   const uint64_t seed = TestSeed();
   for (const int devices : {1, 2}) {
     NeedDevices(devices);
@@ -272,6 +300,7 @@ TEST_F(CudaExecutorTest, MemoryBesideTheArenasKeepsToItsBound) {
     for (const int64_t mib : {2, 64}) {
       SCOPED_TRACE(absl::StrCat(devices, " devices, ", mib, " MiB"));
       Case wanted;
+      wanted.misaligned = GetParam();
       wanted.layout = MakeLayout(devices, 1);
       wanted.layout.device = LoadDevice::kCuda;
       wanted.layout.round_bytes = 100000;
@@ -283,12 +312,12 @@ TEST_F(CudaExecutorTest, MemoryBesideTheArenasKeepsToItsBound) {
   }
 }
 
-// A place is given more data and more descriptors than it has room for, again and again, while the
-// device still works on what it held before.
+// A place is given more descriptors than it has room for, again and again, while the device still
+// works on what it held before.
 TEST_F(CudaExecutorTest, APlaceTakesMoreThanItHasRoomFor) {
   constexpr int64_t kBoxes = 3000, kRounds = 6;  // descriptors of several hundred kB
   CudaCopierOptions options;
-  options.staging_bytes = 1000;
+  options.staging_bytes = kBoxes * (2 + kRounds);
   ZC_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<CudaCopier> copier, CudaCopier::Create(options));
   ASSERT_THAT(copier->Reserve(), IsOk());
   std::vector<DeviceBuffer> targets;
@@ -347,6 +376,7 @@ TEST_F(CudaExecutorTest, EachByteCrossesToADeviceOnceAndIsMovedOnceByEachKernel)
     Case wanted;
     wanted.layout = MakeLayout(devices, 1);
     wanted.scale = 32;
+    wanted.chunk_bytes = 1 << 20;  // whose boxes are few for their bytes
     emu->resetStats();
     emu->collectStats(1);
     EXPECT_THAT(DifferencesOnDevices(wanted, seed), IsEmpty());
