@@ -93,7 +93,7 @@ class Converter {
     result_.used_rules = renamer.used();
     for (const Group& group : groups_) {
       if (group.rule < 0) {
-        RunPlain(group);
+        ZC_RETURN_IF_ERROR(RunPlain(group));
       } else {
         ZC_RETURN_IF_ERROR(RunOperations(group));
       }
@@ -247,13 +247,29 @@ class Converter {
     result_.errors.push_back({std::move(target), Names(sources), std::move(message)});
   }
 
-  void RunPlain(const Group& group) {
+  absl::Status RunPlain(const Group& group) {
     const std::vector<int32_t> sources = AllSources(group);
     if (sources.size() > 1) {
       AddGroupError(group, group.name, "several tensors of the checkpoint claim this name");
-      return;
+      return absl::OkStatus();
     }
-    Emit(group.name, WholeValue(sources[0], input_.sources[sources[0]].shape), group);
+    ZC_ASSIGN_OR_RETURN(Value value, Stored(sources[0]));
+    Emit(group.name, std::move(value), group);
+    return absl::OkStatus();
+  }
+
+  // A source as its first operation sees it.
+  absl::StatusOr<Value> Stored(int32_t source) const {
+    absl::StatusOr<Value> value = StoredValue(source, input_.sources[source]);
+    if (value.ok()) return value;
+    const std::string what = absl::StrCat("convert ", SourceText(source), ": ");
+    if (absl::IsUnimplemented(value.status())) {
+      return WithReason(absl::UnimplementedError(absl::StrCat(
+                            what, value.status().message(), "; save it again after .contiguous()")),
+                        "UNSUPPORTED");
+    }
+    return WithReason(absl::InvalidArgumentError(absl::StrCat(what, value.status().message())),
+                      "CHECKPOINT_CORRUPT");
   }
 
   absl::Status RunOperations(const Group& group) {
@@ -273,7 +289,8 @@ class Converter {
       Entry entry{std::string(collected.pattern), /*is_list=*/true, {}};
       entry.values.reserve(collected.sources.size());
       for (int32_t source : collected.sources) {
-        entry.values.push_back(WholeValue(source, input_.sources[source].shape));
+        ZC_ASSIGN_OR_RETURN(Value value, Stored(source));
+        entry.values.push_back(std::move(value));
       }
       entries.push_back(std::move(entry));
     }

@@ -15,15 +15,9 @@
 #include "server/conversion/model_spec.h"
 #include "server/conversion/quantization.h"
 #include "server/conversion/rule.h"
+#include "server/conversion/source_tensor.h"
 
 namespace zerocast {
-
-// A tensor of the checkpoint as conversion sees it.
-struct SourceTensor {
-  std::string name;
-  DType dtype = DType::kInvalid;
-  std::vector<int64_t> shape;
-};
 
 // Which rules turn the checkpoint's names into the model's.
 struct ConversionRules {

@@ -18,7 +18,8 @@ absl::StatusOr<int32_t> WholeSource(const Value& value) {
   if (value.boxes.size() != 1 ||
       !(value.boxes[0] == WholeBox(value.boxes[0].source, Product(value.shape), 0))) {
     return absl::UnimplementedError(
-        "only whole tensors of the checkpoint can be decoded, before any other operation");
+        "only whole tensors of the checkpoint can be decoded, before any other operation, and only "
+        "where their elements lie in the file in their order (torch: contiguous)");
   }
   return value.boxes[0].source;
 }

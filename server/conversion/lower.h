@@ -15,6 +15,7 @@
 #include "kernels/copy/box.h"
 #include "nlohmann/json.hpp"
 #include "server/conversion/rule.h"
+#include "server/conversion/source_tensor.h"
 
 namespace zerocast {
 
@@ -57,8 +58,13 @@ int64_t Product(absl::Span<const int64_t> shape);
 // "[4, 3]"
 std::string ShapeText(absl::Span<const int64_t> shape);
 
-// The whole of source number `source`.
+// The whole of source number `source`, its elements in row-major order.
 Value WholeValue(int32_t source, std::vector<int64_t> shape);
+
+// The same of a tensor as it is stored.  Errors:
+//   INVALID_ARGUMENT  strides that CheckedReach() refuses.
+//   UNIMPLEMENTED     more loops than a box holds.
+absl::StatusOr<Value> StoredValue(int32_t source, const SourceTensor& tensor);
 
 // Runs one operation, with the library's meaning of the operation's release.  Errors:
 //   INVALID_ARGUMENT  the tensors do not fit the operation; the message is the library's where it

@@ -73,6 +73,26 @@ Value WholeValue(int32_t source, std::vector<int64_t> shape) {
   return value;
 }
 
+absl::StatusOr<Value> StoredValue(int32_t source, const SourceTensor& tensor) {
+  if (tensor.strides.empty()) return WholeValue(source, tensor.shape);
+  int64_t reach = 0;
+  if (!CheckedReach(tensor.shape, tensor.strides, &reach)) {
+    return Invalid(absl::StrCat("strides ", ShapeText(tensor.strides), " of shape ",
+                                ShapeText(tensor.shape), " are none, or read an element twice"));
+  }
+  std::vector<BoxDim> dims(tensor.shape.size());
+  int64_t packed = 1;
+  for (size_t k = dims.size(); k > 0; --k) {
+    dims[k - 1] = {tensor.shape[k - 1], tensor.strides[k - 1], packed};
+    packed *= tensor.shape[k - 1];
+  }
+  Value value;
+  value.shape = tensor.shape;
+  ZC_ASSIGN_OR_RETURN(const Box box, MakeBox(source, 0, 0, dims));
+  value.boxes.push_back(box);
+  return value;
+}
+
 absl::StatusOr<int64_t> WrapDim(int64_t dim, int64_t rank) {
   const int64_t range = std::max<int64_t>(rank, 1);  // torch allows 0 and -1 on a scalar
   if (dim < -range || dim >= range) {

@@ -16,7 +16,7 @@ namespace zerocast {
 namespace {
 
 // Written first: another order of fields must give another digest.
-constexpr char kForm[] = "zerocast plan 4";
+constexpr char kForm[] = "zerocast plan 5";
 
 class Hasher {
  public:
@@ -82,6 +82,7 @@ void AddManifest(const Manifest& manifest, Hasher* hasher) {
     hasher->Text(tensor.tensor.name);
     hasher->Number(static_cast<int64_t>(tensor.tensor.dtype));
     hasher->Numbers(tensor.tensor.shape);
+    hasher->Numbers(tensor.tensor.strides);
     hasher->Number(tensor.file);
     hasher->Number(tensor.file_begin);
     hasher->Number(tensor.file_end);

@@ -24,12 +24,16 @@ struct ManifestFile {
 struct ManifestTensor {
   SourceTensor tensor;
   int32_t file = 0;        // index in Manifest::files
-  int64_t file_begin = 0;  // absolute offset of the data in the file, bytes
-  int64_t file_end = 0;    // file_end - file_begin == numel * SizeOf(dtype)
+  int64_t file_begin = 0;  // absolute offset of its first element in the file, bytes
+  // Of the end of its last.  file_end - file_begin is what CheckedReach() says of shape and
+  // strides, times SizeOf(dtype): without strides all its bytes, with them those between, too.
+  int64_t file_end = 0;
 };
 
 // Names, shapes, dtypes and file ranges of a checkpoint: its headers, never its data.
-// Tensors are sorted by (file, file_begin, name).  Two tensors never share bytes.
+// Tensors are sorted by (file, file_begin, name).  Two tensors of one entry of `files` never share
+// bytes.  Where tensors of a file do (torch.save keeps ties and views), the file has several
+// entries, alike in all fields: as many as there are tensors over one byte.
 struct Manifest {
   std::vector<ManifestFile> files;
   std::vector<ManifestTensor> tensors;

@@ -11,6 +11,7 @@
 #include "kernels/copy/copy.h"
 #include "kernels/copy/decode_box.h"
 #include "server/base/errors.h"
+#include "server/conversion/source_tensor.h"
 #include "server/plan/check_layout.h"
 #include "server/plan/loops.h"
 #include "server/plan/plan.h"
@@ -74,12 +75,16 @@ class Prover {
     for (const ManifestTensor& tensor : tensors_) {
       int64_t elements = 0, bytes = 0;
       if (!CheckedBytes(tensor.tensor.shape, tensor.tensor.dtype, &bytes) ||
-          !CheckedElements(tensor.tensor.shape, &elements) || tensor.file < 0 ||
-          tensor.file >= static_cast<int64_t>(plan_.manifest->files.size()) ||
+          !CheckedReach(tensor.tensor.shape, tensor.tensor.strides, &elements) ||
+          __builtin_mul_overflow(elements, SizeOf(tensor.tensor.dtype), &bytes) ||
+          tensor.file < 0 || tensor.file >= static_cast<int64_t>(plan_.manifest->files.size()) ||
           tensor.file_begin < 0 || tensor.file_end < tensor.file_begin ||
           tensor.file_end - tensor.file_begin != bytes) {
         return Refuse(absl::StrCat(
             "source '", tensor.tensor.name, "' of shape ", ShapeAsText(tensor.tensor.shape),
+            tensor.tensor.strides.empty()
+                ? ""
+                : absl::StrCat(", strides ", ShapeAsText(tensor.tensor.strides)),
             " and dtype ", DTypeName(tensor.tensor.dtype), " is not bytes [", tensor.file_begin,
             ", ", tensor.file_end, ") of file ", tensor.file));
       }
@@ -108,6 +113,8 @@ class Prover {
       }
       if (source.decoder.stored != tensors_[source.source].tensor.dtype ||
           source.decoder.scale != tensors_[source.scale].tensor.dtype ||
+          !tensors_[source.source].tensor.strides.empty() ||
+          !tensors_[source.scale].tensor.strides.empty() ||
           !IsConsistent(source.decoder, num_elements_[source.source],
                         num_elements_[source.scale])) {
         return Refuse(absl::StrCat(

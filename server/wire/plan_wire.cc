@@ -6,11 +6,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/conversion/source_tensor.h"
 
 namespace zerocast {
 namespace {
@@ -82,11 +85,24 @@ int64_t CheckedNumBytes(const v1::ManifestTensor& tensor, const std::string& fie
     violations->Add(absl::StrCat(field, ".shape"), "has more bytes than 64 bits can count");
     return -1;
   }
-  return std::count(tensor.shape().begin(), tensor.shape().end(), 0) > 0 ? 0 : num_bytes;
+  if (tensor.strides().empty()) {
+    return std::count(tensor.shape().begin(), tensor.shape().end(), 0) > 0 ? 0 : num_bytes;
+  }
+  int64_t reach = 0;
+  if (!CheckedReach(tensor.shape(), tensor.strides(), &reach) ||
+      __builtin_mul_overflow(reach, SizeOf(dtype), &num_bytes)) {
+    violations->Add(
+        absl::StrCat(field, ".strides"),
+        absl::StrCat("must be those of a tensor of shape (", absl::StrJoin(tensor.shape(), ", "),
+                     ") without an element twice, ", "are (", absl::StrJoin(tensor.strides(), ", "),
+                     ")"));
+    return -1;
+  }
+  return num_bytes;
 }
 
 void CheckFiles(const v1::Manifest& manifest, Violations* violations) {
-  absl::flat_hash_set<absl::string_view> paths;
+  absl::flat_hash_map<absl::string_view, int> first;  // of each path
   for (int i = 0; i < manifest.files_size() && !violations->full(); ++i) {
     const v1::ManifestFile& file = manifest.files(i);
     const std::string field = absl::StrCat("manifest.files[", i, "]");
@@ -94,8 +110,13 @@ void CheckFiles(const v1::Manifest& manifest, Violations* violations) {
       violations->Add(
           absl::StrCat(field, ".path"),
           absl::StrCat("must be a relative path inside the checkpoint, was '", file.path(), "'"));
-    } else if (!paths.insert(file.path()).second) {
-      violations->Add(absl::StrCat(field, ".path"), absl::StrCat("repeats '", file.path(), "'"));
+    } else if (const auto [place, is_new] = first.emplace(file.path(), i); !is_new) {
+      const v1::ManifestFile& other = manifest.files(place->second);
+      if (file.num_bytes() != other.num_bytes() || file.mtime_ns() != other.mtime_ns() ||
+          file.header_digest() != other.header_digest()) {
+        violations->Add(field, absl::StrCat("repeats '", file.path(), "' of files[", place->second,
+                                            "], and must be alike"));
+      }
     }
     if (file.num_bytes() < 0) {
       violations->Add(absl::StrCat(field, ".num_bytes"),
@@ -130,6 +151,7 @@ void AddTensor(const v1::Manifest& from, int i, Manifest* to, Violations* violat
   out.tensor.name = tensor.name();
   out.tensor.dtype = DTypeFromProto(tensor.dtype());
   out.tensor.shape.assign(tensor.shape().begin(), tensor.shape().end());
+  out.tensor.strides.assign(tensor.strides().begin(), tensor.strides().end());
   out.file = tensor.file();
   out.file_begin = tensor.file_begin();
   out.file_end = end;
@@ -318,6 +340,7 @@ v1::Manifest ManifestToProto(const Manifest& manifest) {
     to->set_name(tensor.tensor.name);
     to->set_dtype(DTypeToProto(tensor.tensor.dtype));
     to->mutable_shape()->Add(tensor.tensor.shape.begin(), tensor.tensor.shape.end());
+    to->mutable_strides()->Add(tensor.tensor.strides.begin(), tensor.tensor.strides.end());
     to->set_file(tensor.file);
     to->set_file_begin(tensor.file_begin);
   }

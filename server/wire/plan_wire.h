@@ -30,9 +30,9 @@ absl::StatusOr<Placement> PlacementFromProto(v1::Placement placement);
 absl::StatusOr<DTypePolicy> DTypePolicyFromProto(v1::DtypePolicy policy);
 
 // The manifest of a checkpoint.  FromProto checks what Manifest promises: paths relative and
-// without
-// "..", names present and unique, known dtypes, data inside its file, sorted by (file, file_begin,
-// name), no two tensors sharing a byte.  Errors: INVALID_ARGUMENT, reason INVALID_FIELDS, naming
+// without "..", entries of one path alike, names present and unique, known dtypes, strides that
+// nest, data inside its file, sorted by (file, file_begin, name), no two tensors of one entry
+// sharing a byte.  Errors: INVALID_ARGUMENT, reason INVALID_FIELDS, naming
 // field and tensor; the first kMaxManifestViolations of them.
 inline constexpr int kMaxManifestViolations = 16;
 v1::Manifest ManifestToProto(const Manifest& manifest);

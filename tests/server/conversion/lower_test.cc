@@ -6,7 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -54,8 +56,36 @@ class ChainTest : public ::testing::Test {
     const auto number = static_cast<int32_t>(sources_.size());
     Data data(Product(shape));
     for (size_t i = 0; i < data.size(); ++i) data[i] = number * 100000 + static_cast<int64_t>(i);
+    if (Pick(0, 2) == 0) return StridedSource(number, shape, data);
     sources_.push_back(data);
     return {WholeValue(number, shape), data};
+  }
+
+  // Its axes in another order, with gaps.
+  Both StridedSource(int32_t number, const std::vector<int64_t>& shape, const Data& data) {
+    SourceTensor tensor = {"w", DType::kFloat32, shape, std::vector<int64_t>(shape.size())};
+    std::vector<size_t> order(shape.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::shuffle(order.begin(), order.end(), random_);
+    int64_t stride = Pick(1, 2), reach = 0;
+    for (const size_t axis : order) {
+      tensor.strides[axis] = stride;
+      stride *= shape[axis] + Pick(0, 1);
+    }
+    EXPECT_TRUE(CheckedReach(shape, tensor.strides, &reach));
+    Data stored(static_cast<size_t>(reach), -1);
+    for (size_t i = 0; i < data.size(); ++i) {
+      int64_t place = 0, rest = static_cast<int64_t>(i);
+      for (size_t axis = shape.size(); axis > 0; --axis) {
+        place += rest % shape[axis - 1] * tensor.strides[axis - 1];
+        rest /= shape[axis - 1];
+      }
+      stored[static_cast<size_t>(place)] = data[i];
+    }
+    sources_.push_back(stored);
+    const absl::StatusOr<Value> value = StoredValue(number, tensor);
+    EXPECT_THAT(value, IsOk());
+    return {value.ok() ? *value : Value(), data};
   }
 
   // Runs `operation` on the composed values and on fresh whole tensors, whose boxes move the data.

@@ -49,6 +49,52 @@ TEST(Manifest, RoundTrips) {
   EXPECT_EQ(ManifestToProto(manifest).SerializeAsString(), Small().SerializeAsString());
 }
 
+TEST(Manifest, RoundTripsStridesAndFilesThatAreListedTwice) {
+  v1::Manifest manifest = Small();
+  *manifest.mutable_files(1) = manifest.files(0);
+  manifest.mutable_tensors(0)->add_strides(1);
+  manifest.mutable_tensors(0)->add_strides(2);
+  auto* gaps = manifest.mutable_tensors(2);
+  gaps->set_file_begin(8);  // over those of a and b
+  gaps->add_strides(20);
+  gaps->add_strides(2);
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest read, ManifestFromProto(manifest));
+  EXPECT_THAT(read.tensors[0].tensor.strides, ElementsAre(1, 2));
+  EXPECT_EQ(read.tensors[0].file_end, 20);
+  EXPECT_EQ(read.tensors[2].file_end, 8 + 2 * (20 + 2 * 2 + 1));
+  EXPECT_EQ(ManifestToProto(read).SerializeAsString(), manifest.SerializeAsString());
+}
+
+TEST(Manifest, RefusesFilesThatAreListedTwiceAndDiffer) {
+  for (const auto change : {+[](v1::ManifestFile* file) { file->set_num_bytes(101); },
+                            +[](v1::ManifestFile* file) { file->set_mtime_ns(8); },
+                            +[](v1::ManifestFile* file) { file->set_header_digest(1); }}) {
+    v1::Manifest manifest = Small();
+    *manifest.mutable_files(1) = manifest.files(0);
+    change(manifest.mutable_files(1));
+    EXPECT_THAT(ManifestFromProto(manifest),
+                StatusIs(kInvalid, HasSubstr("manifest.files[1]: repeats 'model-1.safetensors' of "
+                                             "files[0], and must be alike")));
+  }
+}
+
+TEST(Manifest, RefusesStridesThatAreNone) {
+  for (const std::vector<int64_t>& strides :
+       {std::vector<int64_t>{1}, {0, 1}, {1, 1}, {2, 1}, {-3, 1}, {int64_t{1} << 62, 1}}) {
+    v1::Manifest manifest = Small();
+    manifest.mutable_tensors(1)->mutable_strides()->Add(strides.begin(), strides.end());
+    EXPECT_THAT(ManifestFromProto(manifest),
+                StatusIs(kInvalid, HasSubstr("manifest.tensors[1] ('b').strides: must be those")));
+  }
+  // As far as the reach of the last element, and no further.
+  v1::Manifest manifest = Small();
+  for (const int64_t stride : {4, 1}) manifest.mutable_tensors(2)->add_strides(stride);
+  manifest.mutable_tensors(2)->set_file_begin(86);
+  EXPECT_THAT(ManifestFromProto(manifest), IsOk());
+  manifest.mutable_tensors(2)->set_file_begin(87);
+  EXPECT_THAT(ManifestFromProto(manifest), StatusIs(kInvalid, HasSubstr("do not fit")));
+}
+
 TEST(Manifest, RefusesPathsThatLeaveTheFolder) {
   for (const char* path : {"", "/etc/shadow", "../x", "a/../../x", "a//b", "./a"}) {
     v1::Manifest manifest = Small();
