@@ -145,7 +145,8 @@ void JobFlags::AddTo(CLI::App* command) {
       ->type_name("CKPT");
   command
       ->add_option("--variant", variant,
-                   "Which of the folder's weights: fp16 for those of model.fp16.safetensors")
+                   "Which of the folder's weights: fp16 for those of model.fp16.safetensors\n"
+                   "or pytorch_model.fp16.bin")
       ->check(kNotEmpty)
       ->type_name("NAME");
   command->add_option("--world-size", world_size, "Number of ranks")

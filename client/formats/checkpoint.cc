@@ -3,19 +3,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/formats/file.h"
 #include "client/formats/safetensors.h"
+#include "client/formats/torch_file.h"
+#include "client/formats/torch_weights.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/base/python_json.h"
@@ -24,18 +29,24 @@
 namespace zerocast {
 namespace {
 
-// The files that hold a checkpoint's weights, by name.
-struct FileNames {
-  std::string single = "model.safetensors";
-  std::string index = "model.safetensors.index.json";
+// A file that a checkpoint's weights may be in, or the index of several.
+struct WeightsName {
+  std::string name;
+  bool is_index = false;
 };
 
-// As the library's _add_variant: before the last extension.
-FileNames NamesOf(const std::string& variant) {
-  if (variant.empty()) return {};
-  return {absl::StrCat("model.", variant, ".safetensors"),
-          absl::StrCat("model.safetensors.index.", variant, ".json")};
+// In the library's order of preference (transformers 5.23.0, _get_resolved_checkpoint_files), a
+// variant before the last extension (_add_variant).
+std::vector<WeightsName> NamesOf(const std::string& variant) {
+  const std::string part = variant.empty() ? "" : absl::StrCat(".", variant);
+  return {{absl::StrCat("model", part, ".safetensors")},
+          {absl::StrCat("model.safetensors.index", part, ".json"), true},
+          {absl::StrCat("pytorch_model", part, ".bin")},
+          {absl::StrCat("pytorch_model.bin.index", part, ".json"), true}};
 }
+
+// What the library goes by, too: any other file is one of torch.save.
+bool IsSafetensors(absl::string_view file) { return absl::EndsWith(file, ".safetensors"); }
 
 // The largest public index (70,000 tensors) has 7 MB.
 constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
@@ -136,7 +147,9 @@ class IndexHandler : public nlohmann::json_sax<nlohmann::json> {
   bool found_ = false, in_map_ = false;
 };
 
+// `is_safetensors`: the index is one of safetensors files.  That of others may name any.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path,
+                                                             bool is_safetensors,
                                                              const FileObserver& about_to) {
   ZC_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxIndexBytes, about_to));
   IndexHandler handler;
@@ -145,10 +158,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
     return Corrupt(path, "it has no weight_map with entries");
   }
   for (const auto& [tensor, file] : handler.weight_map()) {
-    if (file.find('/') != std::string::npos || file.find('\0') != std::string::npos ||
-        !absl::EndsWith(file, ".safetensors")) {
-      return Corrupt(path, absl::StrCat("tensor ", tensor, ": \"", file,
-                                        "\" is not the name of a .safetensors file beside it"));
+    if (file.empty() || file == "." || file == ".." || file.find('/') != std::string::npos ||
+        file.find('\0') != std::string::npos || (is_safetensors && !IsSafetensors(file))) {
+      return Corrupt(path, absl::StrCat("tensor ", tensor, ": \"", file, "\" is not the name of a ",
+                                        is_safetensors ? ".safetensors " : "", "file beside it"));
     }
   }
   return std::move(handler.weight_map());
@@ -163,14 +176,10 @@ absl::Status CheckIsObject(const std::string& path, absl::string_view text) {
   return Corrupt(path, valid ? "it is not a JSON object" : "it is not valid JSON");
 }
 
-// Appends the tensors of one file to `manifest`.
-absl::Status AddFile(const std::string& folder, const std::string& name,
-                     const FileObserver& about_to, Manifest* manifest) {
-  const std::string path = absl::StrCat(folder, "/", name);
-  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, about_to));
-  ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+void AddSafetensors(SafetensorsHeader header, ManifestFile file, Manifest* manifest) {
   const int32_t index = static_cast<int32_t>(manifest->files.size());
-  manifest->files.push_back({name, file.num_bytes(), file.mtime_ns(), header.digest});
+  file.header_digest = header.digest;
+  manifest->files.push_back(std::move(file));
   for (SafetensorsEntry& entry : header.tensors) {
     ManifestTensor tensor;
     tensor.tensor = {std::move(entry.name), entry.dtype, std::move(entry.shape)};
@@ -178,6 +187,35 @@ absl::Status AddFile(const std::string& folder, const std::string& name,
     tensor.file_begin = entry.file_begin;
     tensor.file_end = entry.file_end;
     manifest->tensors.push_back(std::move(tensor));
+  }
+}
+
+void AddTorch(TorchWeights weights, ManifestFile file, Manifest* manifest) {
+  const int32_t first = static_cast<int32_t>(manifest->files.size());
+  file.header_digest = weights.digest;
+  manifest->files.resize(manifest->files.size() + static_cast<size_t>(weights.num_layers), file);
+  for (TorchWeight& weight : weights.tensors) {
+    ManifestTensor tensor;
+    tensor.tensor = std::move(weight.tensor);
+    tensor.file = first + weight.layer;
+    tensor.file_begin = weight.file_begin;
+    tensor.file_end = weight.file_end;
+    manifest->tensors.push_back(std::move(tensor));
+  }
+}
+
+// Appends the tensors of one file to `manifest`.
+absl::Status AddFile(const std::string& folder, const std::string& name,
+                     const FileObserver& about_to, Manifest* manifest) {
+  const std::string path = absl::StrCat(folder, "/", name);
+  ZC_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, about_to));
+  const ManifestFile entry = {name, file.num_bytes(), file.mtime_ns()};
+  if (IsSafetensors(name)) {
+    ZC_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+    AddSafetensors(std::move(header), entry, manifest);
+  } else {
+    ZC_ASSIGN_OR_RETURN(TorchWeights weights, ReadTorchWeights(file));
+    AddTorch(std::move(weights), entry, manifest);
   }
   return absl::OkStatus();
 }
@@ -212,7 +250,8 @@ absl::Status DropDuplicates(const std::map<std::string, std::string>& weight_map
 absl::Status ReadSharded(const std::string& folder, const std::string& index,
                          const FileObserver& about_to, Manifest* manifest) {
   const std::string index_path = absl::StrCat(folder, "/", index);
-  ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path, about_to));
+  const bool is_safetensors = absl::StartsWith(index, "model.safetensors.");
+  ZC_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(index_path, is_safetensors, about_to));
   std::map<std::string, std::set<std::string>> names_by_file;  // sorted, as the library reads them
   for (const auto& [tensor, file] : weight_map) names_by_file[file].insert(tensor);
   for (auto& [file, names] : names_by_file) {
@@ -238,6 +277,41 @@ absl::Status ReadSharded(const std::string& folder, const std::string& index,
   return DropDuplicates(weight_map, index_path, manifest);
 }
 
+// The first of `names` that is there.
+absl::Status ReadWeights(const std::string& folder, const std::vector<WeightsName>& names,
+                         const FileObserver& about_to, Manifest* manifest) {
+  for (const WeightsName& weights : names) {
+    const std::string path = absl::StrCat(folder, "/", weights.name);
+    ZC_ASSIGN_OR_RETURN(const bool is_there, Exists(path, about_to));
+    if (!is_there) continue;
+    // An index without an entry is refused where it is read.
+    if (weights.is_index) return ReadSharded(folder, weights.name, about_to, manifest);
+    ZC_RETURN_IF_ERROR(AddFile(folder, weights.name, about_to, manifest));
+    if (manifest->tensors.empty()) {
+      return Corrupt(path, "it holds no tensor: there is nothing to load");
+    }
+    return absl::OkStatus();
+  }
+  std::vector<std::string> list;
+  for (const WeightsName& weights : names) {
+    ZC_RETURN_IF_ERROR(CheckNoDanglingLink(absl::StrCat(folder, "/", weights.name), about_to));
+    list.push_back(weights.name);
+  }
+  return WithReason(
+      absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
+                                       absl::StrJoin(list, " nor "))),
+      "CHECKPOINT_NOT_FOUND");
+}
+
+absl::StatusOr<uint64_t> HeaderDigest(const InputFile& file) {
+  if (IsSafetensors(file.path())) {
+    ZC_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(file));
+    return header.digest;
+  }
+  ZC_ASSIGN_OR_RETURN(const TorchFile torch, TorchFile::Read(file));
+  return torch.header_digest();
+}
+
 }  // namespace
 
 absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
@@ -249,7 +323,7 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
                                                               "\" is not a variant's name")),
                       "INVALID_FIELDS");
   }
-  const FileNames names = NamesOf(variant);
+  const std::vector<WeightsName> names = NamesOf(variant);
   ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", folder)));
   struct stat info;
   if (::stat(folder.c_str(), &info) != 0) {
@@ -259,33 +333,12 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
   if (!S_ISDIR(info.st_mode)) {
     return WithReason(absl::InvalidArgumentError(absl::StrCat(
                           "open checkpoint ", folder, ": not a folder; give the folder that holds ",
-                          names.single)),
+                          names.front().name)),
                       "CHECKPOINT_NOT_FOUND");
   }
   Manifest manifest;
   manifest.variant = variant;
-  ZC_ASSIGN_OR_RETURN(const bool is_single,
-                      Exists(absl::StrCat(folder, "/", names.single), about_to));
-  ZC_ASSIGN_OR_RETURN(const bool is_sharded,
-                      Exists(absl::StrCat(folder, "/", names.index), about_to));
-  if (is_single) {
-    ZC_RETURN_IF_ERROR(AddFile(folder, names.single, about_to, &manifest));
-    // An index without an entry is refused where it is read.
-    if (manifest.tensors.empty()) {
-      return Corrupt(absl::StrCat(folder, "/", names.single),
-                     "it holds no tensor: there is nothing to load");
-    }
-  } else if (is_sharded) {
-    ZC_RETURN_IF_ERROR(ReadSharded(folder, names.index, about_to, &manifest));
-  } else {
-    for (const std::string& name : {names.single, names.index}) {
-      ZC_RETURN_IF_ERROR(CheckNoDanglingLink(absl::StrCat(folder, "/", name), about_to));
-    }
-    return WithReason(
-        absl::NotFoundError(absl::StrCat("open checkpoint ", folder, ": it has neither ",
-                                         names.single, " nor ", names.index)),
-        "CHECKPOINT_NOT_FOUND");
-  }
+  ZC_RETURN_IF_ERROR(ReadWeights(folder, names, about_to, &manifest));
   const std::string config_path = absl::StrCat(folder, "/config.json");
   ZC_ASSIGN_OR_RETURN(const bool has_config, Exists(config_path, about_to));
   if (has_config) {
@@ -295,12 +348,26 @@ absl::StatusOr<Manifest> ReadCheckpointManifest(const std::string& folder,
   } else {
     ZC_RETURN_IF_ERROR(CheckNoDanglingLink(config_path, about_to));
   }
+  // Of tensors at one place all but one are empty.
+  std::stable_sort(manifest.tensors.begin(), manifest.tensors.end(),
+                   [](const ManifestTensor& a, const ManifestTensor& b) {
+                     return std::tie(a.file, a.file_begin, a.tensor.name) <
+                            std::tie(b.file, b.file_begin, b.tensor.name);
+                   });
   return manifest;
 }
 
 absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& folder,
                                 bool made_on_this_node, const FileObserver& about_to) {
+  const ManifestFile* before = nullptr;
   for (const ManifestFile& expected : manifest.files) {
+    // A file that has several entries has them one behind the other.
+    const bool is_known = before != nullptr && before->path == expected.path &&
+                          before->num_bytes == expected.num_bytes &&
+                          before->mtime_ns == expected.mtime_ns &&
+                          before->header_digest == expected.header_digest;
+    before = &expected;
+    if (is_known) continue;
     const std::string path = absl::StrCat(folder, "/", expected.path);
     const auto changed = [&path](absl::string_view how) {
       return WithReason(absl::AbortedError(absl::StrCat("check ", path, ": ", how)),
@@ -314,8 +381,8 @@ absl::Status CheckManifestFiles(const Manifest& manifest, const std::string& fol
     if (made_on_this_node && file.mtime_ns() != expected.mtime_ns) {
       return changed("it was modified after the plan was made from it");
     }
-    ZC_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(file));
-    if (header.digest != expected.header_digest) {
+    ZC_ASSIGN_OR_RETURN(const uint64_t digest, HeaderDigest(file));
+    if (digest != expected.header_digest) {
       return changed("its header is not the one the plan was made from");
     }
   }

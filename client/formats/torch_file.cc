@@ -1,5 +1,7 @@
 #include "client/formats/torch_file.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -29,6 +31,16 @@ absl::Status Unsupported(absl::string_view file, absl::string_view what) {
   return WithReason(
       absl::UnimplementedError(absl::StrCat("read ", file, ": ", EscapeControls(what))),
       "UNSUPPORTED");
+}
+
+// Of the file's pickles, and of names and numbers that say where all else lies.
+uint64_t DigestOf(absl::string_view pickles, absl::string_view places) {
+  return XXH3_64bits_withSeed(places.data(), places.size(),
+                              XXH3_64bits(pickles.data(), pickles.size()));
+}
+
+void AddNumber(int64_t number, std::string* places) {
+  PutLittleEndian(static_cast<uint64_t>(number), sizeof(number), places);
 }
 
 // The pickles at the front of a legacy stream, whose length nothing tells: read in growing parts.
@@ -195,6 +207,15 @@ absl::Status TorchFile::ReadZip(const InputFile& file) {
   const ZipEntry& pickle = *archive.Find(top + "data.pkl");
   ZC_ASSIGN_OR_RETURN(std::string stream, ReadZipEntry(file, pickle, PickleLimits().max_bytes));
   const int64_t stream_bytes = static_cast<int64_t>(stream.size());
+  std::string places;
+  for (const ZipEntry& entry : archive.entries()) {
+    AddNumber(static_cast<int64_t>(entry.name.size()), &places);
+    places += entry.name;
+    AddNumber(entry.data_begin, &places);
+    AddNumber(entry.num_bytes, &places);
+    AddNumber(static_cast<int64_t>(entry.crc32), &places);
+  }
+  header_digest_ = DigestOf(stream, places);
   int64_t num_bytes = 0;
   ZC_ASSIGN_OR_RETURN(const PickleId root, ReadPickle(graph_.Own(std::move(stream)),
                                                       absl::StrCat(path_, ", entry ", pickle.name),
@@ -252,7 +273,15 @@ absl::Status TorchFile::ReadLegacy(const InputFile& file) {
   graph_.set_root(root);
   ZC_ASSIGN_OR_RETURN(const PickleId keys, front.Next(&head));
   ZC_RETURN_IF_ERROR(NameStorages());
-  return PlaceLegacyStorages(file, head, keys, front.offset());
+  ZC_RETURN_IF_ERROR(PlaceLegacyStorages(file, head, keys, front.offset()));
+  ZC_ASSIGN_OR_RETURN(const std::string pickles, file.Read(0, front.offset()));
+  std::string places;
+  for (const TorchStorage& storage : storages_) {
+    AddNumber(storage.file_begin, &places);
+    AddNumber(storage.num_bytes, &places);
+  }
+  header_digest_ = DigestOf(pickles, places);
+  return absl::OkStatus();
 }
 
 absl::Status TorchFile::PlaceLegacyStorages(const InputFile& file, const PickleGraph& head,
@@ -319,6 +348,12 @@ absl::StatusOr<TorchFile> TorchFile::Read(const InputFile& file) {
                                              " bytes, too few for torch.save (truncated?)"));
   }
   ZC_ASSIGN_OR_RETURN(const std::string prefix, file.Read(0, kPrefixBytes));
+  if (!LooksLikeZip(prefix) && prefix[0] != '\x80') {
+    return Corrupt(
+        file.path(),
+        absl::StrCat("neither a zip file nor a stream of torch.save: it starts with \"", prefix,
+                     "\"", prefix == "vers" ? " (a pointer of Git LFS? git lfs pull)" : ""));
+  }
   ZC_RETURN_IF_ERROR(LooksLikeZip(prefix) ? result.ReadZip(file) : result.ReadLegacy(file));
   return result;
 }

@@ -62,6 +62,10 @@ class TorchFile {
   // In the order in which the pickle names them first.
   const std::vector<TorchStorage>& storages() const { return storages_; }
   bool is_legacy() const { return is_legacy_; }
+  // XXH3-64 of all that says what the file holds and where: of a zip data.pkl, and name, place,
+  // size and CRC of every entry, so that other data is seen there, too; of a legacy stream its
+  // pickles and the places and sizes of its storages, and nothing of their data.
+  uint64_t header_digest() const { return header_digest_; }
 
   // Whether `id` is a call that makes a tensor that Tensor() knows.
   bool IsTensor(PickleId id) const;
@@ -98,6 +102,7 @@ class TorchFile {
 
   std::string path_;
   bool is_legacy_ = false, has_crcs_ = false;
+  uint64_t header_digest_ = 0;
   PickleGraph graph_;
   std::vector<TorchStorage> storages_;
   std::vector<int64_t> named_bytes_;  // by storage: what the pickle says it has

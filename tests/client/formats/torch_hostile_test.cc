@@ -209,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "none of torch.save"},
         BadFile{"BytesBehindThePickle", Object("N.N"), kLoss, "its pickle ends at byte 4 of 6"},
         BadFile{"Safetensors", std::string("\x08\0\0\0\0\0\0\0{}      ", 16), kLoss,
-                "no such opcode"},
+                "neither a zip file nor a stream of torch.save: it starts with \"\\x08"},
         BadFile{"AnyPickle", "\x80\x02N.", kLoss, "it starts with a pickle of None"},
         BadFile{"LegacyKeyMissing", Legacy(PickledTensor().Text(), {}), kLoss,
                 "the list of keys 0"},
