@@ -1,18 +1,19 @@
 #include "client/verify/checkpoint_files.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "client/verify/open_file.h"
+#include "client/verify/torch_reader.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/base/errors.h"
@@ -26,69 +27,6 @@ using nlohmann::json;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;
 constexpr int64_t kMaxTextBytes = int64_t{256} << 20;
 constexpr int kMaxDepth = 16;
-
-absl::Status Corrupt(absl::string_view path, absl::string_view what) {
-  return WithReason(absl::DataLossError(absl::StrCat("read ", path, ": ", what)),
-                    "CHECKPOINT_CORRUPT");
-}
-
-class OpenFile {
- public:
-  static absl::StatusOr<OpenFile> Open(const std::string& path) {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) {
-      const int error = errno;
-      const absl::Status status = ErrnoStatus(error, absl::StrCat("open ", path));
-      return WithReason(status, error == ENOENT ? "CHECKPOINT_NOT_FOUND" : "IO_ERROR");
-    }
-    OpenFile file(path, descriptor);
-    struct stat info;
-    if (::fstat(descriptor, &info) != 0) {
-      return WithReason(ErrnoStatus(errno, absl::StrCat("stat ", path)), "IO_ERROR");
-    }
-    if (!S_ISREG(info.st_mode)) return Corrupt(path, "it is not a regular file");
-    file.size_ = info.st_size;
-    return file;
-  }
-  OpenFile(OpenFile&& other) noexcept
-      : path_(std::move(other.path_)),
-        descriptor_(std::exchange(other.descriptor_, -1)),
-        size_(other.size_) {}
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
-  ~OpenFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-
-  int64_t size() const { return size_; }
-
-  absl::StatusOr<std::string> Read(int64_t begin, int64_t count) const {
-    std::string bytes(count, '\0');
-    int64_t done = 0;
-    while (done < count) {
-      const ssize_t got = ::pread(descriptor_, bytes.data() + done, count - done, begin + done);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) {
-        return WithReason(
-            ErrnoStatus(errno, absl::StrCat("read ", path_, " at byte ", begin + done)),
-            "IO_ERROR");
-      }
-      if (got == 0) {
-        return Corrupt(path_, absl::StrCat("it ends at byte ", begin + done, ", ", count - done,
-                                           " bytes before the end of what was to be read"));
-      }
-      done += got;
-    }
-    return bytes;
-  }
-
- private:
-  OpenFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
-
-  std::string path_;
-  int descriptor_;
-  int64_t size_ = 0;
-};
 
 absl::StatusOr<std::string> ReadText(const std::string& path) {
   ZC_ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
@@ -174,7 +112,7 @@ absl::StatusOr<StoredTensor> ParseEntry(const std::string& path, const std::stri
   return stored;
 }
 
-absl::Status AppendFile(const std::string& path, std::vector<StoredTensor>* tensors) {
+absl::Status AppendSafetensors(const std::string& path, std::vector<StoredTensor>* tensors) {
   ZC_ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
   ZC_ASSIGN_OR_RETURN(const std::string prefix, file.Read(0, 8));
   uint64_t header_size = 0;
@@ -211,6 +149,11 @@ absl::Status AppendFile(const std::string& path, std::vector<StoredTensor>* tens
     return Corrupt(path, absl::StrCat("the data ends at byte ", end, " of ", file.size()));
   }
   return absl::OkStatus();
+}
+
+absl::Status AppendFile(const std::string& path, std::vector<StoredTensor>* tensors) {
+  return absl::EndsWith(path, ".safetensors") ? AppendSafetensors(path, tensors)
+                                              : AppendTorchFile(path, tensors);
 }
 
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
@@ -260,6 +203,23 @@ absl::StatusOr<std::vector<StoredTensor>> ReadSharded(const std::string& folder,
   return kept;
 }
 
+// The elements of a strided tensor one by one, its last index first.
+std::string InRowMajorOrder(const StoredTensor& stored, const std::string& bytes) {
+  const int64_t size = SizeOf(stored.dtype);
+  std::string ordered;
+  std::vector<int64_t> index(stored.shape.size(), 0);
+  for (int64_t k = NumElements(stored.shape); k > 0; --k) {
+    int64_t place = 0;
+    for (size_t axis = 0; axis < index.size(); ++axis) place += index[axis] * stored.strides[axis];
+    ordered.append(bytes, place * size, size);
+    for (size_t axis = index.size(); axis > 0 && ++index[axis - 1] == stored.shape[axis - 1];
+         --axis) {
+      index[axis - 1] = 0;
+    }
+  }
+  return ordered;
+}
+
 bool Exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 }  // namespace
@@ -267,17 +227,28 @@ bool Exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0;
 absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder,
                                                const std::string& variant) {
   const std::string part = variant.empty() ? "" : absl::StrCat(".", variant);
-  const std::string single = absl::StrCat(folder, "/model", part, ".safetensors");
-  const std::string index = absl::StrCat(folder, "/model.safetensors.index", part, ".json");
   const std::string config = absl::StrCat(folder, "/config.json");
   CheckpointFiles files;
-  if (Exists(single)) {
-    ZC_RETURN_IF_ERROR(AppendFile(single, &files.tensors));
-  } else if (Exists(index)) {
-    ZC_ASSIGN_OR_RETURN(files.tensors, ReadSharded(folder, index));
-  } else {
-    return WithReason(absl::NotFoundError(absl::StrCat("open ", folder, ": it has neither ", single,
-                                                       " nor ", index)),
+  std::string looked_for;
+  bool is_found = false;
+  for (const auto& [before, after, is_index] :
+       {std::tuple("model", ".safetensors", false),
+        std::tuple("model.safetensors.index", ".json", true),
+        std::tuple("pytorch_model", ".bin", false),
+        std::tuple("pytorch_model.bin.index", ".json", true)}) {
+    const std::string path = absl::StrCat(folder, "/", before, part, after);
+    is_found = Exists(path);
+    if (!is_found) {
+      absl::StrAppend(&looked_for, looked_for.empty() ? "neither " : " nor ", path);
+    } else if (is_index) {
+      ZC_ASSIGN_OR_RETURN(files.tensors, ReadSharded(folder, path));
+    } else {
+      ZC_RETURN_IF_ERROR(AppendFile(path, &files.tensors));
+    }
+    if (is_found) break;
+  }
+  if (!is_found) {
+    return WithReason(absl::NotFoundError(absl::StrCat("open ", folder, ": it has ", looked_for)),
                       "CHECKPOINT_NOT_FOUND");
   }
   if (Exists(config)) {
@@ -289,6 +260,7 @@ absl::StatusOr<CheckpointFiles> OpenCheckpoint(const std::string& folder,
 absl::StatusOr<Tensor> ReadTensor(const StoredTensor& stored) {
   ZC_ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(stored.path));
   ZC_ASSIGN_OR_RETURN(std::string bytes, file.Read(stored.file_begin, stored.num_bytes));
+  if (!stored.strides.empty()) bytes = InRowMajorOrder(stored, bytes);
   return Tensor{stored.dtype, stored.shape, std::move(bytes)};
 }
 
