@@ -33,10 +33,12 @@ transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained
 made["llama"].config.other = f"{sys.argv[1]}/inner"
 made["llama"].save_pretrained(f"{sys.argv[1]}/outer")
 import pathlib
-pickled = pathlib.Path(sys.argv[1], "pickled")
-pickled.mkdir()
-(pickled / "config.json").write_bytes(pathlib.Path(sys.argv[1], "llama", "config.json").read_bytes())
-torch.save(made["llama"].state_dict(), pickled / "pytorch_model.bin")
+# An expanded tensor is none that zerocast plans.
+for name, more in {"pickled": {}, "expanded": {"other": torch.zeros(1).expand(3)}}.items():
+    pickled = pathlib.Path(sys.argv[1], name)
+    pickled.mkdir()
+    (pickled / "config.json").write_bytes(pathlib.Path(sys.argv[1], "llama", "config.json").read_bytes())
+    torch.save({**made["llama"].state_dict(), **more}, pickled / "pytorch_model.bin")
 empty = WithEmpty(transformers.LlamaConfig(**sizes))
 state = {name: tensor for name, tensor in empty.state_dict().items() if "missing" not in name}
 empty.save_pretrained(f"{sys.argv[1]}/empty", state_dict=state)

@@ -121,11 +121,24 @@ class Install(unittest.TestCase):
 
     def test_weights_that_are_not_safetensors(self):
         folder = self.llama()
-        file = folder / "model.safetensors"
-        torch.save(transformers.LlamaForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
-        self.left("use_safetensors is False", lambda: Auto.from_pretrained(folder, use_safetensors=False))
-        file.unlink()
-        self.left("reads the safetensors files of one folder", lambda: Auto.from_pretrained(folder))
+        state = Auto.from_pretrained(folder).state_dict()
+        torch.save(state, folder / "pytorch_model.bin")
+        self.left("use_safetensors=False may have it", lambda: Auto.from_pretrained(folder, use_safetensors=False))
+        (folder / "model.safetensors").unlink()
+        zerocast.uninstall()
+        library = everything(Auto.from_pretrained(folder))
+        zerocast.install(strict=True)
+        for keywords in ({}, {"use_safetensors": False}):
+            self.assertEqual(everything(Auto.from_pretrained(folder, **keywords)), library)
+        self.assertEqual(self.loads, [str(folder)] * 2)
+        # What the file holds is for an agent to find out.
+        torch.save({**state, "step": 5}, folder / "pytorch_model.bin")
+        with self.assertRaisesRegex(zerocast.ZerocastError, "pytorch_model.bin: .*step is the number 5"):
+            Auto.from_pretrained(folder)
+        zerocast.install()
+        with self.assertLogs("zerocast", logging.WARNING) as log:
+            self.assertEqual(everything(Auto.from_pretrained(folder)), library)
+        self.assertRegex(log.output[0], "is loaded by transformers itself, not by zerocast: .*step is the number 5")
 
     def test_an_adapters_folder(self):
         import peft

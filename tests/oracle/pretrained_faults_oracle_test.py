@@ -10,6 +10,7 @@ import unittest
 
 import fault_cases  # before what it makes importable
 import pretrained_faults_rank as rank_program
+import torch
 import transformers
 from fault_cases import CHECKPOINTS, MIXTRAL, STAGE3, TIMEOUT, Case, call, cluster, edited
 from fault_ranks import World
@@ -18,13 +19,27 @@ NOBODY = 65534
 setUpModule = fault_cases.prepare
 
 
+class Touches:
+    """Whoever has it unpickled makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
 class BadInput(Case):
     """Faults after which the ranks go on: all of them in the same processes, and then a load that works."""
 
     def test_each_bad_checkpoint_is_named_and_the_next_load_works(self):
-        empty = self.folder / "bin_only"
+        empty = self.folder / "misnamed"  # safetensors by another name
         shutil.copytree(MIXTRAL, empty)
         (empty / "model.safetensors").rename(empty / "pytorch_model.bin")
+        evil = self.folder / "evil"
+        shutil.copytree(MIXTRAL, evil)
+        (evil / "model.safetensors").unlink()
+        torch.save({"w": torch.zeros(2), "x": Touches(self.folder / "touched")}, evil / "pytorch_model.bin")
         torn = self.folder / "torn"
         shutil.copytree(MIXTRAL, torn)
         data = (torn / "model.safetensors").read_bytes()
@@ -53,7 +68,8 @@ class BadInput(Case):
              "INVALID_FIELDS"),
             (call(config={**STAGE3, "zero_optimization": {"stage": "auto"}}), "LoadError", ["stage is 'auto'", "0, 1, 2 or 3"],
              "INVALID_FIELDS"),
-            (call(empty), "LoadError", ["pytorch_model.bin", "safetensors", "save_pretrained"], "UNSUPPORTED"),
+            (call(empty), "LoadError", ["misnamed/pytorch_model.bin: neither a zip file nor"], "CHECKPOINT_CORRUPT"),
+            (call(evil), "LoadError", ["evil/pytorch_model.bin: it would import posix.system"], "UNSUPPORTED"),
             (call(torn), "LoadError", ["torn/model.safetensors", r"bytes"], "CHECKPOINT_CORRUPT"),
             (call(corrupt), "LoadError", ["corrupt/model.safetensors"], "CHECKPOINT_CORRUPT"),
             (call(explicit), "LoadError", ["other.safetensors", "transformers_weights"], "UNSUPPORTED"),
@@ -81,6 +97,7 @@ class BadInput(Case):
                 with self.subTest(number=number, checkpoint=fault["checkpoint"]):
                     said = self.all_raise(ranks, kind, *texts, reason=reason, number=number, seconds=TIMEOUT)
                     print(f"{said['seconds']:5.1f} s  {said['type']}: {said['text']}", flush=True)
+            self.assertFalse((self.folder / "touched").exists())
             made = self.all_work(ranks, len(faults))
             self.assertEqual(self.all_work(ranks)["parameters"], made["parameters"])
             self.assertEqual(world.left(), [])

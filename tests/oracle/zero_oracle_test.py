@@ -58,8 +58,12 @@ class Zero3(Cases):
             self.assertEqual(told["before"]["model.late"], digest(want))
 
     def test_what_is_left_to_the_library_when_the_model_is_made_already(self):
-        self.compare(2, [{"name": "pickled", "checkpoint": str(self.models / "pickled"), "config": FULL, "steps": 3}],
+        self.compare(2, [{"name": "expanded", "checkpoint": str(self.models / "expanded"), "config": FULL, "steps": 3}],
                      how="installed")
+
+    def test_weights_that_torch_saved(self):
+        # Both names of the tied weight are in the file.
+        self.compare(2, [{"name": "pickled", "checkpoint": str(self.models / "pickled"), "config": FULL, "steps": 3}])
 
     def test_secondary_partitions(self):
         made = self.compare(4, [{"name": "hpz", "checkpoint": str(CHECKPOINTS / "mixtral"),

@@ -181,5 +181,3 @@ def _look_at(checkpoint: Any, keywords: Dict[str, Any]) -> None:
         value = keywords.get(name)
         if not (value is None or value is False or value == {}):
             raise LoadError("UNIMPLEMENTED", f"{name} is given: {why}", "UNSUPPORTED")
-    if keywords.get("use_safetensors") is False:
-        raise LoadError("UNIMPLEMENTED", "use_safetensors is False", "UNSUPPORTED")

@@ -19,9 +19,10 @@ from zerocast._errors import LoadError
 KEYWORDS = ("dtype", "key_mapping", "ignore_mismatched_sizes", "output_loading_info", "subfolder", "variant", "config",
             "attn_implementation", "trust_remote_code")
 
-# As the library names its files, with a variant and without; a variant as the server takes them.
-_SINGLE = re.compile(r"model(?:\.([A-Za-z0-9._-]{1,64}))?\.safetensors")
-_INDEX = re.compile(r"model\.safetensors\.index(?:\.([A-Za-z0-9._-]{1,64}))?\.json")
+# As the library names its files, a variant before the last extension, in its order of preference.
+_NAMES = (("model", ".safetensors"), ("model.safetensors.index", ".json"),
+          ("pytorch_model", ".bin"), ("pytorch_model.bin.index", ".json"))
+_VARIANT = re.compile(r"(?:\.([A-Za-z0-9._-]{1,64}))?")  # as the server takes them
 
 DEFAULT_TIMEOUT = 120.0  # seconds
 DEFAULT_LOAD_TIMEOUT = 3600.0
@@ -380,21 +381,39 @@ def _which(files: Optional[List[str]]) -> Tuple[str, str]:
     """(the folder, the variant) by which an agent reads the files that the library would read."""
     names = {os.path.basename(file) for file in files or []}
     folders = sorted({os.path.dirname(os.path.abspath(file)) for file in files or []})
-    if len(folders) != 1 or not all(name.endswith(".safetensors") for name in names):
+    if len(folders) != 1:
         raise LoadError("UNIMPLEMENTED", f"the weights are in {', '.join(map(str, files or ['no file']))}; zerocast "
-                        "reads the safetensors files of one folder: save the model with save_pretrained, or convert it",
-                        "UNSUPPORTED")
+                        "reads the files of one folder: save the model with save_pretrained", "UNSUPPORTED")
     folder = folders[0]
-    single = _SINGLE.fullmatch(next(iter(names))) if len(names) == 1 else None
-    if single:
-        return folder, single[1] or ""
-    for file in sorted(os.listdir(folder)):
-        index = _INDEX.fullmatch(file)
-        # An agent takes a single file first, as the library does.
-        if index and not os.path.exists(os.path.join(folder, f"model{'.' + index[1] if index[1] else ''}.safetensors")):
-            with open(os.path.join(folder, file), encoding="utf-8") as text:
-                if set(json.load(text)["weight_map"].values()) == names:
-                    return folder, index[1] or ""
+    listed = set(os.listdir(folder))
+    for variant in _variants(listed):
+        if _taken(folder, listed, variant) == names:
+            return folder, variant
     raise LoadError("UNIMPLEMENTED", f"the library takes the weights of {', '.join(sorted(names)[:3])} in {folder}, as "
-                    "config.json's transformers_weights may have it; zerocast reads model.safetensors, or the files "
-                    "that model.safetensors.index.json names, with a variant or without", "UNSUPPORTED")
+                    "config.json's transformers_weights or use_safetensors=False may have it; zerocast reads, with a "
+                    "variant or without, model.safetensors, else the files that model.safetensors.index.json names, "
+                    "else pytorch_model.bin, else those of pytorch_model.bin.index.json", "UNSUPPORTED")
+
+
+def _variants(names: Set[str]) -> List[str]:
+    """Those that files of these names are of; "" first."""
+    found = {""}
+    for name in names:
+        for before, after in _NAMES:
+            if name.startswith(before) and name.endswith(after) and len(name) >= len(before) + len(after):
+                variant = _VARIANT.fullmatch(name[len(before):len(name) - len(after)])
+                found.add(variant[1] or "" if variant else "")
+    return sorted(found)
+
+
+def _taken(folder: str, listed: Set[str], variant: str) -> Set[str]:
+    """The files that an agent takes, as the library does."""
+    for before, after in _NAMES:
+        name = before + ("." + variant if variant else "") + after
+        if name not in listed:
+            continue
+        if after != ".json":
+            return {name}
+        with open(os.path.join(folder, name), encoding="utf-8") as text:
+            return set(json.load(text)["weight_map"].values())
+    return set()
