@@ -17,7 +17,7 @@ struct ManifestFile {
   std::string path;  // relative to the checkpoint's folder
   int64_t num_bytes = 0;
   int64_t mtime_ns = 0;        // of the node that made the manifest; compared on that node only
-  uint64_t header_digest = 0;  // XXH3-64 of the file's header bytes
+  uint64_t header_digest = 0;  // of all that the file says of its tensors: client/formats
 };
 
 // A tensor of the checkpoint: where its data lies.
