@@ -65,7 +65,7 @@ int Fail(const absl::Status& status) {
   return zerocast::ExitCode(status);
 }
 
-// What --drain-timeout takes.
+// What --drain-timeout and --heartbeat-interval take.
 const CLI::Validator kDuration(
     [](const std::string& text) -> std::string {
       absl::Duration duration;
@@ -74,6 +74,14 @@ const CLI::Validator kDuration(
         return "";
       }
       return "must be a duration such as 30s or 500ms, at most 24h";
+    },
+    "DURATION");
+
+const CLI::Validator kLongDuration(
+    [](const std::string& text) -> std::string {
+      absl::Duration duration;
+      if (absl::ParseDuration(text, &duration) && duration >= absl::ZeroDuration()) return "";
+      return "must be a duration such as 24h, or inf";
     },
     "DURATION");
 
@@ -121,7 +129,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", zerocast::Server::Version());
   zerocast::Server::Options options;
   options.listen = "127.0.0.1:50051";
-  std::string drain_timeout = "30s", heartbeat = "5s";
+  std::string drain_timeout = "30s", heartbeat = "5s", keep_ended_jobs = "24h";
   std::string log_level = "info", log_format = "json", port_file;
   app.add_option("--listen", options.listen, "host:port (port 0: any free one) or unix:/path")
       ->capture_default_str();
@@ -135,6 +143,11 @@ int main(int argc, char** argv) {
   app.add_option("--heartbeat-interval", heartbeat,
                  "how often agents report; given up after three missed")
       ->check(kDuration)
+      ->capture_default_str();
+  app.add_option("--keep-ended-jobs", keep_ended_jobs,
+                 "how long jobs that had a lease are kept when they are over; others stay until "
+                 "they are deleted")
+      ->check(kLongDuration)
       ->capture_default_str();
   app.add_flag("--reflection", options.reflection, "offer gRPC server reflection");
   app.add_option("--log-level", log_level, "least level that is logged to stderr")
@@ -152,6 +165,7 @@ int main(int argc, char** argv) {
   }
   options.drain_timeout = ToDuration(drain_timeout);
   options.heartbeat_interval = ToDuration(heartbeat);
+  options.keep_ended_jobs = ToDuration(keep_ended_jobs);
   SetUpLog(log_level, log_format);
   return Run(std::move(options), port_file);
 }

@@ -246,8 +246,18 @@ struct LoadEnded {
   std::string name;
 };
 
+// The lease of a job ran out.  For the log.
+struct JobExpired {
+  std::string name;
+};
+
+// Delete the job as a caller would who does not wait; said again with every tick until it is gone.
+struct ForgetJob {
+  std::string name;
+};
+
 using Command = std::variant<Send, EndSession, CompilePlanCommand, PersistJob, PersistLoad,
-                             NotifyJob, NotifyLoad, LoadEnded>;
+                             NotifyJob, NotifyLoad, LoadEnded, JobExpired, ForgetJob>;
 
 }  // namespace zerocast::jobs
 

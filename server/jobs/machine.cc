@@ -1,4 +1,5 @@
-// What callers ask for; machine_agents.cc and machine_loads.cc have the events.
+// What callers ask for; machine_jobs.cc has the ends of jobs, machine_agents.cc and
+// machine_loads.cc have the events.
 #include "server/jobs/machine.h"
 
 #include <algorithm>
@@ -38,6 +39,13 @@ absl::Status OtherBody(const RequestKey& request) {
 void Machine::RestoreJob(Job job) {
   if (!job.request.request_id.empty()) job_of_request_[job.request.request_id] = job.name;
   const std::string name = job.name;
+  if (job.lease > absl::ZeroDuration()) {
+    if (IsFinal(job.state)) {
+      ended_.insert({job.end_time, name});
+    } else {
+      lease_ends_[name] = absl::InfiniteDuration();
+    }
+  }
   jobs_[name] = std::make_shared<const Job>(std::move(job));
 }
 
@@ -99,15 +107,14 @@ absl::Status Machine::CheckLoadLimits(int64_t being_made) const {
 
 absl::Status Machine::CheckNewLoad(absl::string_view job, int64_t being_made) const {
   ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Job> found, GetJob(job));
-  if (found->state != JobState::kActive) {
-    return WrongState(absl::StrCat("create a load of ", job, ": the job is cancelled"));
+  if (IsFinal(found->state)) {
+    return WrongState(
+        absl::StrCat("create a load of ", job, ": the job is ", JobStateName(found->state)));
   }
-  for (const std::string& name : active_) {
-    const Load& load = runs_.at(name).load;
-    if (!load.plan_only && load.job->name == job) {
-      return WrongState(absl::StrCat("create a load of ", job, ": ", name, " of this job is ",
-                                     LoadStateName(load.state), "; wait for it or cancel it"));
-    }
+  if (const std::string active = ActiveLoadOf(job); !active.empty()) {
+    return WrongState(absl::StrCat("create a load of ", job, ": ", active, " of this job is ",
+                                   LoadStateName(runs_.at(active).load.state),
+                                   "; wait for it or cancel it"));
   }
   return CheckLoadLimits(being_made);
 }
@@ -140,25 +147,6 @@ std::vector<const Load*> Machine::Loads() const {
   loads.reserve(runs_.size());
   for (const auto& [name, run] : runs_) loads.push_back(&run.load);
   return loads;
-}
-
-absl::Status Machine::CancelJob(absl::string_view name, const Moment& now,
-                                std::vector<Command>* out) {
-  const auto it = jobs_.find(name);
-  if (it == jobs_.end()) return NoSuch("job", name);
-  if (it->second->state != JobState::kCancelled) {
-    Job job = *it->second;
-    job.state = JobState::kCancelled;
-    it->second = std::make_shared<const Job>(std::move(job));
-    out->push_back(PersistJob{std::string(name)});
-    out->push_back(NotifyJob{std::string(name)});
-  }
-  for (auto& [load_name, run] : runs_) {
-    if (run.load.job->name == name && !run.load.plan_only) {
-      CancelRun(&run, absl::StrCat(name, " was cancelled"), now, out);
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Machine::CancelLoadByName(absl::string_view name, const Moment& now,
@@ -196,10 +184,10 @@ void Machine::CancelRun(Run* run, absl::string_view why, const Moment& now,
 
 absl::StatusOr<std::vector<std::string>> Machine::CheckDeleteJob(absl::string_view name) const {
   ZC_ASSIGN_OR_RETURN(const std::shared_ptr<const Job> job, GetJob(name));
-  if (job->state != JobState::kCancelled) {
+  if (!IsFinal(job->state)) {
     return WrongState(absl::StrCat("delete ", name, ": the job is active; cancel it first"));
   }
-  // Cancelling a job has ended all its loads.
+  // The end of a job has ended all its loads.
   std::vector<std::string> loads;
   for (const auto& [load_name, run] : runs_) {
     if (run.load.job->name == name && !run.load.plan_only) loads.push_back(load_name);
@@ -216,7 +204,7 @@ void Machine::RemoveJob(absl::string_view name) {
       ++run;
       continue;
     }
-    // A cancelled job's loads are released, unless the server died between the two records.
+    // The loads of a job that is over are released, unless the server died between the two records.
     run->second.load.released = true;
     for (const NodeProgress& node : load.nodes) UpdateHeld(load, node.node_name);
     load_of_request_.erase(load.request.request_id);
@@ -224,6 +212,8 @@ void Machine::RemoveJob(absl::string_view name) {
     run = runs_.erase(run);
   }
   job_of_request_.erase(it->second->request.request_id);
+  ended_.erase({it->second->end_time, it->first});
+  lease_ends_.erase(it->first);
   jobs_.erase(it);
 }
 

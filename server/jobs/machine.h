@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,8 @@ struct MachineOptions {
   int64_t max_jobs = 10000;
   int64_t max_loads = 100000;
   int64_t max_active_loads = 1000;
+  // How long jobs with a lease are kept when they are over.
+  absl::Duration keep_ended = absl::Hours(24);
 };
 
 // A connected agent.
@@ -75,7 +78,7 @@ class Machine {
   absl::Status CheckNewJob(int64_t being_made = 0) const;
   void AddJob(Job job, std::vector<Command>* out);
 
-  // Errors: NOT_FOUND; FAILED_PRECONDITION, reason WRONG_STATE, when the job is cancelled or has an
+  // Errors: NOT_FOUND; FAILED_PRECONDITION, reason WRONG_STATE, when the job is over or has an
   // active load; RESOURCE_EXHAUSTED.
   absl::Status CheckNewLoad(absl::string_view job, int64_t being_made = 0) const;
   absl::Status CheckLoadLimits(int64_t being_made = 0) const;
@@ -86,13 +89,20 @@ class Machine {
   absl::StatusOr<std::shared_ptr<const Job>> GetJob(absl::string_view name) const;
   absl::StatusOr<const Load*> GetLoad(absl::string_view name) const;
 
-  // Idempotent.  Errors: NOT_FOUND.
+  // Idempotent; a job that is over stays what it is.  Errors: NOT_FOUND.
   absl::Status CancelJob(absl::string_view name, const Moment& now, std::vector<Command>* out);
+  // The job is kDone, and the shards of its loads are freed, but for those that went over for good.
+  // Idempotent.  Errors: NOT_FOUND; FAILED_PRECONDITION, reason WRONG_STATE, when it has an active
+  // load, or is over in another way.
+  absl::Status FinishJob(absl::string_view name, const Moment& now, std::vector<Command>* out);
+  // The job's lease lasts its whole length from now on.  Errors: NOT_FOUND; FAILED_PRECONDITION,
+  // reason WRONG_STATE, when the job is over, or has no lease.
+  absl::Status RenewJobLease(absl::string_view name, const Moment& now);
   absl::Status CancelLoadByName(absl::string_view name, const Moment& now,
                                 std::vector<Command>* out);
 
   // The names of the job's loads, which go with it.  Errors: NOT_FOUND; FAILED_PRECONDITION, reason
-  // WRONG_STATE, unless the job is cancelled and all its loads are final.
+  // WRONG_STATE, unless the job is over, and so all its loads are.
   absl::StatusOr<std::vector<std::string>> CheckDeleteJob(absl::string_view name) const;
   void RemoveJob(absl::string_view name);
   // Ends (as CancelLoad does) and forgets a plan_only load; nothing when it is not there.
@@ -207,6 +217,13 @@ class Machine {
             std::vector<Command>* out);
   void End(Run* run, LoadState state, const Moment& now, std::vector<Command>* out);
   void Expire(Run* run, const Moment& now, std::vector<Command>* out);
+  // Makes a job final that is not, and ends its loads, which are told `why`.
+  void EndJob(std::shared_ptr<const Job>* job, JobState state, absl::string_view why,
+              const Moment& now, std::vector<Command>* out);
+  // Starts leases, ends those that ran out, forgets jobs that had one.
+  void TickLeases(const Moment& now, std::vector<Command>* out);
+  // The job's load that is not final; "" when there is none.
+  std::string ActiveLoadOf(absl::string_view job) const;
   void CancelRun(Run* run, absl::string_view why, const Moment& now, std::vector<Command>* out);
   void SendCancel(const Run& run, absl::string_view why, SessionId except,
                   std::vector<Command>* out);
@@ -227,6 +244,11 @@ class Machine {
   // not.
   std::map<std::string, std::set<std::string>> held_;
   std::map<std::string, std::string> job_of_request_, load_of_request_;  // request id -> name
+  // By active job with a lease: the steady time when that ends.  Infinite until the next tick: with
+  // a server that starts anew leases start anew, for nobody could renew them while it was away.
+  std::map<std::string, absl::Duration> lease_ends_;
+  // Jobs that had a lease and are over, by their end.
+  std::set<std::pair<absl::Time, std::string>> ended_;
   int64_t num_dropped_ = 0;
 };
 

@@ -170,6 +170,7 @@ void Machine::On(const Tick&, const Moment& now, std::vector<Command>* out) {
     Run& run = runs_.at(name);
     if (now.steady > run.deadline) Expire(&run, now, out);
   }
+  TickLeases(now, out);
 }
 
 std::vector<std::string> Machine::LoadsOf(const Agent& agent) const {

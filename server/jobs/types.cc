@@ -2,6 +2,22 @@
 
 namespace zerocast::jobs {
 
+bool IsFinal(JobState state) { return state != JobState::kActive; }
+
+const char* JobStateName(JobState state) {
+  switch (state) {
+    case JobState::kActive:
+      return "ACTIVE";
+    case JobState::kCancelled:
+      return "CANCELLED";
+    case JobState::kDone:
+      return "DONE";
+    case JobState::kExpired:
+      return "EXPIRED";
+  }
+  return "UNKNOWN";
+}
+
 bool IsFinal(LoadState state) {
   return state == LoadState::kReady || state == LoadState::kFailed ||
          state == LoadState::kCancelled;

@@ -15,7 +15,10 @@
 
 namespace zerocast::jobs {
 
-enum class JobState { kActive, kCancelled };
+enum class JobState { kActive, kCancelled, kDone, kExpired };
+
+bool IsFinal(JobState state);              // all but kActive
+const char* JobStateName(JobState state);  // "ACTIVE", ...
 
 // What a caller's request made: sent again, it gets the same answer.
 struct RequestKey {
@@ -46,6 +49,9 @@ struct Job {
   std::string offload_param_device;  // of that config, as ConfigFacts has it
   JobState state = JobState::kActive;
   absl::Time create_time;
+  // Zero: it lives until somebody ends it.
+  absl::Duration lease;
+  absl::Time end_time;  // when it became final
   std::string attach_token;
   RequestKey request;
 };

@@ -28,6 +28,10 @@ google::protobuf::Timestamp TimeToProto(Time time) {
   return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time));
 }
 
+static_assert(static_cast<int>(jobs::JobState::kActive) + 1 == v1::JOB_STATE_ACTIVE);
+static_assert(static_cast<int>(jobs::JobState::kCancelled) + 1 == v1::JOB_STATE_CANCELLED);
+static_assert(static_cast<int>(jobs::JobState::kDone) + 1 == v1::JOB_STATE_DONE);
+static_assert(static_cast<int>(jobs::JobState::kExpired) + 1 == v1::JOB_STATE_EXPIRED);
 static_assert(static_cast<int>(jobs::LoadState::kPending) + 1 == v1::LOAD_STATE_PENDING);
 static_assert(static_cast<int>(jobs::LoadState::kReady) + 1 == v1::LOAD_STATE_READY);
 static_assert(static_cast<int>(jobs::LoadState::kCancelled) + 1 == v1::LOAD_STATE_CANCELLED);
@@ -140,8 +144,7 @@ v1::Job JobToProto(const jobs::Job& job) {
   v1::Job out;
   out.set_name(job.name);
   if (!out.mutable_spec()->ParseFromString(job.spec_bytes)) out.clear_spec();
-  out.set_state(job.state == jobs::JobState::kActive ? v1::JOB_STATE_ACTIVE
-                                                     : v1::JOB_STATE_CANCELLED);
+  out.set_state(static_cast<v1::JobState>(static_cast<int>(job.state) + 1));
   out.set_resolved_config_json(job.resolved_config_json);
   out.set_config_dtype(job.config_dtype);
   out.set_zero_stage(job.layout.zero_stage);
@@ -150,6 +153,8 @@ v1::Job JobToProto(const jobs::Job& job) {
   out.set_placement(PlacementOf(LieOnDevices(job.layout)));
   out.set_placement_reason(job.placement_reason);
   *out.mutable_create_time() = TimeToProto(job.create_time);
+  if (job.lease > absl::ZeroDuration()) *out.mutable_lease() = DurationToProto(job.lease);
+  if (jobs::IsFinal(job.state)) *out.mutable_end_time() = TimeToProto(job.end_time);
   out.set_etag(Hash64(out.SerializeAsString()));
   return out;
 }

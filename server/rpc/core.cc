@@ -138,7 +138,7 @@ void Core::DoLocked(const jobs::NotifyJob& command) {
   if (begin == end) return;
   const auto job = machine_.GetJob(command.name);
   if (!job.ok()) return;
-  const bool final = (*job)->state != jobs::JobState::kActive;
+  const bool final = jobs::IsFinal((*job)->state);
   const auto shown = std::make_shared<const v1::Job>(JobToProto(**job));
   for (auto it = begin; it != end; ++it) it->second->Update(shown, final);
   if (final) job_sinks_.erase(begin, end);
@@ -172,6 +172,21 @@ void Core::DoLocked(const jobs::LoadEnded& command) {
     spdlog::info("{} of {} is {} after {:.3f} s", load.name, load.job->name,
                  jobs::LoadStateName(load.state), seconds);
   }
+}
+
+void Core::DoLocked(const jobs::JobExpired& command) {
+  const auto job = machine_.GetJob(command.name);
+  if (!job.ok()) return;
+  spdlog::warn(
+      "{} expired: nobody renewed its lease of {}; its loads are cancelled, and their shards freed",
+      command.name, absl::FormatDuration((*job)->lease));
+}
+
+void Core::DoLocked(const jobs::ForgetJob& command) {
+  // The next tick asks again: its record is on its way, or it is being deleted, which may fail.
+  if (unwritten_.count(command.name) > 0 || claims_.count(command.name) > 0) return;
+  const auto loads = machine_.CheckDeleteJob(command.name);
+  if (loads.ok()) HandOverLocked(DeletionOf(command.name, *loads));
 }
 
 v1::Load Core::ShowLocked(const jobs::Load& load, bool with_digests) const {

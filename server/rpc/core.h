@@ -122,6 +122,10 @@ class Core {
   absl::StatusOr<v1::Job> CancelJob(absl::string_view name, absl::Duration timeout = kLongestWait);
   absl::StatusOr<v1::Load> CancelLoad(absl::string_view name,
                                       absl::Duration timeout = kLongestWait);
+  absl::StatusOr<v1::Job> FinishJob(absl::string_view name, absl::Duration timeout = kLongestWait);
+  // Changes nothing that is stored.
+  absl::StatusOr<v1::Job> RenewJobLease(absl::string_view name,
+                                        absl::Duration timeout = kLongestWait);
   // Errors: ABORTED, reason WRONG_STATE, when `etag` is not empty and not the job's.
   absl::Status DeleteJob(absl::string_view name, absl::string_view etag,
                          absl::Duration timeout = kLongestWait);
@@ -238,7 +242,11 @@ class Core {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AwaitUnclaimedLocked(const std::string& claim, absl::Duration until)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Hands `change` to the writer and waits until it is done.
+  // The deletion of a job that is over, whose loads these are.
+  static std::shared_ptr<Change> DeletionOf(absl::string_view job, std::vector<std::string> loads);
+  // Hands `change` to the writer.
+  void HandOverLocked(const std::shared_ptr<Change>& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same, and waits until it is done.
   absl::Status DoChangeLocked(const std::shared_ptr<Change>& change, absl::Duration until)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The version that must be durable before the present state of `name` is shown; 0: it is.
@@ -255,6 +263,8 @@ class Core {
   void DoLocked(const jobs::NotifyJob& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DoLocked(const jobs::NotifyLoad& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DoLocked(const jobs::LoadEnded& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DoLocked(const jobs::JobExpired& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DoLocked(const jobs::ForgetJob& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string NewNameLocked(absl::string_view collection) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How many changes wait to be written that make such a resource.
   template <typename Resource>

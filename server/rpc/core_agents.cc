@@ -91,7 +91,7 @@ absl::Status Core::WatchJob(absl::string_view name, std::shared_ptr<JobSink> sin
   if (static_cast<int>(job_sinks_.size() + load_sinks_.size()) >= options_.max_watches) {
     return TooMany("watches", options_.max_watches);
   }
-  const bool final = (*job)->state != jobs::JobState::kActive;
+  const bool final = jobs::IsFinal((*job)->state);
   const bool written = VersionLocked(name) == 0;
   if (written) sink->Update(std::make_shared<const v1::Job>(JobToProto(**job)), final);
   if (!final || !written) job_sinks_.emplace(std::string(name), std::move(sink));

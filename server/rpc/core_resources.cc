@@ -198,6 +198,25 @@ absl::StatusOr<v1::Job> Core::CancelJob(absl::string_view name, absl::Duration t
   return ReadJobLocked(name, until);
 }
 
+absl::StatusOr<v1::Job> Core::FinishJob(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  // As of a cancel.
+  ZC_RETURN_IF_ERROR(AwaitUnclaimedLocked(std::string(name), until));
+  ZC_RETURN_IF_ERROR(CheckUsableLocked());
+  std::vector<jobs::Command> commands;
+  ZC_RETURN_IF_ERROR(machine_.FinishJob(name, Now(), &commands));
+  CarryLocked(commands);
+  return ReadJobLocked(name, until);
+}
+
+absl::StatusOr<v1::Job> Core::RenewJobLease(absl::string_view name, absl::Duration timeout) {
+  const absl::Duration until = Clock::Real()->Steady() + timeout;
+  MutexLock lock(&mutex_);
+  ZC_RETURN_IF_ERROR(machine_.RenewJobLease(name, Now()));
+  return ReadJobLocked(name, until);
+}
+
 absl::StatusOr<v1::Load> Core::CancelLoad(absl::string_view name, absl::Duration timeout) {
   const absl::Duration until = Clock::Real()->Steady() + timeout;
   MutexLock lock(&mutex_);
@@ -226,14 +245,19 @@ absl::Status Core::DeleteJob(absl::string_view name, absl::string_view etag,
                         "WRONG_STATE");
     }
   }
-  ZC_ASSIGN_OR_RETURN(std::vector<std::string> names, machine_.CheckDeleteJob(name));
-  names.emplace_back(name);
+  ZC_ASSIGN_OR_RETURN(std::vector<std::string> loads, machine_.CheckDeleteJob(name));
+  return DoChangeLocked(DeletionOf(name, std::move(loads)), until);
+}
+
+std::shared_ptr<Core::Change> Core::DeletionOf(absl::string_view job,
+                                               std::vector<std::string> loads) {
   auto change = std::make_shared<Change>();
-  change->claims.emplace_back(name);
-  change->removed_job = std::string(name);
-  for (const std::string& each : names)
+  change->claims.emplace_back(job);
+  change->removed_job = std::string(job);
+  loads.emplace_back(job);
+  for (const std::string& each : loads)
     change->writes.push_back({each, std::nullopt, std::nullopt});
-  return DoChangeLocked(change, until);
+  return change;
 }
 
 absl::StatusOr<v1::Load> Core::PlanLoad(jobs::Job job, absl::Duration timeout,

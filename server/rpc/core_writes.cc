@@ -39,9 +39,11 @@ struct NameOf {
   }
 };
 
-bool IsNotify(const jobs::Command& command) {
+// Those that look themselves whether what they are about is written, and come again when it is.
+bool ComesAgain(const jobs::Command& command) {
   return std::holds_alternative<jobs::NotifyJob>(command) ||
-         std::holds_alternative<jobs::NotifyLoad>(command);
+         std::holds_alternative<jobs::NotifyLoad>(command) ||
+         std::holds_alternative<jobs::ForgetJob>(command);
 }
 
 bool IsPersist(const jobs::Command& command) {
@@ -66,8 +68,9 @@ void Core::CarryLocked(const std::vector<jobs::Command>& commands) {
   for (const jobs::Command& command : commands) {
     const std::string* const name = std::visit(NameOf(), command);
     const auto unwritten = name == nullptr ? unwritten_.end() : unwritten_.find(*name);
-    // Watchers are told once it is written, whatever happened until then.
-    if (unwritten == unwritten_.end() || IsNotify(command)) {
+    // Watchers are told once it is written, whatever happened until then; the next tick asks to
+    // forget a job.
+    if (unwritten == unwritten_.end() || ComesAgain(command)) {
       std::visit([this](const auto& c) ABSL_NO_THREAD_SAFETY_ANALYSIS { DoLocked(c); }, command);
     } else if (!IsPersist(command)) {
       unwritten->second.held.push_back({unwritten->second.version, command});
@@ -260,15 +263,19 @@ absl::Status Core::AwaitUnclaimedLocked(const std::string& claim, absl::Duration
   return absl::OkStatus();
 }
 
-absl::Status Core::DoChangeLocked(const std::shared_ptr<Change>& change, absl::Duration until) {
-  // Before it is handed over: what is refused must not happen.
-  if (ended_ || num_waiting_ >= options_.max_waiting) return AwaitRoundLocked(until);
+void Core::HandOverLocked(const std::shared_ptr<Change>& change) {
   claims_.insert(change->claims.begin(), change->claims.end());
   if (!change->removed_job.empty()) {
     for (const StoreWrite& write : change->writes) being_deleted_[write.key] = false;
   }
   changes_.push_back(change);
   write_wanted_.Signal();
+}
+
+absl::Status Core::DoChangeLocked(const std::shared_ptr<Change>& change, absl::Duration until) {
+  // Before it is handed over: what is refused must not happen.
+  if (ended_ || num_waiting_ >= options_.max_waiting) return AwaitRoundLocked(until);
+  HandOverLocked(change);
   while (!change->done) ZC_RETURN_IF_ERROR(AwaitRoundLocked(until));
   return change->status;
 }

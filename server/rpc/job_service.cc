@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/rpc/convert.h"
@@ -9,6 +10,8 @@
 
 namespace zerocast::rpc {
 namespace {
+
+constexpr absl::Duration kLeastLease = absl::Seconds(1), kLongestLease = absl::Hours(24);
 
 absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& request,
                                         absl::Duration left) {
@@ -23,13 +26,21 @@ absl::StatusOr<Core::CreatedJob> Create(Core* core, const v1::CreateJobRequest& 
     if (!made.job.name().empty()) return made;
   }
   absl::StatusOr<jobs::Job> job = JobFromSpec(request.spec());
-  if (!problem.empty()) {
-    std::vector<FieldViolation> violations = ViolationsOf(job.status());
-    violations.insert(violations.begin(), {"request_id", problem});
+  std::vector<FieldViolation> violations;
+  if (!problem.empty()) violations.push_back({"request_id", problem});
+  const absl::Duration lease = DurationFromProto(request.lease());
+  if (request.has_lease() && (lease < kLeastLease || lease > kLongestLease)) {
+    violations.push_back(
+        {"lease", absl::StrCat("must be 1s to 24h, was ", absl::FormatDuration(lease))});
+  }
+  if (!violations.empty()) {
+    const std::vector<FieldViolation> of_spec = ViolationsOf(job.status());
+    violations.insert(violations.end(), of_spec.begin(), of_spec.end());
     return InvalidFields(violations);
   }
   ZC_RETURN_IF_ERROR(job.status());
   job->request = std::move(key);
+  job->lease = lease;
   return core->CreateJob(*std::move(job), request.validate_only(), left);
 }
 
@@ -76,6 +87,26 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* JobServiceImpl::WatchJob(
       [&](std::shared_ptr<JobSink> sink) {
         return env_.core->WatchJob(request->name(), std::move(sink));
       });
+}
+
+grpc::Status JobServiceImpl::FinishJob(grpc::ServerContext* context,
+                                       const v1::FinishJobRequest* request,
+                                       v1::FinishJobResponse* response) {
+  return RunUnary(env_, "JobService/FinishJob", context, [&](absl::Duration left) -> absl::Status {
+    ZC_ASSIGN_OR_RETURN(*response->mutable_job(), env_.core->FinishJob(request->name(), left));
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status JobServiceImpl::RenewJobLease(grpc::ServerContext* context,
+                                           const v1::RenewJobLeaseRequest* request,
+                                           v1::RenewJobLeaseResponse* response) {
+  return RunUnary(env_, "JobService/RenewJobLease", context,
+                  [&](absl::Duration left) -> absl::Status {
+                    ZC_ASSIGN_OR_RETURN(*response->mutable_job(),
+                                        env_.core->RenewJobLease(request->name(), left));
+                    return absl::OkStatus();
+                  });
 }
 
 grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context,

@@ -25,6 +25,10 @@ nlohmann::json Envelope(const std::string& message, const jobs::RequestKey& requ
           {"fingerprint", request.fingerprint}};
 }
 
+absl::Time TimeFromProto(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixNanos(google::protobuf::util::TimeUtil::TimestampToNanoseconds(time));
+}
+
 // A string member; false when it is absent or no string.
 bool Take(const nlohmann::json& record, const char* key, std::string* out) {
   const auto it = record.find(key);
@@ -88,10 +92,13 @@ absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::s
   absl::StatusOr<jobs::Job> job = JobFromRecord(message.spec(), facts);
   if (!job.ok()) return DamagedRecord(name, job.status().message());
   job->name = std::string(name);
-  job->state = message.state() == v1::JOB_STATE_CANCELLED ? jobs::JobState::kCancelled
-                                                          : jobs::JobState::kActive;
-  job->create_time = absl::FromUnixNanos(
-      google::protobuf::util::TimeUtil::TimestampToNanoseconds(message.create_time()));
+  if (!v1::JobState_IsValid(message.state()) || message.state() == v1::JOB_STATE_UNSPECIFIED) {
+    return DamagedRecord(name, "its state is unknown");
+  }
+  job->state = static_cast<jobs::JobState>(static_cast<int>(message.state()) - 1);
+  job->create_time = TimeFromProto(message.create_time());
+  job->lease = DurationFromProto(message.lease());
+  job->end_time = TimeFromProto(message.end_time());
   job->request = std::move(request);
   if (!Take(record, "attach_token", &job->attach_token))
     return DamagedRecord(name, "no attach_token");

@@ -218,6 +218,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   auto rep = std::make_unique<Rep>();
   rpc::Core::Options core_options;
   core_options.machine.heartbeat_interval = options.heartbeat_interval;
+  core_options.machine.keep_ended = options.keep_ended_jobs;
   core_options.max_sessions = options.max_sessions;
   core_options.max_watches = options.max_watches;
   core_options.max_dry_runs = options.max_dry_runs;

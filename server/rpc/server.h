@@ -39,6 +39,8 @@ class Server {
     absl::Duration drain_timeout = absl::Seconds(30);
     // How often agents say that they are there; given up after three of these.
     absl::Duration heartbeat_interval = absl::Seconds(5);
+    // How long jobs with a lease are kept when they are over.
+    absl::Duration keep_ended_jobs = absl::Hours(24);
     // The largest request that is read.  A node's report carries a digest a partition: 70,000
     // targets on 8 ranks are about 50 MB.
     int64_t max_request_bytes = int64_t{64} << 20;

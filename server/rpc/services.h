@@ -67,6 +67,10 @@ class JobServiceImpl final
                         v1::ListJobsResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
       grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
+  grpc::Status FinishJob(grpc::ServerContext* context, const v1::FinishJobRequest* request,
+                         v1::FinishJobResponse* response) override;
+  grpc::Status RenewJobLease(grpc::ServerContext* context, const v1::RenewJobLeaseRequest* request,
+                             v1::RenewJobLeaseResponse* response) override;
   grpc::Status CancelJob(grpc::ServerContext* context, const v1::CancelJobRequest* request,
                          v1::CancelJobResponse* response) override;
   grpc::Status DeleteJob(grpc::ServerContext* context, const v1::DeleteJobRequest* request,

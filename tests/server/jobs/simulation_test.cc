@@ -20,9 +20,11 @@ namespace {
 
 constexpr char kDigest[] = "digest";
 constexpr int kNumNodes = 3, kNumJobs = 4;
+constexpr absl::Duration kLease = absl::Seconds(20), kKeepEnded = absl::Seconds(50);
 
 // Messages travel with delays, agents die and come back, lie about digests, fail and hang; callers
-// create and cancel; the server restarts from its records.
+// create, finish and cancel, and those who made jobs with a lease die; the server restarts from its
+// records.
 class Simulation {
  public:
   explicit Simulation(uint32_t seed) : random_(seed) { StartServer(); }
@@ -37,11 +39,15 @@ class Simulation {
       if (load->state == LoadState::kReady) CheckShards(*load);
     }
     EXPECT_GT(num_ready_, 0);
+    for (const auto& [name, job] : machine_->jobs()) {
+      EXPECT_EQ(job->lease, absl::ZeroDuration()) << name << " is still there, and nobody renews";
+    }
   }
   int num_ready() const { return num_ready_; }
   int num_freed() const { return num_freed_; }
   int num_shared() const { return num_shared_; }
   int num_failed() const { return num_failed_; }
+  int num_expired() const { return num_expired_; }
 
  private:
   struct FakeAgent {
@@ -59,7 +65,11 @@ class Simulation {
   Moment Now() const { return {steady_, absl::UnixEpoch() + steady_}; }
 
   void StartServer() {
-    machine_ = std::make_unique<Machine>(MachineOptions());
+    MachineOptions options;
+    options.keep_ended = kKeepEnded;
+    machine_ = std::make_unique<Machine>(options);
+    // Leases start anew.
+    for (auto& [name, latest] : renewed_) latest = steady_;
     for (const auto& [name, job] : job_records_) machine_->RestoreJob(job);
     std::vector<Command> out;
     for (const auto& [name, load] : load_records_) machine_->RestoreLoad(load, &out);
@@ -94,6 +104,10 @@ class Simulation {
         job.layout.num_nodes = 1 + static_cast<int32_t>(random_() % kNumNodes);
         job.layout.node_of_rank = PlaceRanks(4, job.layout.num_nodes);
         job.stage_timeout = absl::Seconds(10);
+        if (Chance(50)) {
+          job.lease = kLease;
+          renewed_[job_name] = steady_;
+        }
         job_records_[job_name] = job;
         std::vector<Command> out;
         machine_->AddJob(job, &out);
@@ -110,12 +124,31 @@ class Simulation {
         Carry(std::move(out));
       }
     }
+    StepOwners();
     if (Chance(2) && !load_records_.empty()) {
       auto it = load_records_.begin();
       std::advance(it, random_() % load_records_.size());
       std::vector<Command> out;
       ASSERT_THAT(machine_->CancelLoadByName(it->first, Now(), &out), IsOk());
       Carry(std::move(out));
+    }
+  }
+
+  // Those who made jobs with a lease.
+  void StepOwners() {
+    const auto jobs = machine_->jobs();
+    for (const auto& [name, job] : jobs) {
+      if (job->lease == absl::ZeroDuration() || dead_owners_.count(name) > 0) continue;
+      if (IsFinal(job->state)) continue;
+      std::vector<Command> out;
+      if (Chance(1)) {
+        dead_owners_.insert(name);
+      } else if (Chance(2) && machine_->FinishJob(name, Now(), &out).ok()) {
+        Carry(std::move(out));
+      } else if (Chance(50)) {
+        ASSERT_THAT(machine_->RenewJobLease(name, Now()), IsOk());
+        renewed_[name] = steady_;
+      }
     }
   }
 
@@ -337,6 +370,20 @@ class Simulation {
   void Do(const PersistJob& c) { job_records_[c.name] = **machine_->GetJob(c.name); }
   void Do(const PersistLoad& c) { load_records_[c.name] = **machine_->GetLoad(c.name); }
   void Do(const NotifyJob&) {}
+  void Do(const JobExpired& c) {
+    EXPECT_GT(steady_ - renewed_.at(c.name), kLease) << c.name;
+    EXPECT_EQ(job_records_.at(c.name).state, JobState::kExpired);
+    ++num_expired_;
+  }
+  void Do(const ForgetJob& c) {
+    EXPECT_GT(Now().wall - job_records_.at(c.name).end_time, kKeepEnded);
+    ZC_ASSERT_OK_AND_ASSIGN(const auto loads, machine_->CheckDeleteJob(c.name));
+    for (const std::string& load : loads) load_records_.erase(load);
+    job_records_.erase(c.name);
+    renewed_.erase(c.name);
+    dead_owners_.erase(c.name);
+    machine_->RemoveJob(c.name);
+  }
   void Do(const NotifyLoad&) {}
   void Do(const LoadEnded& c) {
     EXPECT_TRUE(ended_.insert(c.name).second) << c.name << " ended twice";
@@ -357,6 +404,13 @@ class Simulation {
   }
 
   void CheckInvariants() {
+    for (const auto& [name, job] : machine_->jobs()) {
+      const JobState recorded = job_records_.at(name).state;
+      EXPECT_EQ(job->state, recorded) << name << " changed, but not its record";
+      if (IsFinal(job->state) || job->lease == absl::ZeroDuration()) continue;
+      // A tick starts a lease, and one ends it.
+      EXPECT_LE(steady_ - renewed_.at(name), kLease + absl::Seconds(2)) << name << " lives on";
+    }
     for (const Load* load : machine_->Loads()) {
       const auto final = final_.find(load->name);
       if (final != final_.end()) {
@@ -385,6 +439,8 @@ class Simulation {
   absl::Duration steady_;
   std::map<std::string, Job> job_records_;
   std::map<std::string, Load> load_records_;
+  std::map<std::string, absl::Duration> renewed_;  // by job with a lease
+  std::set<std::string> dead_owners_;
   int64_t revision_ = 0;
   SessionId last_session_ = 0;
   std::map<std::string, FakeAgent> agents_;
@@ -393,14 +449,14 @@ class Simulation {
   std::deque<PlanCompiled> compilations_;
   std::map<std::string, std::pair<LoadState, absl::Status>> final_;
   bool quiet_ = false;
-  int num_ready_ = 0, num_failed_ = 0, num_freed_ = 0, num_shared_ = 0;
+  int num_ready_ = 0, num_failed_ = 0, num_freed_ = 0, num_shared_ = 0, num_expired_ = 0;
 };
 
 TEST(Simulation, EveryLoadEndsAndStaysAsItEnded) {
   const char* fixed = std::getenv("ZC_SEED");
   const uint32_t first = fixed != nullptr ? static_cast<uint32_t>(std::atoll(fixed)) : 1;
   const uint32_t count = fixed != nullptr ? 1 : 60;
-  int ready = 0, failed = 0, freed = 0, shared = 0;
+  int ready = 0, failed = 0, freed = 0, shared = 0, expired = 0;
   for (uint32_t seed = first; seed < first + count; ++seed) {
     Simulation simulation(seed);
     simulation.Run(600);
@@ -408,11 +464,15 @@ TEST(Simulation, EveryLoadEndsAndStaysAsItEnded) {
     failed += simulation.num_failed();
     freed += simulation.num_freed();
     shared += simulation.num_shared();
+    expired += simulation.num_expired();
     ASSERT_FALSE(HasFailure()) << "repeat with ZC_SEED=" << seed;
   }
   EXPECT_GT(shared, 0);
-  std::printf("%u seeds from %u: %d loads ready, %d failed; %d shards freed; %d parts not read\n",
-              count, first, ready, failed, freed, shared);
+  EXPECT_GT(expired, 0);
+  std::printf(
+      "%u seeds from %u: %d loads ready, %d failed; %d shards freed; %d parts not read; %d jobs "
+      "expired\n",
+      count, first, ready, failed, freed, shared, expired);
 }
 
 }  // namespace
