@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/interruption.h"
+#include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
@@ -82,6 +83,12 @@ OwnedJob::~OwnedJob() {
   on_interrupt_.reset();
   // Nobody is told what comes of it: what made the command fail is what counts.
   if (cancel_ && InterruptSignal() == 0) CancelInGrace(*client_, name_).IgnoreError();
+}
+
+absl::Status OwnedJob::Finish() {
+  ZC_RETURN_IF_ERROR(Keep());
+  const auto in_grace = client_->WithLimits(CancelGrace(), absl::InfiniteFuture());
+  return Annotate(in_grace->FinishJob(name_).status(), "free the shards at the end (--release)");
 }
 
 absl::Status OwnedJob::Keep() {

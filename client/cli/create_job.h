@@ -41,6 +41,9 @@ class OwnedJob {
   OwnedJob(const OwnedJob&) = delete;
   OwnedJob& operator=(const OwnedJob&) = delete;
 
+  // The command has what it wanted of the job, which is done: the agents free its shards.  Errors:
+  // as of Keep(); those of Client::FinishJob, and the job stays.
+  absl::Status Finish();
   // From here on the job stays.  CANCELLED when it has been cancelled, or is to be, by a signal.
   absl::Status Keep();
 

@@ -36,7 +36,18 @@ struct SubmitFlags {
 };
 
 std::string JobStateName(v1::JobState state) {
-  return state == v1::JOB_STATE_CANCELLED ? "cancelled" : "active";
+  switch (state) {
+    case v1::JOB_STATE_ACTIVE:
+      return "active";
+    case v1::JOB_STATE_CANCELLED:
+      return "cancelled";
+    case v1::JOB_STATE_DONE:
+      return "done";
+    case v1::JOB_STATE_EXPIRED:
+      return "expired";
+    default:  // of a newer server
+      return absl::StrCat("unknown (", static_cast<int>(state), ")");
+  }
 }
 
 Json JobJson(const v1::Job& job) {
@@ -51,6 +62,7 @@ Json JobJson(const v1::Job& job) {
                    {"dtype", job.config_dtype()},
                    {"placement", PlacementName(job.placement())},
                    {"placement_reason", job.placement_reason()},
+                   {"lease_seconds", job.has_lease() ? Json(job.lease().seconds()) : Json()},
                    {"etag", job.etag()}};
   if (!job.resolved_config_json().empty()) {
     // Kept as the server wrote it: a config may hold Infinity, which strict JSON has not.
@@ -237,6 +249,17 @@ absl::Status RunCancel(const GlobalOptions& global, const std::string& name) {
   return absl::OkStatus();
 }
 
+absl::Status RunFinish(const GlobalOptions& global, const std::string& name) {
+  if (!absl::StartsWith(name, "jobs/")) {
+    return InvalidFields({{"name", "give jobs/ID: a load is done when its job is"}});
+  }
+  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
+  ZC_ASSIGN_OR_RETURN(const v1::Job job, client->FinishJob(name));
+  if (global.json()) PrintJson(JobJson(job));
+  if (!global.json()) std::printf("%s %s\n", name.c_str(), JobStateName(job.state()).c_str());
+  return absl::OkStatus();
+}
+
 absl::Status RunDelete(const GlobalOptions& global, const std::string& name) {
   if (!absl::StartsWith(name, "jobs/")) {
     return InvalidFields({{"name", "give jobs/ID: loads go with their job"}});
@@ -351,7 +374,9 @@ void AddJobCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
 
   AddNamed(job, "get", "Show a job or a load.", global, run, RunGet);
   AddNamed(job, "cancel", "Cancel a job and its loads, or one load.", global, run, RunCancel);
-  AddNamed(job, "delete", "Delete a cancelled job.", global, run, RunDelete);
+  AddNamed(job, "finish", "A job is done: what nobody took of its shards is freed.", global, run,
+           RunFinish);
+  AddNamed(job, "delete", "Delete a job that is over.", global, run, RunDelete);
 
   auto deadline = std::make_shared<double>(3600);
   AddNamed(job, "watch", "Follow a load until it ends.", global, run,

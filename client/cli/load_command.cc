@@ -164,9 +164,8 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   ZC_ASSIGN_OR_RETURN(const v1::CreateJobResponse created,
                       CreateJobOrCancel(client, spec, create, deadline, UnknownJob::kCancel));
   const std::string job = created.job().name();
-  std::optional<OwnedJob> owned;
-  owned.emplace(client, job, OwnedJob::kCancelIfFailed,
-                global.server.empty() ? OwnedJob::kEndsWithUs : OwnedJob::kOutlivesUs);
+  OwnedJob owned(client, job, OwnedJob::kCancelIfFailed,
+                 global.server.empty() ? OwnedJob::kEndsWithUs : OwnedJob::kOutlivesUs);
   if (out.has_value()) {
     const bool secondary =
         created.job().zero_stage() == 3 && created.job().hpz_partition_size() > 1;
@@ -203,8 +202,7 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
                                    spec.options().device() == v1::DEVICE_CUDA, flags.out));
     out->Keep();
   }
-  if (flags.release) owned.reset();
-  if (owned.has_value()) ZC_RETURN_IF_ERROR(owned->Keep());
+  ZC_RETURN_IF_ERROR(flags.release ? owned.Finish() : owned.Keep());
   ZC_RETURN_IF_ERROR(CheckInterrupted());
   PrintResult(global, created, load, flags.release, flags.verify ? &verified : nullptr,
               verify_seconds);
@@ -331,7 +329,7 @@ void AddLoadCommand(CLI::App* app, const GlobalOptions* global, Run* run) {
       ->type_name("DIR");
   command->add_flag("--verify", flags->verify, "Compare every partition with another reading");
   command->add_flag("--release", flags->release,
-                    "Cancel the job at the end: the agents free its shards");
+                    "The job is done at the end: the agents free its shards");
   command
       ->add_option("--request-id", flags->request_id,
                    "Repeating a load with the same id is one load")

@@ -202,6 +202,7 @@ absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec,
   *request.mutable_spec() = spec;
   request.set_request_id(options.request_id.empty() ? NewRequestId() : options.request_id);
   request.set_validate_only(options.validate_only);
+  if (options.lease != absl::ZeroDuration()) *request.mutable_lease() = ToProto(options.lease);
   return rep_->Call(rep_->job.get(), &v1::JobService::Stub::CreateJob, request);
 }
 
@@ -231,6 +232,22 @@ absl::StatusOr<v1::Job> Client::CancelJob(absl::string_view name) {
   request.set_name(std::string(name));
   ZC_ASSIGN_OR_RETURN(v1::CancelJobResponse response,
                       rep_->Call(rep_->job.get(), &v1::JobService::Stub::CancelJob, request));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<v1::Job> Client::FinishJob(absl::string_view name) {
+  v1::FinishJobRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::FinishJobResponse response,
+                      rep_->Call(rep_->job.get(), &v1::JobService::Stub::FinishJob, request));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<v1::Job> Client::RenewJobLease(absl::string_view name) {
+  v1::RenewJobLeaseRequest request;
+  request.set_name(std::string(name));
+  ZC_ASSIGN_OR_RETURN(v1::RenewJobLeaseResponse response,
+                      rep_->Call(rep_->job.get(), &v1::JobService::Stub::RenewJobLease, request));
   return std::move(*response.mutable_job());
 }
 

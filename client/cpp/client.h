@@ -72,6 +72,9 @@ class Client {
   struct CreateOptions {
     std::string request_id;      // empty: a random one, the same for all retries of this call
     bool validate_only = false;  // check everything, create nothing
+    // Of a job: it expires when RenewJobLease does not come within this time.  Zero: it lives until
+    // somebody ends it.
+    absl::Duration lease = absl::ZeroDuration();
   };
 
   absl::StatusOr<v1::ResolveConfigResponse> ResolveConfig(const v1::ResolveConfigRequest& request);
@@ -94,7 +97,14 @@ class Client {
   absl::StatusOr<v1::Job> GetJob(absl::string_view name);
   // All jobs, oldest first, page by page.
   absl::StatusOr<std::vector<v1::Job>> ListJobs();
+  // Of a job that is over already it changes nothing.
   absl::StatusOr<v1::Job> CancelJob(absl::string_view name);
+  // The job is done: its owner has what it wanted.  FAILED_PRECONDITION while a load of it runs,
+  // and of one that is over in another way.
+  absl::StatusOr<v1::Job> FinishJob(absl::string_view name);
+  // For the owner of a job that was created with CreateOptions::lease, several times in its length.
+  // FAILED_PRECONDITION when the job is over, or has no lease.
+  absl::StatusOr<v1::Job> RenewJobLease(absl::string_view name);
   // `etag`: delete only if the job still has it; empty: whatever it has.
   absl::Status DeleteJob(absl::string_view name, absl::string_view etag);
 

@@ -43,6 +43,27 @@ class SubmitTest(unittest.TestCase):
             self.assertEqual(self.zc(running, "job", "get", made["job"])["etag"], made["etag"])
             self.assertEqual(len(self.zc(running, "job", "list")["jobs"]), 2)
 
+    def test_the_list_says_how_each_job_ended(self):
+        with cluster.Cluster(num_agents=1) as running:
+            self.zc(running, "load", CHECKPOINT, "--world-size", 2, "--release")
+            active, done, cancelled = (self.zc(running, "job", "submit", CHECKPOINT, "--world-size", 2)["job"] for _ in range(3))
+            self.assertEqual(self.zc(running, "job", "finish", done)["state"], "done")
+            self.assertEqual(self.zc(running, "job", "finish", done)["state"], "done")
+            self.assertEqual(self.zc(running, "job", "cancel", cancelled)["state"], "cancelled")
+            jobs = self.zc(running, "job", "list")["jobs"]
+            self.assertEqual([job["state"] for job in jobs], ["done", "active", "done", "cancelled"])
+            self.assertEqual({job["lease_seconds"] for job in jobs}, {None})
+            table = cluster.zerocast("--server", running.address, "job", "list").stdout
+            self.assertRegex(table, f"{active} +active .*\n{done} +done ")
+            (loaded,) = self.zc(running, "job", "get", jobs[0]["job"])["loads"]
+            self.assertEqual(loaded["state"], "ready")
+            for name, code, words in ((cancelled, 4, "the job is CANCELLED"), ("jobs/none", 3, "jobs/none"),
+                                      ("loads/1", 2, "give jobs/ID")):
+                refused = cluster.zerocast("--server", running.address, "job", "finish", name)
+                self.assertEqual(refused.code, code, refused)
+                self.assertIn(words, refused.stderr)
+            self.zc(running, "job", "delete", done)
+
     def test_a_variant_is_loaded_planned_and_named(self):
         for files in (1, 3):
             checkpoint = cluster.copy_checkpoint(CHECKPOINT, self.folder / f"ckpt{files}", files)
