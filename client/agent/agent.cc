@@ -28,6 +28,7 @@ namespace {
 // Long enough for a worker to see the cancellation, short enough for a service manager's patience.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
 constexpr absl::Duration kMaxJanitorInterval = absl::Seconds(15);
+constexpr absl::Duration kGiveUpPoll = absl::Milliseconds(200);
 
 absl::Status CheckOptions(const AgentOptions& options) {
   std::vector<FieldViolation> violations;
@@ -243,12 +244,20 @@ absl::Status Agent::WaitUntilRegistered(absl::Duration timeout) {
 }
 
 void Agent::Stop() {
+  StopWhenReturned([] { return true; });
+}
+
+void Agent::StopWhenReturned(const std::function<bool()>& give_up) {
   MutexLock lock(&rep_->stop_mutex);
   if (std::exchange(rep_->stopped, true)) return;
-  rep_->hand_over.reset();
+  if (rep_->hand_over != nullptr) rep_->hand_over->StopServing();
   rep_->session->Stop();
   rep_->janitor.Stop();
   rep_->table->Shutdown(kShutdownTimeout);
+  if (rep_->hand_over == nullptr) return;
+  while (!give_up() && !rep_->hand_over->WaitUntilReturned(kGiveUpPoll)) {
+  }
+  rep_->hand_over.reset();
 }
 
 AgentStats Agent::stats() const {

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -120,6 +121,9 @@ class Agent {
 
   // Ends the stream, cancels every load, frees every shard, removes the socket.  Idempotent.
   void Stop();
+  // The same, but memory of this process that others use ("cuda_ipc") stays until they have all
+  // returned it, or `give_up`, which is asked several times a second, says so.
+  void StopWhenReturned(const std::function<bool()>& give_up);
 
   AgentStats stats() const;
 

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include <CLI/CLI.hpp>
@@ -52,6 +53,8 @@ absl::Duration ToDuration(const std::string& text) {
   return duration;
 }
 
+// Ends the agent as soon as no process uses memory of it any more (HANDOVER.md, "cuda_ipc").
+constexpr int kLeave = SIGUSR1;
 constexpr timespec kReadinessPoll = {0, 200'000'000};
 
 struct Flags {
@@ -168,7 +171,14 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealth(
   return server;
 }
 
-// Keeps readiness up to date until SIGINT or SIGTERM arrives; returns the signal.
+// A signal that has arrived; 0, or less, when there is none, or only another kLeave.
+int TakeSignal(const sigset_t& signals) {
+  constexpr timespec kNow = {0, 0};
+  const int signal = ::sigtimedwait(&signals, nullptr, &kNow);
+  return signal == kLeave ? 0 : signal;
+}
+
+// Keeps readiness up to date until a signal of the set arrives, and returns it.
 int WaitForSignal(const sigset_t& signals, const Agent& agent, grpc::Server* health) {
   bool ready = false;
   while (true) {
@@ -236,6 +246,12 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   const int signal = WaitForSignal(signals, *agent, health.get());
   spdlog::info("stopping: signal {}", signal);
   SetReady(health.get(), false);
+  if (signal == kLeave) {
+    // Whoever started it may have asked the kernel to end it with them; from now on it ends with
+    // the processes that use its memory.
+    ::prctl(PR_SET_PDEATHSIG, 0);
+    agent->StopWhenReturned([&signals] { return TakeSignal(signals) > 0; });
+  }
   agent->Stop();
   if (health != nullptr) health->Shutdown(std::chrono::system_clock::now());
   return absl::OkStatus();
@@ -247,6 +263,7 @@ int Main(int argc, char** argv) {
   ::sigemptyset(&signals);
   ::sigaddset(&signals, SIGINT);
   ::sigaddset(&signals, SIGTERM);
+  ::sigaddset(&signals, kLeave);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   CLI::App app{

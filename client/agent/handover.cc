@@ -23,6 +23,7 @@
 #include "client/agent/unique_fd.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
 #include "server/base/missing_folder.h"
 #include "server/base/utf8.h"
@@ -74,6 +75,13 @@ absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
   return absl::OkStatus();
 }
 
+// Makes an eventfd readable, for good.
+void Raise(const UniqueFd& event) {
+  const uint64_t one = 1;
+  // Cannot fail: the counter is far from its end.
+  if (::write(event.get(), &one, sizeof(one)) < 0) std::abort();
+}
+
 absl::StatusOr<UniqueFd> Listen(const std::string& path, mode_t mode) {
   ZC_ASSIGN_OR_RETURN(const sockaddr_un address, Address(path));
   ZC_RETURN_IF_ERROR(RemoveStale(path, address));
@@ -101,13 +109,16 @@ struct HandOverServer::State {
 
   const HandOverOptions options;
   UniqueFd listener;
-  UniqueFd wake;  // readable once the server stops
+  UniqueFd wake;    // readable once it serves no more
+  UniqueFd recall;  // readable once processes lose memory of this one that they use
   struct stat socket_info = {};
   std::thread accepter;
 
   Mutex mutex;
   CondVar changed;
   UserQuota served ABSL_GUARDED_BY(mutex);
+  // Of those served: whose processes use memory of this one.
+  int lending ABSL_GUARDED_BY(mutex) = 0;
 
   void Accept(const std::shared_ptr<State>& self);
   void AcceptOne(HandOverLobby* lobby);
@@ -123,6 +134,7 @@ struct HandOverServer::State {
   absl::Status TakeAnotherWay(const std::string& why, ShardOffer* offer);
   // Until the process, which uses memory of this one, is gone or has closed the connection.
   void WaitUntilReturned(int socket, const ShardOffer& offer);
+  void CountLending(int change);
   bool stops() const;
   absl::Status Attach(int socket);
 };
@@ -263,11 +275,17 @@ bool HandOverServer::State::stops() const {
   return ::poll(&until_stop, 1, 0) > 0;
 }
 
+void HandOverServer::State::CountLending(int change) {
+  MutexLock lock(&mutex);
+  lending += change;
+  changed.SignalAll();
+}
+
 void HandOverServer::State::WaitUntilReturned(int socket, const ShardOffer& offer) {
   char ignored[64];
   while (true) {
     // Without a timeout: it lasts as long as the memory is used.
-    pollfd fds[2] = {{socket, POLLIN, 0}, {wake.get(), POLLIN, 0}};
+    pollfd fds[2] = {{socket, POLLIN, 0}, {recall.get(), POLLIN, 0}};
     if (::poll(fds, 2, -1) < 0 && errno != EINTR) return;
     if (fds[1].revents != 0) {
       spdlog::warn(
@@ -296,7 +314,11 @@ absl::Status HandOverServer::State::Attach(int socket) {
   ZC_RETURN_IF_ERROR(settled);
   const absl::Status given =
       WriteFrame(socket, wake.get(), OkAnswer(offer.handle), offer.fd.get(), options.frame_timeout);
-  if (given.ok() && offer.way == "cuda_ipc") WaitUntilReturned(socket, offer);
+  if (given.ok() && offer.way == "cuda_ipc") {
+    CountLending(1);
+    WaitUntilReturned(socket, offer);
+    CountLending(-1);
+  }
   if (!given.ok()) {
     spdlog::warn("hand-over of rank {} of {}: the client acknowledged and then broke off{}: {}",
                  offer.rank, offer.index->load,
@@ -310,8 +332,10 @@ absl::StatusOr<std::unique_ptr<HandOverServer>> HandOverServer::Start(HandOverOp
   auto state = std::make_shared<State>(std::move(options));
   const std::string& path = state->options.socket_path;
   ZC_ASSIGN_OR_RETURN(state->listener, Listen(path, state->options.mode));
-  state->wake = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!state->wake.valid()) return ErrnoStatus(errno, "create eventfd");
+  for (UniqueFd* const event : {&state->wake, &state->recall}) {
+    *event = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!event->valid()) return ErrnoStatus(errno, "create eventfd");
+  }
   if (::lstat(path.c_str(), &state->socket_info) != 0) {
     return ErrnoStatus(errno, absl::StrCat("look at socket ", path));
   }
@@ -321,10 +345,9 @@ absl::StatusOr<std::unique_ptr<HandOverServer>> HandOverServer::Start(HandOverOp
 
 HandOverServer::HandOverServer(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
-HandOverServer::~HandOverServer() {
-  const uint64_t one = 1;
-  // Cannot fail: the counter is 0.
-  if (::write(state_->wake.get(), &one, sizeof(one)) < 0) std::abort();
+void HandOverServer::StopServing() {
+  if (!state_->accepter.joinable()) return;
+  Raise(state_->wake);
   state_->accepter.join();
   // Only the socket that this server made: another agent may have taken the path over.
   struct stat info;
@@ -334,10 +357,26 @@ HandOverServer::~HandOverServer() {
     ::unlink(path.c_str());
   }
   state_->listener.Reset();
-  // Every wait of a connection ends at once by `wake`.
+  // Every other wait of a connection ends at once by `wake`.
   MutexLock lock(&state_->mutex);
-  while (state_->served.total() > 0) {
+  while (state_->served.total() > state_->lending) {
     state_->changed.WaitWithTimeout(&state_->mutex, absl::Seconds(1));
+  }
+}
+
+bool HandOverServer::WaitUntilReturned(absl::Duration timeout) {
+  const Deadline deadline(timeout);
+  MutexLock lock(&state_->mutex);
+  while (state_->served.total() > 0 && !deadline.Passed()) {
+    state_->changed.WaitWithTimeout(&state_->mutex, deadline.Remaining());
+  }
+  return state_->served.total() == 0;
+}
+
+HandOverServer::~HandOverServer() {
+  StopServing();
+  Raise(state_->recall);
+  while (!WaitUntilReturned(absl::Seconds(1))) {
   }
 }
 

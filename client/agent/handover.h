@@ -54,6 +54,11 @@ class HandOverServer {
 
   // Ends every connection, removes the socket.
   ~HandOverServer();
+  // Removes the socket and ends every connection but those of processes that use memory of this one
+  // ("cuda_ipc"): they stay until the processes have returned it.
+  void StopServing();
+  // After StopServing: true once nobody uses memory of this process, at the latest after `timeout`.
+  bool WaitUntilReturned(absl::Duration timeout);
   HandOverServer(const HandOverServer&) = delete;
   HandOverServer& operator=(const HandOverServer&) = delete;
 

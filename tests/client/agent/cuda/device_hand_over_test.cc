@@ -254,6 +254,35 @@ TEST_F(DeviceHandOver, TheAgentStopsAlthoughItsMemoryIsUsed) {
   child.End(&errors);  // what becomes of it is the driver's
 }
 
+// What it has lent stays, although it serves nobody any more.
+TEST_F(DeviceHandOver, AnAgentThatServesNoMoreKeepsWhatAProcessUses) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "the stand-ins' alone: nothing else fails on demand";
+  FailHere(kNoDescriptors);
+  Start();
+  const int64_t before = Arena::TotalBytes();
+  Child child(path_, 0, "cuda_ipc", uuid_, {});
+  EXPECT_THAT(child.Line(), Not(IsEmpty()));
+  server_->StopServing();
+  book_.reset();
+  EXPECT_NE(::access(path_.c_str(), F_OK), 0) << "nobody else may come";
+  EXPECT_FALSE(server_->WaitUntilReturned(absl::Milliseconds(200)));
+  EXPECT_EQ(Arena::TotalBytes(), before - kBytes) << "that of the rank which nobody took is gone";
+  std::string errors;
+  EXPECT_EQ(child.End(&errors), 0) << errors;  // which has read all of it again
+  EXPECT_TRUE(server_->WaitUntilReturned(absl::Seconds(60)));
+  EXPECT_EQ(Arena::TotalBytes(), before - 2 * kBytes);
+}
+
+TEST_F(DeviceHandOver, AnAgentThatHasLentNothingHasNothingToWaitFor) {
+  Start();
+  Child child(path_, 0, "cuda_vmm", uuid_, {});
+  EXPECT_THAT(child.Line(), IsEmpty());
+  server_->StopServing();
+  EXPECT_TRUE(server_->WaitUntilReturned(absl::ZeroDuration()));
+  std::string errors;
+  EXPECT_EQ(child.End(&errors), 0) << errors;
+}
+
 TEST_F(DeviceHandOver, WithoutEitherTheShardIsCopied) {
   if (cudaEmu() == nullptr) GTEST_SKIP() << "the stand-ins' alone: nothing else fails on demand";
   FailHere(kNoHandlesEither);
