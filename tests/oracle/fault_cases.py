@@ -1,4 +1,4 @@
-"""What pretrained_faults_oracle_test and pretrained_lost_oracle_test share: calls of from_pretrained on ranks that are forked from
+"""What the tests of pretrained_faults, pretrained_lost and pretrained_jobs share: calls of from_pretrained on ranks that are forked from
 this process, which imports what they need, and what must hold of them when something is wrong.
 
 Each fault must come as one exception with the same text on all ranks, which says what was tried, on what, and what to
@@ -87,12 +87,13 @@ class Case(unittest.TestCase):
             held = [f"{name} {path.name} {os.readlink(path)}" for name in running.processes if name != "server"
                     for path in pathlib.Path(f"/proc/{running.pid(name)}/fd").iterdir() if "memfd" in os.readlink(path)]
             jobs = cluster.zerocast("--server", running.address, "--output", "json", "job", "list").json()["jobs"]
-            active = [job["job"] for job in jobs if job["state"] != "cancelled"]
+            active = [job["job"] for job in jobs if job["state"] == "active"]
             if not (held or active) or time.monotonic() > deadline:
                 break
             time.sleep(0.1)
         self.assertEqual((held, active), ([], []))
         self.assertTrue(jobs)
+        return [job["state"] for job in jobs]
 
     def all_work(self, ranks, number=-1):
         for rank in ranks:

@@ -5,7 +5,8 @@
 CASE is a file of JSON, the same for all ranks: {"calls": [call, ...], "at": {RANK: {POINT: ACTION}}}. A call has `call`
 ("from_pretrained", "load_into" or "attach") and its arguments; `only`: {RANK: those that are others there}. POINT is "start"
 (before the first call), "init" (the model is being made), or "attach" (the load is ready); ACTION "raise", "kill", "take" (the
-shard, first) or "wait" (tells by OUT/RANK.waits that it does, until there is OUT/go).
+shard, first) or "wait" (tells by OUT/RANK.waits that it does, until there is OUT/go). A case may have "lease", the seconds of that
+of its jobs.
 OUT/RANK.CALL.json has the exception's type and text, the seconds, and what a call gave that raised nothing.
 """
 
@@ -21,7 +22,7 @@ import time
 import torch
 import transformers
 import zerocast
-from zerocast import _run_load
+from zerocast import _job, _run_load
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -149,6 +150,7 @@ def main(case_file, out):
     if case.get("log"):
         logging.basicConfig(level=case["log"], format="%(name)s %(levelname)s %(message)s")
     case["out"] = out
+    _job.LEASE_SECONDS = case.get("lease", _job.LEASE_SECONDS)
     hook_attach(case)
     act(case, "start")
     for number, call in enumerate(map(of_rank, case["calls"])):

@@ -188,11 +188,17 @@ class Client:
 
     # ---- jobs ----
 
-    def create_job(self, spec: job_pb2.JobSpec, *, request_id: str = "",
-                   validate_only: bool = False) -> Tuple[job_pb2.Job, str]:
-        """(the job, the secret that a training process shows to attach)."""
+    def create_job(self, spec: job_pb2.JobSpec, *, request_id: str = "", validate_only: bool = False,
+                   lease: Optional[float] = None) -> Tuple[job_pb2.Job, str]:
+        """(the job, the secret that a training process shows to attach).
+
+        With a `lease`, 1 to 86400 s, the job belongs to the caller: unless renew_job_lease() comes within that
+        time, again and again, it expires, and agents free what they hold. Without one it lives until somebody
+        ends it."""
         request = job_pb2.CreateJobRequest(spec=spec, request_id=request_id or new_request_id(),
                                            validate_only=validate_only)
+        if lease is not None:
+            request.lease.FromNanoseconds(round(lease * 1e9))
         answer = self._call("JobService", "CreateJob", request, job_pb2.CreateJobResponse)
         return answer.job, answer.attach_token
 
@@ -211,8 +217,21 @@ class Client:
                 return jobs
             request.page_token = page.next_page_token
 
+    def renew_job_lease(self, name: str) -> job_pb2.Job:
+        """The job's lease lasts its whole length from now on. FAILED_PRECONDITION when the job is over, or
+        has no lease."""
+        return self._call("JobService", "RenewJobLease", job_pb2.RenewJobLeaseRequest(name=name),
+                          job_pb2.RenewJobLeaseResponse).job
+
+    def finish_job(self, name: str) -> job_pb2.Job:
+        """The job is done: agents free what nobody took over for good. Finishing twice is no error;
+        FAILED_PRECONDITION while a load of it runs, and of one that is over in another way."""
+        return self._call("JobService", "FinishJob", job_pb2.FinishJobRequest(name=name),
+                          job_pb2.FinishJobResponse).job
+
     def cancel_job(self, name: str) -> job_pb2.Job:
-        """Cancels the job and its loads; agents free what they hold. Cancelling twice is no error."""
+        """Cancels the job and its loads; agents free what they hold. Of a job that is over it changes
+        nothing."""
         return self._call("JobService", "CancelJob", job_pb2.CancelJobRequest(name=name),
                           job_pb2.CancelJobResponse).job
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import socket
 import time
@@ -15,13 +14,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from zerocast._agreement import Ranks, nodes_of
 from zerocast._client import Client, load_error, new_request_id
 from zerocast._embedded import EmbeddedAgent, EmbeddedServer
-from zerocast._errors import LoadError, ServerError
-from zerocast._progress import Progress, logger
+from zerocast._errors import LoadError
+from zerocast._job import LoadJob
+from zerocast._progress import Progress
 from zerocast.attach import Shard, attach
 
 # Regular expressions; the library initialises what is missing, and its report names it.
 _MAY_BE_MISSING = [".*"]
-_CANCEL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
     nodes, ranks_of_node = nodes_of(ranks)
     local_rank = ranks.rank % ranks_of_node
     with _cluster(ranks, wanted, nodes, local_rank, timeout) as server:
-        job = _Job(server, _job_spec(wanted, nodes, ranks.world_size), request, timeout)
+        job = LoadJob(server, _job_spec(wanted, nodes, ranks.world_size), request, timeout,
+                      is_leased=wanted.server is not None)
         try:
             if ranks.rank == 0:
                 with ranks.working("load", job.cancel):
@@ -109,6 +109,8 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
                                socket=result["sockets"][ranks.rank // ranks_of_node], mode=wanted.mode,
                                framework="torch", timeout=timeout, allow_unfilled=True,
                                world_size=ranks.world_size)
+            if ranks.rank == 0:
+                job.finish()
         except BaseException as error:
             # Shards that nobody took would stay with agents that outlive this. Rank 0 sees to it; where
             # it is lost one of each node, for a node may be lost.
@@ -182,31 +184,6 @@ def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int, ti
         yield address
 
 
-class _Job:
-    """The job of the load: every rank knows it, rank 0 submits it."""
-
-    def __init__(self, server: str, spec: Any, request: str, timeout: float) -> None:
-        self.server = server
-        self.spec = spec
-        self.request = request
-        self.timeout = timeout
-        self.is_over = False  # nothing is held for it
-
-    def cancel(self) -> None:
-        """Has agents free what they hold. May be called by any rank and thread; logs what hinders it."""
-        if self.is_over:
-            return
-        try:
-            with Client(self.server, timeout=min(self.timeout, _CANCEL_SECONDS)) as client:
-                # The same request gives the job's name, whether this rank ever heard of it or not.
-                client.cancel_job(client.create_job(self.spec, request_id=self.request)[0].name)
-            self.is_over = True
-        except ServerError as error:
-            # A server that is not there is no news where this is called.
-            logger.log(logging.INFO if error.code == "UNAVAILABLE" else logging.WARNING, "cancel the load of %s: %s",
-                       self.spec.checkpoint_path, error)
-
-
 def _job_spec(wanted: Wanted, nodes: List[str], world_size: int) -> Any:
     from zerocast._proto import job_pb2
 
@@ -226,18 +203,13 @@ def _job_spec(wanted: Wanted, nodes: List[str], world_size: int) -> Any:
     return spec
 
 
-def _load(job: _Job, wanted: Wanted, nodes: List[str]) -> Dict[str, Any]:
+def _load(job: LoadJob, wanted: Wanted, nodes: List[str]) -> Dict[str, Any]:
     progress = Progress(wanted.checkpoint)
     with Client(job.server, timeout=job.timeout) as client:
-        try:
-            created, token = client.create_job(job.spec, request_id=job.request)
-        except ServerError as refused:
-            # Unless the answer alone was lost.
-            job.is_over = refused.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-            raise
+        name, token = job.submit(client)
         try:
             until = time.monotonic() + wanted.load_timeout
-            for load in client.watch_load(client.create_load(created.name).name, until):
+            for load in client.watch_load(client.create_load(name).name, until):
                 progress.show(load)
         finally:
             progress.close()
@@ -246,8 +218,7 @@ def _load(job: _Job, wanted: Wanted, nodes: List[str]) -> Dict[str, Any]:
             sockets = {shard.node_name: shard.agent_socket for shard in load.shards}
             return {"load": load.name, "token": token, "report": _report(load.report),
                     "sockets": [sockets[node] for node in nodes]}
-        client.cancel_job(created.name)
-        job.is_over = True
+        job.cancel()
         if error.reason != "WEIGHTS_INCOMPLETE":
             raise error
         return {"report": _report(load.report),
