@@ -254,6 +254,14 @@ class RunTest(unittest.TestCase):
             self.run_one(attach_error=zerocast.AttachError("UNAVAILABLE", "gone"))
         self.assertEqual(self.calls, ["CreateJob", "CreateJob", "CancelJob"])
 
+    def test_an_agent_of_the_load_stays_for_memory_by_a_legacy_handle_alone(self):
+        for way, on_device, end in (("cuda_ipc", True, "leave"), ("cuda_vmm", True, "stop"), ("host_copy", True, "stop"),
+                                    ("memfd", False, "stop")):
+            with self.subTest(way=way):
+                self.run_one(way, server_is_given=False, on_device=on_device)
+                self.assertEqual(FakeAgent.ends, [end])
+                self.assertEqual(self.calls, ["CreateJob"])
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

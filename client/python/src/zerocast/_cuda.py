@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
+import socket
 import threading
 import weakref
 from typing import Any, Iterator, List, Optional
@@ -112,8 +114,15 @@ class Driver:
         return device.value
 
 
+def _give_back(steps: contextlib.ExitStack, owner: int) -> None:
+    # In a process that was forked from the owner the driver does not work, and the memory is not its.
+    if os.getpid() == owner:
+        steps.close()
+
+
 class DeviceMemory:
-    """Memory of one device. It is given back when the last reference to this object goes.
+    """Memory of one device. It is given back when the last reference to this object goes, in the
+    process that has made it.
 
     At the end of the process nothing is given back: the driver does that, and others may still use
     the memory until then.
@@ -132,7 +141,7 @@ class DeviceMemory:
         self._number = driver.device(device)
         # What is to be undone, the last first.
         self._undo = contextlib.ExitStack()
-        self.close = weakref.finalize(self, self._undo.close)
+        self.close = weakref.finalize(self, _give_back, self._undo, os.getpid())
         self.close.atexit = False
         self._context = ctypes.c_void_p()
         driver.call(f"open the primary context of device {device}", "cuDevicePrimaryCtxRetain",
@@ -148,9 +157,16 @@ class DeviceMemory:
 
         self._undo.callback(undo)
 
-    def keep_until_given_back(self, resource: Any) -> None:
-        """Closes `resource` after all that is called after this has been given back."""
-        self._undo.callback(resource.close)
+    def keep_until_given_back(self, connection: socket.socket) -> None:
+        """Ends `connection` after all that is called after this has been given back."""
+
+        def end() -> None:
+            # Processes that were forked from this one have it open, too.
+            with contextlib.suppress(OSError):  # the agent is gone
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+        self._undo.callback(end)
 
     def import_descriptor(self, fd: int, allocation_bytes: int, num_bytes: int) -> None:
         """Maps what a descriptor of exportable memory stands for; it may be closed then."""

@@ -239,13 +239,16 @@ class _Process:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._forget_folder()
+        atexit.unregister(self.stop)
+
+    def _forget_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        atexit.unregister(self.stop)
 
     def __enter__(self: _Self) -> _Self:
         return self.start()
@@ -363,3 +366,16 @@ class EmbeddedAgent(_Process):
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+    def leave(self) -> None:
+        """Ends the agent for all but the processes that use memory of it: shards that came by the way
+        "cuda_ipc". It serves nothing more, and ends with the last of their arrays, or processes, also
+        when this process ends before; without such shards it ends at once. Does not wait for it; stop()
+        after it changes nothing."""
+        if self._starter != os.getpid() or self._process is None:
+            return
+        # Whoever has started it waits for its end (_spawn).
+        self._process.send_signal(signal.SIGUSR1)
+        self._process = None
+        self._forget_folder()  # of which it needs nothing any more
+        atexit.unregister(self.stop)

@@ -16,7 +16,7 @@ from zerocast._client import Client, load_error, new_request_id
 from zerocast._embedded import EmbeddedAgent, EmbeddedServer
 from zerocast._errors import LoadError
 from zerocast._job import LoadJob
-from zerocast._progress import Progress
+from zerocast._progress import Progress, logger
 from zerocast.attach import Shard, attach
 
 # Regular expressions; the library initialises what is missing, and its report names it.
@@ -92,7 +92,7 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
     request = _agree_on_model(ranks, wanted)
     nodes, ranks_of_node = nodes_of(ranks)
     local_rank = ranks.rank % ranks_of_node
-    with _cluster(ranks, wanted, nodes, local_rank, timeout) as server:
+    with _cluster(ranks, wanted, nodes, local_rank, timeout) as (server, agent):
         job = LoadJob(server, _job_spec(wanted, nodes, ranks.world_size), request, timeout,
                       is_leased=wanted.server is not None)
         try:
@@ -109,6 +109,12 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
                                socket=result["sockets"][ranks.rank // ranks_of_node], mode=wanted.mode,
                                framework="torch", timeout=timeout, allow_unfilled=True,
                                world_size=ranks.world_size)
+            if wanted.server is None and "device" in wanted.options:
+                ways = ranks.exchange("ways of the hand-over", shard.way)
+                if agent is not None and "cuda_ipc" in ways[ranks.rank:ranks.rank + ranks_of_node]:
+                    logger.info("the agent of %s stays until the memory of its GPUs is returned: %s",
+                                agent.node, shard.because)
+                    agent.leave()
             if ranks.rank == 0:
                 job.finish()
         except BaseException as error:
@@ -159,11 +165,14 @@ def _difference(first: Dict[str, Any], other: Dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int, timeout: float) -> Iterator[str]:
-    """The address of the server. Where none is given, one and its agents run within the block."""
+def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int,
+             timeout: float) -> Iterator[Tuple[str, Optional[EmbeddedAgent]]]:
+    """The address of the server, and the agent that this rank has started. Where no server is given,
+    one and its agents run within the block."""
     if wanted.server is not None:
-        yield wanted.server
+        yield wanted.server, None
         return
+    agent = None
     with contextlib.ExitStack() as stack:
         address = ""
         with ranks.step("start a server"):
@@ -179,9 +188,9 @@ def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int, ti
             if local_rank == 0:
                 node = nodes[ranks.rank * len(nodes) // ranks.world_size]
                 host = "127.0.0.1" if len(nodes) == 1 else socket.gethostname()
-                stack.enter_context(EmbeddedAgent(address, node=node, roots=["/"], start_timeout=timeout,
-                                                  extra_args=[f"--bulk-host={host}"]))
-        yield address
+                agent = stack.enter_context(EmbeddedAgent(address, node=node, roots=["/"], start_timeout=timeout,
+                                                          extra_args=[f"--bulk-host={host}"]))
+        yield address, agent
 
 
 def _job_spec(wanted: Wanted, nodes: List[str], world_size: int) -> Any:
