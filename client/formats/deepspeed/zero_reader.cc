@@ -197,15 +197,19 @@ void ZeroReader::ReadOptimRanks() {
 }
 
 void ZeroReader::Read(const std::string& folder, const std::string& tag) {
-  const absl::Status listed = [&]() -> absl::Status {
-    ZC_ASSIGN_OR_RETURN(const ZeroFolder found, ListZeroFolder(folder, about_to_));
-    result_.folder = found.folder;
-    ZC_ASSIGN_OR_RETURN(result_.tag, ChooseZeroTag(found, tag));
-    ZC_ASSIGN_OR_RETURN(names_,
-                        ListZeroFiles(absl::StrCat(found.folder, "/", result_.tag), about_to_));
-    return absl::OkStatus();
-  }();
-  if (!listed.ok()) return Note(listed);
+  const absl::StatusOr<ZeroFolder> listed = ListZeroFolder(folder, about_to_);
+  if (!listed.ok()) return Note(listed.status());
+  const absl::StatusOr<std::string> chosen = ChooseZeroTag(*listed, tag);
+  if (!chosen.ok()) return Note(chosen.status());
+  ReadTag(listed->folder, *chosen);
+}
+
+void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
+  result_.folder = folder;
+  result_.tag = tag;
+  absl::StatusOr<ZeroFiles> names = ListZeroFiles(absl::StrCat(folder, "/", tag), about_to_);
+  if (!names.ok()) return Note(names.status());
+  names_ = *std::move(names);
   result_.is_universal = names_.is_universal;
   result_.has_bf16_prefix = names_.has_bf16_prefix;
   const bool is_partitioned = names_.whole_model_states.empty();

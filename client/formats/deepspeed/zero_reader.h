@@ -23,6 +23,9 @@ class ZeroReader {
 
   // Fills the result; what is wrong is in `problems`.
   void Read(const std::string& folder, const std::string& tag);
+  // The same of the tag of this name, without a look at the others; `folder` holds its folder.
+  void ReadTag(const std::string& folder, const std::string& tag);
+  // With problems it is what could be read.
   ZeroCheckpoint TakeResult() { return std::move(result_); }
 
  private:
