@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "client/agent/arena.h"
 #include "client/agent/file_work.h"
+#include "client/agent/folder_looks.h"
 #include "client/agent/handover.h"
 #include "client/agent/load_table.h"
 #include "client/agent/log.h"
@@ -141,6 +142,7 @@ struct Agent::Rep {
       ABSL_GUARDED_BY(hand_over_mutex);
   // In this order: the others use the table.
   std::unique_ptr<LoadTable> table;
+  std::unique_ptr<FolderLooks> looks;
   Janitor janitor;
   std::unique_ptr<Session> session;
   std::unique_ptr<HandOverServer> hand_over;
@@ -188,6 +190,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   environment.cache = std::make_shared<ShardCache>(options.cache_bytes);
   environment.events = MakeSessionEvents(options.socket_path);
   rep->table = std::make_unique<LoadTable>(rep->environment, options.max_loads);
+  rep->looks = std::make_unique<FolderLooks>(rep->environment);
 
   if (!options.socket_path.empty()) {
     Rep* const self = rep.get();
@@ -231,8 +234,8 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
   } else if (options.tell_devices) {
     TellDevices(environment, options.file_timeout, &session);
   }
-  rep->session =
-      std::make_unique<Session>(std::move(session), environment.events, rep->table.get());
+  rep->session = std::make_unique<Session>(std::move(session), environment.events, rep->table.get(),
+                                           rep->looks.get());
   ZC_RETURN_IF_ERROR(rep->session->Start());
   return std::unique_ptr<Agent>(new Agent(std::move(rep)));
 }
@@ -253,6 +256,7 @@ void Agent::StopWhenReturned(const std::function<bool()>& give_up) {
   if (rep_->hand_over != nullptr) rep_->hand_over->StopServing();
   rep_->session->Stop();
   rep_->janitor.Stop();
+  rep_->looks->Shutdown(kShutdownTimeout);
   rep_->table->Shutdown(kShutdownTimeout);
   if (rep_->hand_over == nullptr) return;
   while (!give_up() && !rep_->hand_over->WaitUntilReturned(kGiveUpPoll)) {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "client/formats/deepspeed/find_checkpoints.h"
 
 namespace zerocast {
 
@@ -36,6 +37,14 @@ struct PrepareCommand {
   std::string attach_token;
   std::vector<std::string> node_names;
   int64_t max_buffer_bytes = 0;  // beyond the arenas; 0: the agent's own limit
+};
+
+// Asks which DeepSpeed checkpoints a folder holds; about no load.
+struct LookCommand {
+  std::string path;
+  std::vector<std::string> tags;
+  bool all_tags = false;
+  absl::Duration timeout = absl::InfiniteDuration();
 };
 
 // Where the shards of a node come from; numbers equal v1.LoadSource.
@@ -194,6 +203,8 @@ class AgentEvents {
                            const absl::Status& why) = 0;
   // How far a donation is, or why it ended; a donation that was cancelled says nothing.
   virtual void Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) = 0;
+  // The answer to the LookCommand that the server calls `look`.
+  virtual void FolderLooked(const std::string& look, absl::StatusOr<FoundZeroFolder> folder) = 0;
   // ShardCache::Inventory changed.
   virtual void InventoryChanged() = 0;
 };

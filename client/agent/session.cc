@@ -66,8 +66,9 @@ std::shared_ptr<AgentEvents> MakeSessionEvents(const std::string& socket_path) {
 }
 
 struct Session::Rep {
-  Rep(SessionOptions options, std::shared_ptr<SessionOutbox> outbox, LoadTable* table)
-      : options(std::move(options)), outbox(std::move(outbox)), table(table) {}
+  Rep(SessionOptions options, std::shared_ptr<SessionOutbox> outbox, LoadTable* table,
+      FolderLooks* looks)
+      : options(std::move(options)), outbox(std::move(outbox)), table(table), looks(looks) {}
 
   void Run();
   grpc::Status RunStream();
@@ -80,6 +81,7 @@ struct Session::Rep {
   const SessionOptions options;
   const std::shared_ptr<SessionOutbox> outbox;
   LoadTable* const table;
+  FolderLooks* const looks;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::AgentService::Stub> stub;
   std::thread thread;
@@ -154,6 +156,7 @@ v1::SessionRequest Session::Rep::Register() const {
     gpu->set_memory_bytes(device.memory_bytes);
   }
   message->set_no_gpus_because(options.no_devices_because);
+  message->set_looks_at_folders(true);
   for (const LoadKey& key : table->Held()) {
     v1::HeldLoad* const held = message->add_held_loads();
     held->set_load(key.load);
@@ -255,7 +258,9 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
                                   response.rendezvous_entry().value());
     case v1::SessionResponse::kCancelLoad:
       return table->Cancel(KeyOf(response.cancel_load()), response.cancel_load().why());
-    case v1::SessionResponse::kLookAtFolder:  // not asked of who does not offer it
+    case v1::SessionResponse::kLookAtFolder:
+      return looks->Look(response.look_at_folder().look(),
+                         LookFromProto(response.look_at_folder()));
     case v1::SessionResponse::MESSAGE_NOT_SET:
       // Of a newer server: it must not depend on an answer.
       spdlog::warn("session: a message of a kind that this version does not know");
@@ -263,9 +268,9 @@ void Session::Rep::Dispatch(const v1::SessionResponse& response) {
 }
 
 Session::Session(SessionOptions options, const std::shared_ptr<AgentEvents>& events,
-                 LoadTable* table)
+                 LoadTable* table, FolderLooks* looks)
     : rep_(std::make_unique<Rep>(std::move(options),
-                                 std::static_pointer_cast<SessionOutbox>(events), table)) {}
+                                 std::static_pointer_cast<SessionOutbox>(events), table, looks)) {}
 
 Session::~Session() { Stop(); }
 

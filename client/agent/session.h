@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/agent/devices.h"
+#include "client/agent/folder_looks.h"
 #include "client/agent/load_table.h"
 #include "client/agent/messages.h"
 
@@ -43,11 +44,13 @@ struct SessionOptions {
 std::shared_ptr<AgentEvents> MakeSessionEvents(const std::string& socket_path);
 
 // The stream to the server: dials, registers, sends heartbeats and events, hands commands to the
-// load table; dials again when it breaks, naming the loads that the table holds.  Thread-safe.
+// load table or to `looks`; dials again when it breaks, naming the loads that the table holds.
+// Thread-safe.
 class Session {
  public:
-  // `events` come from MakeSessionEvents; `table` must outlive the session.
-  Session(SessionOptions options, const std::shared_ptr<AgentEvents>& events, LoadTable* table);
+  // `events` come from MakeSessionEvents; `table` and `looks` must outlive the session.
+  Session(SessionOptions options, const std::shared_ptr<AgentEvents>& events, LoadTable* table,
+          FolderLooks* looks);
   // Stop().
   ~Session();
   Session(const Session&) = delete;

@@ -73,6 +73,10 @@ void SessionOutbox::Donated(const LoadKey& key, absl::StatusOr<DonationStep> ste
   Push(DonationMessage(key, step));
 }
 
+void SessionOutbox::FolderLooked(const std::string& look, absl::StatusOr<FoundZeroFolder> folder) {
+  Push(FolderMessage(look, folder));
+}
+
 void SessionOutbox::InventoryChanged() {
   MutexLock lock(&mutex_);
   inventory_changed_ = true;

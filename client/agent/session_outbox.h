@@ -38,6 +38,7 @@ class SessionOutbox : public AgentEvents {
   void ShardsFreed(const LoadKey& key, const std::vector<int32_t>& ranks,
                    const absl::Status& why) override;
   void Donated(const LoadKey& key, absl::StatusOr<DonationStep> step) override;
+  void FolderLooked(const std::string& look, absl::StatusOr<FoundZeroFolder> folder) override;
   void InventoryChanged() override;
 
   // A stream begins, or ends; ending it wakes Next.

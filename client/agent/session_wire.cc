@@ -1,11 +1,14 @@
 #include "client/agent/session_wire.h"
 
 #include <google/protobuf/duration.pb.h>
+#include <google/protobuf/util/time_util.h>
 
 #include "server/wire/status.h"
 
 namespace zerocast {
 namespace {
+
+using ::google::protobuf::util::TimeUtil;
 
 // What a wait lasts when the server does not say.
 constexpr absl::Duration kDefaultStageTimeout = absl::Seconds(60);
@@ -172,6 +175,34 @@ v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<Dona
   return request;
 }
 
+v1::SessionRequest FolderMessage(const std::string& look,
+                                 const absl::StatusOr<FoundZeroFolder>& folder) {
+  v1::SessionRequest request;
+  v1::FolderReport* const report = request.mutable_folder_report();
+  report->set_look(look);
+  if (!folder.ok()) {
+    *report->mutable_failure() = FailureFromStatus(folder.status());
+    return request;
+  }
+  report->set_latest_tag(folder->latest);
+  for (const FoundZeroCheckpoint& found : folder->checkpoints) {
+    v1::FoundCheckpoint* const out = report->add_checkpoints();
+    out->set_tag(found.tag);
+    if (found.step >= 0) out->set_step(found.step);
+    out->set_world_size(found.world_size);
+    out->set_zero_stage(found.stage);
+    if (!found.problem.ok()) *out->mutable_problem() = FailureFromStatus(found.problem);
+    out->set_gone(found.gone);
+    out->set_digest(found.digest);
+    out->set_num_files(found.num_files);
+    out->set_num_bytes(found.num_bytes);
+    if (found.mtime_ns > 0) {
+      *out->mutable_save_time() = TimeUtil::NanosecondsToTimestamp(found.mtime_ns);
+    }
+  }
+  return request;
+}
+
 v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
                                       int64_t cache_bytes) {
   v1::HeldShardsReport report;
@@ -184,6 +215,13 @@ InspectCommand InspectFromProto(const v1::InspectCheckpoint& message) {
   return {message.checkpoint_path(),
           message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration(),
           message.variant()};
+}
+
+LookCommand LookFromProto(const v1::LookAtFolder& message) {
+  return {message.path(),
+          {message.tags().begin(), message.tags().end()},
+          message.all_tags(),
+          message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration()};
 }
 
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message) {

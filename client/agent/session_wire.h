@@ -25,11 +25,14 @@ v1::SessionRequest HandOverMessage(const LoadKey& key, const HandOver& hand_over
 v1::SessionRequest ShardsFreedMessage(const LoadKey& key, const std::vector<int32_t>& ranks,
                                       const absl::Status& why);
 v1::SessionRequest DonationMessage(const LoadKey& key, const absl::StatusOr<DonationStep>& step);
+v1::SessionRequest FolderMessage(const std::string& look,
+                                 const absl::StatusOr<FoundZeroFolder>& folder);
 v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
                                       int64_t cache_bytes);
 
 // The timeout is infinite where the server does not say.
 InspectCommand InspectFromProto(const v1::InspectCheckpoint& message);
+LookCommand LookFromProto(const v1::LookAtFolder& message);
 PrepareCommand PrepareFromProto(const v1::PreparePlan& message);
 StartCommand StartFromProto(const v1::StartLoad& message);
 DonateCommand DonateFromProto(const v1::DonateShards& message);

@@ -61,7 +61,7 @@ absl::StatusOr<jobs::FoundCheckpoint> FoundFromProto(const v1::FoundCheckpoint& 
   found.num_bytes = std::max<int64_t>(message.num_bytes(), 0);
   if (message.has_save_time()) found.save_time = FromProto(message.save_time());
   found.problem = WithBoundedMessage(StatusFromFailure(message.problem()));
-  found.gone = !found.problem.ok() && found.num_files == 0;
+  found.gone = message.gone() && !found.problem.ok();
   // What is whole can be told from what it was before; an agent that cannot has not looked.
   if (found.problem.ok() && !IsDigest(message.digest())) {
     return InvalidFields({{"folder_report.checkpoints.digest",

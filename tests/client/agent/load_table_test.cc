@@ -381,6 +381,7 @@ class LatestResult : public AgentEvents {
   void HandedOver(const LoadKey&, const HandOver&) override {}
   void ShardsFreed(const LoadKey&, const std::vector<int32_t>&, const absl::Status&) override {}
   void Donated(const LoadKey&, absl::StatusOr<DonationStep>) override {}
+  void FolderLooked(const std::string&, absl::StatusOr<FoundZeroFolder>) override {}
   void InventoryChanged() override {}
 
   absl::Status status;

@@ -46,6 +46,9 @@ class RecordingEvents : public AgentEvents {
   void Donated(const LoadKey&, absl::StatusOr<DonationStep> step) override {
     Record([&] { donations_.push_back(step); });
   }
+  void FolderLooked(const std::string& look, absl::StatusOr<FoundZeroFolder> folder) override {
+    Record([&] { looks_.push_back({look, std::move(folder)}); });
+  }
   void InventoryChanged() override {
     Record([&] { ++num_inventories_; });
   }
@@ -53,6 +56,10 @@ class RecordingEvents : public AgentEvents {
   // The next of each kind; a failure of the test, and a status, when none comes.
   absl::StatusOr<std::string> NextManifest() {
     return Next(&manifests_).value_or(absl::UnknownError("no manifest"));
+  }
+  std::pair<std::string, absl::StatusOr<FoundZeroFolder>> NextLook() {
+    return Next(&looks_).value_or(
+        std::pair<std::string, absl::StatusOr<FoundZeroFolder>>("", absl::UnknownError("no look")));
   }
   absl::StatusOr<PreparedPlan> NextPlan() {
     return Next(&plans_).value_or(absl::UnknownError("no plan"));
@@ -108,6 +115,7 @@ class RecordingEvents : public AgentEvents {
   std::vector<absl::StatusOr<std::string>> manifests_;
   std::vector<absl::StatusOr<PreparedPlan>> plans_;
   std::vector<absl::StatusOr<DonationStep>> donations_;
+  std::vector<std::pair<std::string, absl::StatusOr<FoundZeroFolder>>> looks_;
   int num_inventories_ = 0;
   std::vector<NodeResult> results_;
   std::vector<std::pair<int32_t, AttachMode>> hand_overs_;

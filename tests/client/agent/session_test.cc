@@ -1,4 +1,6 @@
 // The agent's stream, against a server that says what the test wants.
+#include <filesystem>
+
 #include "tests/client/agent/session_fixture.h"
 
 namespace zerocast {
@@ -18,6 +20,7 @@ TEST_F(SessionTest, RegistersAndSendsHeartbeats) {
   EXPECT_EQ(message.max_buffer_bytes(), AgentOptions().max_buffer_bytes);
   EXPECT_GE(message.num_threads(), 1);
   EXPECT_NE(message.incarnation(), 0u);
+  EXPECT_TRUE(message.looks_at_folders());
   EXPECT_THAT(message.held_loads(), IsEmpty());
   EXPECT_THAT(agent_->WaitUntilRegistered(absl::Seconds(20)), IsOk());
   server.Next(v1::SessionRequest::kHeartbeat);
@@ -60,6 +63,34 @@ TEST_F(SessionTest, AnswersInspection) {
   EXPECT_THAT(
       server.Next(v1::SessionRequest::kManifestReport).manifest_report().failure().message(),
       HasSubstr("model.fp16.safetensors"));
+}
+
+TEST_F(SessionTest, AnswersLooksAtFolders) {
+  FakeServer server(address_);
+  StartAgent();
+  std::filesystem::create_directory(checkpoint_.File("global_step7"));
+  checkpoint_.Write("latest", "global_step7");
+  v1::SessionResponse look;
+  look.mutable_look_at_folder()->set_look("l1");
+  look.mutable_look_at_folder()->set_path(checkpoint_.path());
+  look.mutable_look_at_folder()->add_tags("best");
+  look.mutable_look_at_folder()->mutable_timeout()->set_seconds(20);
+  server.Say(look);
+  const v1::FolderReport report = server.Next(v1::SessionRequest::kFolderReport).folder_report();
+  EXPECT_EQ(report.look(), "l1");
+  EXPECT_EQ(report.latest_tag(), "global_step7");
+  ASSERT_EQ(report.checkpoints_size(), 2);
+  EXPECT_EQ(report.checkpoints(0).tag(), "best");
+  EXPECT_TRUE(report.checkpoints(0).gone());
+  EXPECT_FALSE(report.checkpoints(0).has_step());
+  EXPECT_EQ(report.checkpoints(1).step(), 7);
+  EXPECT_FALSE(report.checkpoints(1).gone());
+  EXPECT_EQ(report.checkpoints(1).zero_stage(), -1);
+  EXPECT_EQ(report.checkpoints(1).problem().reason(), "CHECKPOINT_NOT_FOUND");
+  look.mutable_look_at_folder()->set_path(checkpoint_.File("none"));
+  server.Say(look);
+  EXPECT_THAT(server.Next(v1::SessionRequest::kFolderReport).folder_report().failure().message(),
+              HasSubstr("none"));
 }
 
 TEST_F(SessionTest, RunsALoadAndReportsIt) {

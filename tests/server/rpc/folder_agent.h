@@ -84,6 +84,7 @@ class FakeFolders {
         continue;
       }
       to->set_tag(tag);
+      to->set_gone(true);
       *to->mutable_problem() = FailureFromStatus(
           WithReason(absl::NotFoundError("there is no folder " + tag), "CHECKPOINT_NOT_FOUND"));
     }
