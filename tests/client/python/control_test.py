@@ -17,7 +17,7 @@ from fake_server import FakeServer, bad_request, details, error_info
 
 import zerocast
 from zerocast import _client
-from zerocast._proto import agent_pb2, job_pb2, load_pb2
+from zerocast._proto import agent_pb2, checkpoint_pb2, job_pb2, load_pb2
 
 SOURCE = Path(os.environ["ZC_SOURCE_DIR"])
 
@@ -174,6 +174,75 @@ class ClientTest(unittest.TestCase):
             zerocast.Client("")
         with self.assertRaisesRegex(ValueError, "timeout: must be positive, not 0"):
             zerocast.Client("a:1", timeout=0)
+
+
+class CheckpointsTest(unittest.TestCase):
+
+    def ask(self, method, answer, call):
+        """(what `call` of a client gives, the requests that came)."""
+        path = f"CheckpointService/{method}"
+        with FakeServer({path: lambda _request, _context: answer}) as server, zerocast.Client(server.address) as client:
+            return call(client), [request for _, request in server.calls]
+
+    def test_a_registration_is_repeated_under_one_request_id(self):
+        ids = []
+
+        def register(request, context):
+            ids.append(request.request_id)
+            if len(ids) < 3:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            return checkpoint_pb2.RegisterCheckpointResponse(
+                checkpoint=checkpoint_pb2.Checkpoint(name="checkpoints/1", tag=request.checkpoint.tag))
+
+        with FakeServer({"CheckpointService/RegisterCheckpoint": register}) as server, \
+                zerocast.Client(server.address) as client:
+            made = client.register_checkpoint("jobs/1", "/run", "t", pinned=True)
+            self.assertEqual((made.name, made.tag), ("checkpoints/1", "t"))
+            request = server.calls[-1][1]
+        self.assertEqual((len(ids), len(set(ids)), len(ids[0])), (3, 1, 32))
+        self.assertEqual((request.checkpoint.job, request.checkpoint.path, request.checkpoint.pinned,
+                          request.validate_only), ("jobs/1", "/run", True, False))
+
+    def test_it_is_read_and_changed_by_name(self):
+        one = checkpoint_pb2.Checkpoint(name="checkpoints/1")
+        for method, answer, call in (
+                ("GetCheckpoint", checkpoint_pb2.GetCheckpointResponse,
+                 lambda client: client.get_checkpoint("checkpoints/1", verify=True)),
+                ("PinCheckpoint", checkpoint_pb2.PinCheckpointResponse,
+                 lambda client: client.pin_checkpoint("checkpoints/1")),
+                ("UnpinCheckpoint", checkpoint_pb2.UnpinCheckpointResponse,
+                 lambda client: client.unpin_checkpoint("checkpoints/1"))):
+            got, (request,) = self.ask(method, answer(checkpoint=one), call)
+            self.assertEqual((got, request.name), (one, "checkpoints/1"))
+            self.assertTrue(method != "GetCheckpoint" or request.verify)
+        got, (request,) = self.ask("DeleteCheckpoint", checkpoint_pb2.DeleteCheckpointResponse(),
+                                   lambda client: client.delete_checkpoint("checkpoints/1", "e"))
+        self.assertEqual((got, request.name, request.etag), (None, "checkpoints/1", "e"))
+
+    def test_lists_come_page_by_page(self):
+        def pages(request, _context):
+            page = int(request.page_token or 0)
+            name = f"{request.job} {request.path} {request.verify} {page}"
+            return checkpoint_pb2.ListCheckpointsResponse(checkpoints=[checkpoint_pb2.Checkpoint(name=name)],
+                                                          next_page_token=str(page + 1) if page < 2 else "")
+
+        with FakeServer({"CheckpointService/ListCheckpoints": pages}) as server, \
+                zerocast.Client(server.address) as client:
+            self.assertEqual([each.name for each in client.list_checkpoints("jobs/1", "/run", verify=True)],
+                             [f"jobs/1 /run True {page}" for page in range(3)])
+
+    def test_the_newest_is_found_and_old_ones_are_pruned(self):
+        found = checkpoint_pb2.FindLatestCheckpointResponse(latest_tag="t", differs=True, difference="why")
+        got, (request,) = self.ask("FindLatestCheckpoint", found,
+                                   lambda client: client.find_latest_checkpoint(path="/run"))
+        self.assertEqual((got, request.job, request.path), (found, "", "/run"))
+        for older_than, seconds in ((None, None), (90.5, 90.5), (0.0, 0.0)):
+            _, (request,) = self.ask(
+                "PruneCheckpoints", checkpoint_pb2.PruneCheckpointsResponse(),
+                lambda client, age=older_than: client.prune_checkpoints("jobs/1", 2, age, validate_only=True))
+            self.assertEqual((request.job, request.keep_last, request.validate_only), ("jobs/1", 2, True))
+            age = request.older_than.ToMilliseconds() / 1000 if request.HasField("older_than") else None
+            self.assertEqual(age, seconds)
 
 
 class WatchTest(unittest.TestCase):

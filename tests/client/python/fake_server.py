@@ -6,9 +6,10 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from zerocast._proto import agent_pb2, config_pb2, job_pb2, load_pb2
+from zerocast._proto import agent_pb2, checkpoint_pb2, config_pb2, job_pb2, load_pb2
 
-_MODULES = {"JobService": job_pb2, "LoadService": load_pb2, "ConfigService": config_pb2, "AgentService": agent_pb2}
+_MODULES = {"JobService": job_pb2, "LoadService": load_pb2, "ConfigService": config_pb2, "AgentService": agent_pb2,
+            "CheckpointService": checkpoint_pb2}
 
 
 def details(code, message, *infos):

@@ -1,4 +1,4 @@
-"""A typed client of the control plane: jobs, loads, configs, agents."""
+"""A typed client of the control plane: jobs, loads, checkpoints, configs, agents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from zerocast import _call_errors
 from zerocast._errors import ServerError
-from zerocast._proto import agent_pb2, config_pb2, job_pb2, load_pb2, server_info_pb2
+from zerocast._proto import agent_pb2, checkpoint_pb2, config_pb2, job_pb2, load_pb2, server_info_pb2
 
 # Every method is safe to repeat: reads change nothing, creations carry a request_id, cancelling
 # twice is cancelling once. Watches are resumed by watch_load itself.
@@ -349,6 +349,80 @@ class Client:
                 raise _call_errors.wait_expired(watch, self.server, within, last, why)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # ---- DeepSpeed checkpoints that jobs have written ----
+
+    def register_checkpoint(self, job: str, path: str, tag: str = "", *, pinned: bool = False, request_id: str = "",
+                            validate_only: bool = False) -> checkpoint_pb2.Checkpoint:
+        """Registers what "jobs/ID" has saved, after an agent has looked at it; an incomplete one is
+        registered as such (`complete`, `problem`). What a job registers again is the same
+        checkpoint while its files are the same.
+
+        Args:
+            path: the folder that training saves to, absolute, as the agents see it.
+            tag: "": the one that the folder's file `latest` names.
+
+        Raises:
+            ServerError: UNAVAILABLE (NOT_ENOUGH_AGENTS) without an agent that looks; NOT_FOUND
+                (CHECKPOINT_NOT_FOUND) where there is no such folder.
+        """
+        request = checkpoint_pb2.RegisterCheckpointRequest(
+            checkpoint=checkpoint_pb2.Checkpoint(job=job, path=path, tag=tag, pinned=pinned),
+            request_id=request_id or new_request_id(), validate_only=validate_only)
+        return self._call("CheckpointService", "RegisterCheckpoint", request,
+                          checkpoint_pb2.RegisterCheckpointResponse).checkpoint
+
+    def get_checkpoint(self, name: str, *, verify: bool = False) -> checkpoint_pb2.Checkpoint:
+        """The checkpoint "checkpoints/ID" as of the last look; with `verify` an agent looks first."""
+        return self._call("CheckpointService", "GetCheckpoint",
+                          checkpoint_pb2.GetCheckpointRequest(name=name, verify=verify),
+                          checkpoint_pb2.GetCheckpointResponse).checkpoint
+
+    def list_checkpoints(self, job: str = "", path: str = "", *,
+                         verify: bool = False) -> List[checkpoint_pb2.Checkpoint]:
+        """All checkpoints of a job (of all jobs) in a folder (in all), those registered last first."""
+        checkpoints: List[checkpoint_pb2.Checkpoint] = []
+        request = checkpoint_pb2.ListCheckpointsRequest(job=job, path=path, verify=verify, page_size=_PAGE_SIZE)
+        while True:
+            page = self._call("CheckpointService", "ListCheckpoints", request, checkpoint_pb2.ListCheckpointsResponse)
+            checkpoints += page.checkpoints
+            if not page.next_page_token:
+                return checkpoints
+            request.page_token = page.next_page_token
+
+    def pin_checkpoint(self, name: str) -> checkpoint_pb2.Checkpoint:
+        """Keeps a checkpoint from being pruned. Pinning twice is no error."""
+        return self._call("CheckpointService", "PinCheckpoint", checkpoint_pb2.PinCheckpointRequest(name=name),
+                          checkpoint_pb2.PinCheckpointResponse).checkpoint
+
+    def unpin_checkpoint(self, name: str) -> checkpoint_pb2.Checkpoint:
+        """Ends pin_checkpoint. Unpinning twice is no error."""
+        return self._call("CheckpointService", "UnpinCheckpoint", checkpoint_pb2.UnpinCheckpointRequest(name=name),
+                          checkpoint_pb2.UnpinCheckpointResponse).checkpoint
+
+    def find_latest_checkpoint(self, job: str = "", path: str = "") -> checkpoint_pb2.FindLatestCheckpointResponse:
+        """The newest complete checkpoint among those that a job has registered, or among all that a
+        folder holds (name one of the two), after an agent has looked: never a torn one, whatever the
+        file `latest` says; `difference` says where the two differ. NOT_FOUND where none is complete."""
+        return self._call("CheckpointService", "FindLatestCheckpoint",
+                          checkpoint_pb2.FindLatestCheckpointRequest(job=job, path=path),
+                          checkpoint_pb2.FindLatestCheckpointResponse)
+
+    def prune_checkpoints(self, job: str, keep_last: int, older_than: Optional[float] = None, *,
+                          validate_only: bool = False) -> checkpoint_pb2.PruneCheckpointsResponse:
+        """Forgets all but the `keep_last` newest complete checkpoints of a job; their files stay.
+        With `older_than`, in seconds, only those registered longer ago; `validate_only`: says what it
+        would forget. Pinned ones stay, and those that may be being written."""
+        request = checkpoint_pb2.PruneCheckpointsRequest(job=job, keep_last=keep_last, validate_only=validate_only)
+        if older_than is not None:
+            request.older_than.FromNanoseconds(round(older_than * 1e9))
+        return self._call("CheckpointService", "PruneCheckpoints", request, checkpoint_pb2.PruneCheckpointsResponse)
+
+    def delete_checkpoint(self, name: str, etag: str = "") -> None:
+        """Forgets a checkpoint that is not pinned; its files stay. With an etag only if it still has it."""
+        self._call("CheckpointService", "DeleteCheckpoint",
+                   checkpoint_pb2.DeleteCheckpointRequest(name=name, etag=etag),
+                   checkpoint_pb2.DeleteCheckpointResponse)
 
     # ---- the server and its agents ----
 
