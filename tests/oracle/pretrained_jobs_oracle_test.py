@@ -42,9 +42,12 @@ class Jobs(Case):
             self.assertEqual(self.nothing_held(running), ["cancelled", "done"])
 
     def test_one_whose_ranks_are_all_killed_expires(self):
-        kill = {"attach": "kill"}
+        wait = {"attach": "wait"}  # not "kill": the one that lives longer would end the job
         with cluster.Cluster(1) as running, \
-                World({"calls": [call(server=running.address)], "at": {"0": kill, "1": kill}, "lease": 2.0}, nodes=["node0"]) as world:
+                World({"calls": [call(server=running.address)], "at": {"0": wait, "1": wait}, "lease": 2.0}, nodes=["node0"]) as world:
+            world.await_point(0)
+            world.await_point(1)
+            world.signal(signal.SIGKILL, 1, 0)
             self.assertEqual([rank.status for rank in world.wait()], [-signal.SIGKILL] * 2)
             self.assertEqual(self.nothing_held(running), ["expired"])
 
