@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "server/base/errors.h"
 #include "tests/server/rpc/checkpoint_fixture.h"
 
@@ -19,6 +20,14 @@ class CheckpointLooksTest : public CheckpointTest {
     CheckpointTest::SetUp();
     folders_.Put(kPath, FakeFolders::Complete(1));
     agent_.reset();
+    // The server hears of the stream's end a little later.
+    const absl::Time give_up = absl::Now() + absl::Seconds(20);
+    while (NumAgents() > 0 && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_EQ(NumAgents(), 0);
+  }
+  int NumAgents() {
+    const auto listed = Call(agents_, &v1::AgentService::Stub::ListAgents, v1::ListAgentsRequest());
+    return listed.ok() ? listed->agents_size() : -1;
   }
   // Registers on a thread of its own.
   std::future<absl::StatusOr<v1::Checkpoint>> Begin(absl::Duration timeout = absl::Seconds(20)) {
