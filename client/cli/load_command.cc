@@ -142,14 +142,14 @@ absl::Status RunLoad(const GlobalOptions& global, const LoadFlags& flags) {
   spec.mutable_options()->set_compute_digests(flags.verify);
   // A signal gives what follows the time to end in order.
   const OnInterrupt in_order({});
-  std::optional<OutputFolder> out;
+  std::optional<ShardFolder> out;
   if (!flags.out.empty()) {
     if (spec.options().device() == v1::DEVICE_CUDA && !global.server.empty()) {
       return InvalidFields({{"--out",
                              "would take the shards from the job: what lies on devices has "
                              "one owner; leave --server or --out out"}});
     }
-    ZC_ASSIGN_OR_RETURN(OutputFolder made, OutputFolder::Create(flags.out));
+    ZC_ASSIGN_OR_RETURN(ShardFolder made, ShardFolder::Create(flags.out));
     out.emplace(std::move(made));
     ZC_RETURN_IF_ERROR(
         CheckNoOtherRanks(flags.out, ShardFile::kPrimary, spec.topology().world_size()));

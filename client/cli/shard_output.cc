@@ -177,8 +177,8 @@ void RemoveEmpty(const std::vector<std::string>& folders) {
 
 }  // namespace
 
-absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
-  OutputFolder folder;
+absl::StatusOr<ShardFolder> ShardFolder::Create(const std::string& path) {
+  ShardFolder folder;
   std::error_code error;
   std::filesystem::path missing = std::filesystem::absolute(path, error).lexically_normal();
   if (!error && missing.filename().empty()) missing = missing.parent_path();
@@ -199,12 +199,12 @@ absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
   return folder;
 }
 
-OutputFolder::OutputFolder(OutputFolder&& other) noexcept
+ShardFolder::ShardFolder(ShardFolder&& other) noexcept
     : made_(std::move(other.made_)), on_interrupt_(std::move(other.on_interrupt_)) {
   other.made_.clear();
 }
 
-OutputFolder::~OutputFolder() { RemoveEmpty(made_); }
+ShardFolder::~ShardFolder() { RemoveEmpty(made_); }
 
 absl::Status CheckNoOtherRanks(const std::string& folder, ShardFile kind, int32_t num_ranks) {
   constexpr absl::string_view kSuffix = ".safetensors";

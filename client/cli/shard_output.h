@@ -15,21 +15,21 @@ namespace zerocast {
 
 // The folder of --out.  What was made for it goes again unless Keep() is called: an output is whole
 // or not there.  Move-only.
-class OutputFolder {
+class ShardFolder {
  public:
   // Makes the folder, with those above it, and proves that files can be written there, before any
   // work is spent.  Errors: PERMISSION_DENIED, NOT_FOUND (a file is in the way, or nothing can be
   // made there), RESOURCE_EXHAUSTED, ...
-  static absl::StatusOr<OutputFolder> Create(const std::string& path);
+  static absl::StatusOr<ShardFolder> Create(const std::string& path);
 
-  OutputFolder(OutputFolder&& other) noexcept;
-  OutputFolder& operator=(OutputFolder&&) = delete;
-  ~OutputFolder();
+  ShardFolder(ShardFolder&& other) noexcept;
+  ShardFolder& operator=(ShardFolder&&) = delete;
+  ~ShardFolder();
 
   void Keep() { made_.clear(); }
 
  private:
-  OutputFolder() = default;
+  ShardFolder() = default;
   std::vector<std::string> made_;  // outermost first
   std::unique_ptr<OnInterrupt> on_interrupt_;
 };
