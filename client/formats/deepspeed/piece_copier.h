@@ -16,6 +16,7 @@
 #include "client/formats/file.h"
 #include "client/formats/file_observer.h"
 #include "kernels/base/mutex.h"
+#include "kernels/copy/box.h"
 
 namespace zerocast {
 
@@ -28,6 +29,16 @@ struct CopyRun {
   // Which of the CRCs counts these bytes; its runs must lie one behind the other in one output.
   // -1: none.
   int32_t crc = -1;
+};
+
+// Elements that a box takes from one tensor of a checkpoint into one of a file, cast on the way.
+struct BoxRun {
+  Box box;  // its source is the tensor of `pieces`; canonical
+  // The tensor's elements, ascending by offset, all of one dtype; the caller's.
+  const std::vector<ZeroPiece>* pieces = nullptr;
+  int32_t output = 0;             // index in the outputs
+  int64_t position = 0;           // where element 0 of the box's target lies, bytes
+  DType dtype = DType::kInvalid;  // which its elements have
 };
 
 // Copies elements of a checkpoint's files into others: in parts of kPartBytes, on several threads,
@@ -56,6 +67,12 @@ class PieceCopier {
                                              absl::Span<const OutputFile* const> outputs,
                                              size_t num_crcs);
 
+  // Carries out boxes, whose targets must not overlap: contiguous ones as Copy does, others in
+  // blocks of kPartBytes, which are gathered, transposed and spread; holds as much as Copy. Errors:
+  // as Copy; INTERNAL for pieces that do not cover a box.
+  absl::Status CopyBoxes(absl::Span<const BoxRun> boxes,
+                         absl::Span<const OutputFile* const> outputs);
+
   // Compares the CRC of each storage of which something was copied, reading what was not.  After
   // the last Copy.  Errors: DATA_LOSS, reason CHECKPOINT_CORRUPT, naming file and offsets; as
   // above.
@@ -82,6 +99,12 @@ class PieceCopier {
                          const std::function<absl::Status(size_t, Buffers*)>& body) const;
   absl::Status CopyChunk(const CopyRun& run, const Chunk& chunk, const OutputFile& output,
                          Buffers* buffers, Part* written);
+  // piece_copier_boxes.cc: a block of a box.
+  absl::Status CopyBlock(const BoxRun& run, const Box& block, const OutputFile& output,
+                         Buffers* buffers);
+  // Elements [offset, offset + num_elements) to `to`; CheckStorages reads them again.
+  absl::Status Gather(const std::vector<ZeroPiece>& pieces, int64_t offset, int64_t num_elements,
+                      char* to);
   // Reads bytes of a storage and notes their CRC.
   absl::Status ReadPart(int32_t storage, int64_t begin, int64_t num_bytes, std::string* bytes);
 
