@@ -8,9 +8,19 @@ namespace {
 
 // In the order in which --help lists them.
 constexpr void (*kSubcommands[])(CLI::App*, const GlobalOptions*, Run*) = {
+    // Of a folder, without a server.
+    AddCheckpointInspect,
+    AddCheckpointConsolidate,
+    AddCheckpointExport,
     // Those that a server keeps.
-    AddCheckpointRegister, AddCheckpointList,  AddCheckpointGet,   AddCheckpointLatest,
-    AddCheckpointPin,      AddCheckpointUnpin, AddCheckpointPrune, AddCheckpointDelete,
+    AddCheckpointRegister,
+    AddCheckpointList,
+    AddCheckpointGet,
+    AddCheckpointLatest,
+    AddCheckpointPin,
+    AddCheckpointUnpin,
+    AddCheckpointPrune,
+    AddCheckpointDelete,
 };
 
 }  // namespace

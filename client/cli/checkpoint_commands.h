@@ -11,6 +11,11 @@ namespace zerocast {
 // AddJobCommand() and its like add theirs to the application; the table in checkpoint_command.cc
 // calls them.
 
+// ---- checkpoint_inspect.cc, checkpoint_consolidate.cc: of a folder, without a server.
+void AddCheckpointInspect(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+void AddCheckpointConsolidate(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+void AddCheckpointExport(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+
 // ---- checkpoint_registry.cc: those that a server keeps.
 void AddCheckpointRegister(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointList(CLI::App* checkpoint, const GlobalOptions* global, Run* run);

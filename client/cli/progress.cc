@@ -21,6 +21,7 @@ namespace {
 constexpr int kBarWidth = 12;
 constexpr int kUsualWidth = 80;
 constexpr absl::Duration kLineEvery = absl::Seconds(3);
+constexpr absl::Duration kDrawEvery = absl::Milliseconds(100);
 constexpr absl::Duration kRateWindow = absl::Seconds(10);
 
 // One that can move its cursor up.
@@ -34,6 +35,25 @@ int LineWidth() {
   struct winsize size = {};
   const bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
   return (known ? size.ws_col : kUsualWidth) - 1;
+}
+
+// "[####........]  42 %  0.83 GB of 1.98 GB  1.21 GB/s  1 s left"
+std::string BytesText(const LoadBytes& bytes, double rate) {
+  const double share =
+      std::min(1.0, static_cast<double>(bytes.done) / static_cast<double>(bytes.all));
+  const int filled = static_cast<int>(share * kBarWidth);
+  std::string text =
+      absl::StrCat("[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'), "]");
+  absl::StrAppendFormat(&text, " %3.0f %%  %s of %s", 100 * share, FormatBytes(bytes.done),
+                        FormatBytes(bytes.all));
+  if (rate > 0) {
+    absl::StrAppend(&text, "  ", FormatRate(rate));
+    if (bytes.done < bytes.all) {
+      absl::StrAppendFormat(&text, "  %.0f s left",
+                            std::ceil(static_cast<double>(bytes.all - bytes.done) / rate));
+    }
+  }
+  return text;
 }
 
 }  // namespace
@@ -69,20 +89,7 @@ std::string ProgressLine(const v1::Load& load, double rate) {
   const LoadBytes bytes = BytesOf(load);
   std::string line = absl::StrFormat("%-10s", StateName(load.state()));
   if (bytes.all > 0 && load.state() == v1::LOAD_STATE_LOADING) {
-    const double share =
-        std::min(1.0, static_cast<double>(bytes.done) / static_cast<double>(bytes.all));
-    const int filled = static_cast<int>(share * kBarWidth);
-    absl::StrAppend(&line, "[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
-                    "]");
-    absl::StrAppendFormat(&line, " %3.0f %%  %s of %s", 100 * share, FormatBytes(bytes.done),
-                          FormatBytes(bytes.all));
-    if (rate > 0) {
-      absl::StrAppend(&line, "  ", FormatRate(rate));
-      if (bytes.done < bytes.all) {
-        absl::StrAppendFormat(&line, "  %.0f s left",
-                              std::ceil(static_cast<double>(bytes.all - bytes.done) / rate));
-      }
-    }
+    absl::StrAppend(&line, BytesText(bytes, rate));
   }
   return std::string(absl::StripTrailingAsciiWhitespace(line));
 }
@@ -123,6 +130,47 @@ void ProgressDisplay::Draw(const std::string& first, const std::string& second) 
                second.c_str());
   std::fflush(stderr);
   drawn_ = true;
+}
+
+CopyProgress::CopyProgress(std::string what, int64_t all_bytes, bool enabled)
+    : what_(std::move(what)),
+      all_bytes_(all_bytes),
+      enabled_(enabled && all_bytes > 0),
+      terminal_(IsTerminal()),
+      last_(absl::Now()) {
+  next_ns_ = absl::ToUnixNanos(last_ + (terminal_ ? kDrawEvery : kLineEvery));
+  const MutexLock lock(&mutex_);
+  meter_.Add(last_, 0);
+}
+
+CopyProgress::~CopyProgress() {
+  const MutexLock lock(&mutex_);
+  if (drawn_) std::fprintf(stderr, "\r%*s\r", LineWidth(), "");
+}
+
+void CopyProgress::Add(int64_t num_bytes) {
+  const int64_t done = done_.fetch_add(num_bytes) + num_bytes;
+  if (!enabled_) return;
+  const absl::Time now = absl::Now();
+  int64_t next = next_ns_.load();
+  if (absl::ToUnixNanos(now) < next) return;
+  // The thread that moves the time shows it.
+  const absl::Duration every = terminal_ ? kDrawEvery : kLineEvery;
+  if (!next_ns_.compare_exchange_strong(next, absl::ToUnixNanos(now + every))) return;
+  const MutexLock lock(&mutex_);
+  if (now < last_) return;
+  last_ = now;
+  meter_.Add(now, done);
+  const std::string line =
+      absl::StrCat(what_, " ", BytesText({done, all_bytes_}, meter_.PerSecond()));
+  if (terminal_) {
+    const int width = LineWidth();
+    std::fprintf(stderr, "\r%-*.*s", width, width, line.c_str());
+    std::fflush(stderr);
+    drawn_ = true;
+  } else {
+    std::fprintf(stderr, "%s\n", line.c_str());
+  }
 }
 
 }  // namespace zerocast

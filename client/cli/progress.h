@@ -1,11 +1,14 @@
 #ifndef ZEROCAST_CLIENT_CLI_PROGRESS_H_
 #define ZEROCAST_CLIENT_CLI_PROGRESS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "kernels/base/mutex.h"
 #include "zerocast/v1/load.pb.h"
 
 namespace zerocast {
@@ -53,6 +56,29 @@ class ProgressDisplay {
   bool drawn_ = false;
   RateMeter meter_;
   absl::Time last_line_;
+};
+
+// Shows on stderr how many bytes are copied: a line that redraws itself on a
+// terminal, else one every few seconds.  Any number of threads.
+class CopyProgress {
+ public:
+  // `what` is being done, "consolidating"; `enabled` false: shows nothing.
+  CopyProgress(std::string what, int64_t all_bytes, bool enabled);
+  ~CopyProgress();  // leaves the cursor on a fresh line
+
+  void Add(int64_t num_bytes);
+
+ private:
+  const std::string what_;
+  const int64_t all_bytes_;
+  const bool enabled_;
+  const bool terminal_;
+  std::atomic<int64_t> done_{0};
+  Mutex mutex_;
+  bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
+  RateMeter meter_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<int64_t> next_ns_{0};  // when something is to be shown again
 };
 
 // "loading   [####........]  42 %  0.83 GB of 1.98 GB  1.21 GB/s  1 s left".  `rate` is in bytes a

@@ -1,0 +1,69 @@
+#include "client/cli/checkpoint_folder.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "client/cli/interruption.h"
+#include "client/cli/job_flags.h"
+#include "kernels/base/status_macros.h"
+
+namespace zerocast {
+
+void CheckpointFlags::AddTo(CLI::App* command) {
+  command
+      ->add_option("folder", folder,
+                   "Folder that DeepSpeed saved into: the one with `latest`, or a tag's own")
+      ->required()
+      ->check(kNotEmpty)
+      ->type_name("DIR");
+  command->add_option("--tag", tag, "Which save (default: what `latest` says)")
+      ->check(kNotEmpty)
+      ->type_name("TAG");
+}
+
+FileObserver StopWhenInterrupted() {
+  return [](absl::string_view) { return CheckInterrupted(); };
+}
+
+absl::Status WriteFolder(const std::string& path,
+                         const std::function<absl::Status(const OutputFolder&)>& fill) {
+  // From before the folder is there: without any action a signal would end the process at once.
+  const OnInterrupt in_order({});
+  ZC_ASSIGN_OR_RETURN(OutputFolder folder, OutputFolder::Create(path));
+  OnInterrupt::Actions actions;
+  actions.at_end = [staging = folder.staging()] { RemoveForGood(staging); };
+  const OnInterrupt on_interrupt(std::move(actions));
+  ZC_RETURN_IF_ERROR(CheckInterrupted());
+  ZC_RETURN_IF_ERROR(fill(folder));
+  ZC_RETURN_IF_ERROR(CheckInterrupted());
+  return folder.Commit();
+}
+
+absl::StatusOr<int64_t> ParseShardSize(const std::string& text) {
+  const std::string upper = absl::AsciiStrToUpper(absl::StripAsciiWhitespace(text));
+  absl::string_view digits = upper;
+  double factor = 1;
+  if (absl::ConsumeSuffix(&digits, "B")) {
+    const double base = absl::ConsumeSuffix(&digits, "I") ? 1024 : 1000;
+    const size_t unit =
+        digits.empty() ? absl::string_view::npos : absl::string_view("KMGT").find(digits.back());
+    if (unit != absl::string_view::npos) {
+      factor = std::pow(base, static_cast<double>(unit + 1));
+      digits.remove_suffix(1);
+    } else if (base > 1000) {
+      digits = "";
+    }
+  }
+  double value = 0;
+  if (!absl::SimpleAtod(digits, &value) || !(value * factor >= 1) || value * factor > 9e18) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not a size; write for example 5GB, 500MB or 4GiB"));
+  }
+  return static_cast<int64_t>(value * factor);
+}
+
+}  // namespace zerocast
