@@ -3,7 +3,9 @@
 fault_cases says what must hold, and what this wants.
 """
 
+import io
 import json
+import logging
 import os
 import shutil
 import unittest
@@ -162,11 +164,23 @@ class BadInput(Case):
         keywords = {"ignore_mismatched_sizes": True, "output_loading_info": True}
         with World({"calls": [call(path, keywords=keywords, **{"class": name}) for path, name in cases.items()]}) as world:
             ranks = world.wait(300)
+            reports = []
             for number, (path, name) in enumerate(cases.items()):
-                _, info = getattr(transformers, name).from_pretrained(path, **keywords)
+                log = io.StringIO()
+                handler = logging.StreamHandler(log)
+                transformers.utils.logging.get_logger().addHandler(handler)
+                try:
+                    _, info = getattr(transformers, name).from_pretrained(path, **keywords)
+                finally:
+                    transformers.utils.logging.get_logger().removeHandler(handler)
                 self.assertEqual(self.all_work(ranks, number)["info"], rank_program.known(info), path.name)
-            # Its table, too.
-            self.assertIn("| MISSING", ranks[0].log)
+                reports.append(sorted(line.rstrip() for line in log.getvalue().splitlines() if " | " in line))
+            # The tables, too: of each load one, of both ranks.
+            for rank in ranks:
+                shown = [line.rstrip() for line in rank.log.splitlines()]
+                for report in reports:
+                    self.assertEqual([line for line in report if line not in shown], [], "\n".join(shown))
+            self.assertTrue(any("| MISSING" in line for line in sum(reports, [])), reports)
 
     def test_a_shard_that_is_taken_a_load_of_another_size_and_no_socket(self):
         with cluster.Cluster(1) as running:

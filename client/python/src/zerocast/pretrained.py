@@ -328,8 +328,9 @@ def _load(call: Call, model: Any, files: List[str], load_config: Any, recorder: 
 
 
 def _info(report: Dict[str, Any], missing: Set[str]) -> Any:
+    import torch
     from transformers.utils.loading_report import LoadStateDictInfo
-    mismatched = {(name, tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched"]}
+    mismatched = {(name, torch.Size(found), torch.Size(wanted)) for name, found, wanted in report["mismatched"]}
     return LoadStateDictInfo(
         missing_keys=missing - {name for name, _, _ in mismatched}, unexpected_keys=set(report["unexpected"]),
         mismatched_keys=mismatched, error_msgs=[], conversion_errors=dict(report["conversion_errors"]),
