@@ -42,6 +42,9 @@ for name, more in {"pickled": {}, "expanded": {"other": torch.zeros(1).expand(3)
 empty = WithEmpty(transformers.LlamaConfig(**sizes))
 state = {name: tensor for name, tensor in empty.state_dict().items() if "missing" not in name}
 empty.save_pretrained(f"{sys.argv[1]}/empty", state_dict=state)
+# Whose embeddings are as large as what the swapper of NVMe takes at least, a MiB a rank.
+wide = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**sizes, "vocab_size": 40_000}))
+wide.to(torch.bfloat16).save_pretrained(f"{sys.argv[1]}/wide")
 late = WithLate(transformers.LlamaConfig(**sizes))
 late.model.late.data[2] = 5
 late.save_pretrained(f"{sys.argv[1]}/late")

@@ -2,8 +2,9 @@
 
     engine_rank.py HOW OUT CASE ...
 
-HOW is "library", "zerocast", or "installed": the library's call, by zerocast where that can. A CASE is JSON: name, checkpoint, config (of DeepSpeed; null: none), and where wanted keywords (of
-from_pretrained), kind (how the model is made: see KINDS), steps. OUT/NAME.HOW.RANK.json gets what came of it.
+HOW is "library", "zerocast", or "installed": the library's call, by zerocast where that can. A CASE is JSON: name, checkpoint, config
+(of DeepSpeed; null: none), and where wanted keywords (of from_pretrained), kind (how the model is made: see KINDS), change (of its
+config), steps. OUT/NAME.HOW.RANK.json gets what came of it.
 """
 
 import json
@@ -60,9 +61,15 @@ def frozen(from_pretrained, case):
     return model
 
 
+def with_config(from_pretrained, case):
+    made = transformers.AutoConfig.from_pretrained(case["checkpoint"], **case["change"])
+    return from_pretrained(Auto, {**case, "keywords": {"config": made}})
+
+
 KINDS = {
     "auto": lambda from_pretrained, case: from_pretrained(Auto, case),
     "class": lambda from_pretrained, case: from_pretrained(getattr(transformers, case["class"]), case),
+    "config": with_config,
     "empty": lambda from_pretrained, case: from_pretrained(WithEmpty, case),
     "frozen": frozen,
     "late": lambda from_pretrained, case: from_pretrained(WithLate, case),
@@ -129,7 +136,8 @@ def told_of(model):
         "buffers": {name: [*digest(buffer), str(buffer.device)] for name, buffer in model.named_buffers()},
         "hooks": sorted(f"{name}: {type(module).__name__}" for name, module in model.named_modules()
                         if module._forward_pre_hooks or module._forward_hooks),
-        "training": model.training, "dtype": str(model.dtype)}
+        "training": model.training, "dtype": str(model.dtype), "class": type(model).__name__,
+        "attention": model.config._attn_implementation}
 
 
 def train(model, case):

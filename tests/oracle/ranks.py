@@ -1,6 +1,9 @@
 """Runs the ranks of a job, each a process of this machine, as a launcher would, and keeps what each of them says."""
 
+import contextlib
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -50,3 +53,57 @@ def environment(*paths):
     """The environment of a rank: `paths` are Python's, DeepSpeed's accelerator is the CPU."""
     return {**os.environ, "PYTHONPATH": ":".join(map(str, paths)), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _tree(root):
+    """The numbers of a process and of all that come from it."""
+    children = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [root]
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    return found
+
+
+def launch(command, environment, seconds, cwd=None):
+    """(exit status, output) of a launcher; one that lasts longer than `seconds` is killed with all that it has started, and its
+    status is None."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([*map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=subprocess.STDOUT, cwd=cwd)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if process.poll() is None:
+                for pid in _tree(process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        return status, output.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def told(what):
+    """Says that something begins that may last, and how long it took."""
+    start = time.monotonic()
+    print(f"{what} ...", end="", flush=True)
+    yield
+    print(f" {time.monotonic() - start:.1f} s", flush=True)
+
+
+def compile_operators(environment, *names, seconds=1500):
+    """Has DeepSpeed compile its operators, builders of its deepspeed.ops.op_builder, which takes minutes when it was never done: at
+    the first use every rank of a test would wait for it."""
+    for name in names:
+        with told(f"compile DeepSpeed's {name}, unless that was done"):
+            program = f"from deepspeed.accelerator import get_accelerator; get_accelerator().create_op_builder('{name}').load()"
+            status, output = launch([sys.executable, "-c", program], environment, seconds)
+            if status != 0:
+                raise RuntimeError(f"compile DeepSpeed's {name}: {status}\n{output[-4000:]}")

@@ -27,6 +27,9 @@ class Zero3(Cases):
             {"name": "persistent", "checkpoint": llama, "config": config(threshold), "steps": 3},
             {"name": "cpu", "checkpoint": llama, "steps": 3,
              "config": config({"stage": 3, "offload_param": {"device": "cpu", "pin_memory": True}})},
+            {"name": "nvme", "checkpoint": str(self.models / "wide"),
+             "config": config({"stage": 3, "offload_param": {"device": "nvme", "nvme_path": str(self.models / "nvme"),
+                                                             "buffer_size": 1000000, "buffer_count": 5}})},
             {"name": "keep-bf16", "checkpoint": deepseek, "config": FULL},
             {"name": "keep-fp16", "checkpoint": deepseek, "config": {**fp32, "fp16": {"enabled": True}}},
             {"name": "keep-nothing", "checkpoint": deepseek,
@@ -40,6 +43,8 @@ class Zero3(Cases):
         # That the cases are what their names say.
         self.assertIn("lm_head.weight", made["tied"][0]["parameters"])
         self.assertEqual(len({name for name, value in made["persistent"][0]["persistent"].items() if value}), 5)
+        on_nvme = {name for name, told in made["nvme"][0]["parameters"].items() if "nvme" in told["ds_tensor"]["final_location"]}
+        self.assertEqual(on_nvme, {"model.embed_tokens.weight", "lm_head.weight"})
         self.assertIn("float32", {dtype for _, dtype, *_ in _named(made["keep-bf16"], "buffers", "e_score_correction_bias")}.pop())
         self.assertIn("bfloat16",
                       {dtype for _, dtype, *_ in _named(made["keep-nothing"], "buffers", "e_score_correction_bias")}.pop())
