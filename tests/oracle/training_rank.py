@@ -3,7 +3,8 @@
     training_rank.py HOW CONFIG OUT FOLDER [lora]
 
 HOW is "library" or "zerocast". Rank 0 writes OUT/HOW.json: the losses, the digests of the gathered parameters before and after,
-and how many arenas were mapped before and after deepspeed.initialize. OUT/HOW-checkpoint is the engine's, OUT/HOW-saved the library's.
+how many arenas were mapped before and after deepspeed.initialize, the bytes of the swapper's files, and what one more step makes
+before and after the engine's checkpoint is loaded. OUT/HOW-checkpoint is that, OUT/HOW-saved the library's.
 """
 
 import gc
@@ -60,18 +61,26 @@ def main():
     made["arenas_initialized"] = mapped_arenas()
     torch.manual_seed(SEED + rank)
     vocabulary = engine.module.config.vocab_size
-    made["losses"] = []
-    for _ in range(STEPS):
-        tokens = torch.randint(0, vocabulary, (2, 8))
+
+    def step(tokens):
         loss = engine(input_ids=tokens, labels=tokens).loss
         engine.backward(loss)
         engine.step()
-        made["losses"].append(float(loss).hex())
+        return float(loss.detach()).hex()
+
+    made["losses"] = [step(torch.randint(0, vocabulary, (2, 8))) for _ in range(STEPS)]
     made["after"] = parameters_of(engine.module)
+    nvme = pathlib.Path(config["zero_optimization"].get("offload_param", {}).get("nvme_path", os.devnull))
+    made["swapped"] = sum(file.stat().st_size for file in nvme.rglob("*") if file.is_file())
     engine.save_checkpoint(out / f"{how}-checkpoint")
     whole = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=False)
     if rank == 0:
         engine.module.save_pretrained(out / f"{how}-saved", state_dict=whole)
+    tokens, made["next"] = torch.randint(0, vocabulary, (2, 8)), {}
+    for time in ("first", "again"):
+        made["next"][time] = {"loss": step(tokens), "parameters": parameters_of(engine.module)}
+        engine.load_checkpoint(out / f"{how}-checkpoint")
+    if rank == 0:
         (out / f"{how}.json").write_text(json.dumps(made), encoding="utf-8")
     torch.distributed.barrier()
     engine.destroy()
