@@ -20,7 +20,7 @@ class SharedStore(Store):
 
     def __init__(self):
         super().__init__()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self.is_lost = False
 
     def _look(self):
@@ -28,30 +28,23 @@ class SharedStore(Store):
             raise RuntimeError("Broken pipe")
 
     def set(self, key, value):
-        with self._changed:
+        with self._lock:
             self._look()
             super().set(key, value)
-            self._changed.notify_all()
 
     def add(self, key, amount):
-        with self._changed:
+        with self._lock:
             self._look()
             return super().add(key, amount)
 
     def compare_set(self, key, expected, desired):
-        with self._changed:
+        with self._lock:
             self._look()
             return super().compare_set(key, expected, desired)
 
     def check(self, keys):
         self._look()
         return super().check(keys)
-
-    def wait(self, keys, timeout):
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.is_lost or Store.check(self, keys), timeout.total_seconds()):
-                raise RuntimeError("wait timeout")
-            self._look()
 
 
 class AgreementTest(unittest.TestCase):

@@ -19,6 +19,8 @@ from zerocast._errors import LoadError, ZerocastError
 
 # How often a rank that waits looks whether another has failed; also the beat of one that works.
 _BEAT_SECONDS = 1.0
+# Seconds between two looks of a rank that waits, the second one a rank that there is.
+_LEAST_PAUSE, _PAUSE_OF_RANK, _MOST_PAUSE = 0.0005, 2e-5, 0.25
 _calls = 0  # of open_ranks, alike on every rank
 
 
@@ -36,10 +38,6 @@ class Store:
 
     def check(self, keys: List[str]) -> bool:
         return all(key in self._values for key in keys)
-
-    def wait(self, keys: List[str], timeout: timedelta) -> None:
-        if not self.check(keys):
-            raise RuntimeError(f"{keys} cannot come from a process that is alone")
 
     def compare_set(self, key: str, expected: str, desired: str) -> bytes:
         return self._values.setdefault(key, desired.encode())
@@ -143,21 +141,26 @@ class Ranks:
             lost.is_agreed = True
             raise lost from error
 
-    def _wait(self, key: str, deadline: float) -> bool:
-        """Whether the key came before the deadline. At least one look is taken."""
+    def _wait(self, key: str, deadline: float, since: Optional[float] = None) -> bool:
+        """Whether the key came before the deadline. At least one look is taken. `since`: when the waiting began.
+
+        It asks again and again: torch.distributed.Store.wait has every wait that ends without the key in the log, at
+        each rank."""
+        began = time.monotonic() if since is None else since
+        next_look = time.monotonic() + _BEAT_SECONDS
         while True:
             with self._reaching_store():
-                left = min(_BEAT_SECONDS, max(deadline - time.monotonic(), 0.001))
-                try:
-                    self._store.wait([key], timedelta(seconds=left))
+                if self._store.check([key]):
                     return True
-                except RuntimeError:
-                    # Either it has not come, or the store is gone; then this raises, too.
-                    if self._store.check([key]):
-                        return True
+                now = time.monotonic()
+                if now >= min(next_look, deadline):
                     self._look_for_failure()
-            if time.monotonic() >= deadline:
+                    next_look = now + _BEAT_SECONDS
+            if now >= deadline:
                 return False
+            # So that thousands of ranks do not keep the store busy.
+            pause = max(_LEAST_PAUSE, _PAUSE_OF_RANK * self.world_size, (now - began) / 50)
+            time.sleep(min(pause, _MOST_PAUSE, deadline - now))
 
     def _raise_silent(self, step: str, silent: List[int]) -> NoReturn:
         others = ", ".join(map(str, silent[1:8])) + (", ..." if len(silent) > 8 else "")
@@ -299,9 +302,10 @@ class Ranks:
     def result_of(self, name: str, rank: int) -> Any:
         """Waits for what `rank` gives, as long as it is seen `working`."""
         worker = _Pulse(self, name, [rank])
+        began = time.monotonic()
         while True:
             self._beat(name)
-            if self._wait(self._key(name, "result"), time.monotonic() + _BEAT_SECONDS):
+            if self._wait(self._key(name, "result"), time.monotonic() + _BEAT_SECONDS, began):
                 with self._reaching_store():
                     return json.loads(self._store.get(self._key(name, "result")))
             if worker.silent():
