@@ -53,13 +53,12 @@ class Examples(unittest.TestCase):
         """{(rank, step): loss} of what the command prints."""
         own = {**ranks.environment(BUILD / "python", DEEPSPEED), "PATH": PATH, "GPUS": "2",
                "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", **environment}
-        with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  check=False, timeout=SECONDS, cwd=environment.get("SLURM_SUBMIT_DIR", folder), env=own)
-        self.assertEqual(done.returncode, 0, done.stdout[-6000:])
+        with tempfile.TemporaryDirectory() as folder, ranks.told(" ".join(pathlib.Path(word).name for word in command)):
+            status, output = ranks.launch(command, own, SECONDS, environment.get("SLURM_SUBMIT_DIR", folder))
+        self.assertEqual(status, 0, output[-6000:])
         losses = {(int(rank), int(step)): loss
-                  for rank, step, loss in re.findall(r"rank (\d+), step (\d+): loss ([0-9.]+)", done.stdout)}
-        self.assertEqual(sorted(losses), [(rank, step) for rank in range(2) for step in range(10)], done.stdout[-6000:])
+                  for rank, step, loss in re.findall(r"rank (\d+), step (\d+): loss ([0-9.]+)", output)}
+        self.assertEqual(sorted(losses), [(rank, step) for rank in range(2) for step in range(10)], output[-6000:])
         self.assertGreater(len(set(losses.values())), 15, "nothing was trained")
         return losses
 

@@ -8,13 +8,13 @@ plain loading stands in, cast as ZeRO-3 would. How many went which way is printe
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tarfile
 import tempfile
 import unittest
 
 import deepspeed_releases as releases
+from ranks import compile_operators, environment, launch, told
 
 SOURCE = pathlib.Path(os.environ["ZC_SOURCE_DIR"])
 BUILD = pathlib.Path(os.environ["ZC_BUILD_DIR"])
@@ -23,6 +23,10 @@ DEEPSPEED = releases.install(BUILD / "oracle" / "deepspeed", "0.19.8")
 RANK = pathlib.Path(__file__).with_name("pretrained_rank.py")
 CONFIG = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
 SECONDS = 1800
+
+
+def setUpModule():
+    compile_operators(environment(PACKAGE, DEEPSPEED), "ShareMemCommBuilder")
 
 
 def checkpoints(folder):
@@ -38,13 +42,11 @@ def checkpoints(folder):
 def run(ranks, how, out, todo):
     """Runs the ranks until all are done; returns what their output ended with."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if how != "plain" else []
-    environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}:{DEEPSPEED}:{RANK.parent}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
-                   "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, str(RANK), how, json.dumps(CONFIG), str(out),
-         *(f"{name}={path}" for name, path in todo.items())],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False)
-    return done.stdout[-4000:] if done.returncode else ""
+    with told(f"{how}, {ranks} ranks, {len(todo)} checkpoints"):
+        status, output = launch([sys.executable, *launcher, RANK, how, json.dumps(CONFIG), out,
+                                 *(f"{name}={path}" for name, path in todo.items())],
+                                environment(PACKAGE, DEEPSPEED, RANK.parent), SECONDS)
+    return "" if status == 0 else f"{status}: {output[-4000:]}"
 
 
 def library(ranks, out, todo):
