@@ -210,7 +210,7 @@ absl::Status LayOutArena(Plan* plan) {
     int64_t num_bytes = 0;
     if (!CheckedBytes(target.shape, target.dtype, &num_bytes)) return overflow(target);
     CheckedElements(target.shape, &target.num_elements);
-    target.partitioned = plan->layout.zero_stage == 3 && !target.is_buffer;
+    target.partitioned = !target.is_buffer && plan->layout.zero_stage >= (target.is_state ? 1 : 3);
     const int64_t parts = target.partitioned ? plan->layout.world_size : 1;
     target.partition_elements =
         target.num_elements / parts + (target.num_elements % parts != 0 ? 1 : 0);
@@ -222,7 +222,7 @@ absl::Status LayOutArena(Plan* plan) {
   const int64_t group = SecondaryGroupSize(plan->layout);
   for (Target& target : plan->targets) {
     target.secondary_elements = target.secondary_offset = 0;
-    if (group == 0 || !target.partitioned || target.num_elements == 0) continue;
+    if (group == 0 || !target.partitioned || target.is_state || target.num_elements == 0) continue;
     // At most all that the target's bytes, below kTooManyBytes, and their padding are.
     target.secondary_elements = target.partition_elements * (plan->layout.world_size / group);
     target.secondary_offset = end;
@@ -247,6 +247,7 @@ absl::StatusOr<Plan> AssemblePlan(std::shared_ptr<const Manifest> manifest, cons
   Plan plan;
   plan.report = std::move(*assembler.report());
   plan.report.dtype = DTypePolicyName(layout.dtype);
+  plan.report.note = manifest->note;
   if (report != nullptr) {
     plan.report.dtype_reason = std::move(report->dtype_reason);
     *report = plan.report;

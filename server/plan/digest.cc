@@ -16,7 +16,7 @@ namespace zerocast {
 namespace {
 
 // Written first: another order of fields must give another digest.
-constexpr char kForm[] = "zerocast plan 5";
+constexpr char kForm[] = "zerocast plan 6";
 
 class Hasher {
  public:
@@ -71,6 +71,40 @@ class Hasher {
   size_t used_ = 0;
 };
 
+void AddEngine(const EngineCheckpoint& engine, Hasher* hasher) {
+  hasher->Text(engine.tag);
+  hasher->Number(engine.stage);
+  hasher->Number(engine.world_size);
+  hasher->Number(engine.is_universal ? 1 : 0);
+  hasher->Number(engine.global_steps);
+  hasher->Number(static_cast<int64_t>(engine.optimizer_step));
+  hasher->Texts(engine.states);
+  hasher->List(engine.flats, [hasher](const std::vector<int32_t>& tensors) {
+    hasher->List(tensors, [hasher](int32_t tensor) { hasher->Number(tensor); });
+  });
+  hasher->List(engine.weights, [hasher](const EngineWeight& weight) {
+    hasher->Text(weight.name);
+    hasher->Numbers(weight.shape);
+    hasher->Number(static_cast<int64_t>(weight.dtype));
+    hasher->Texts(weight.aliases);
+    hasher->Number(weight.is_buffer ? 1 : 0);
+    hasher->Number(weight.group);
+    hasher->Number(weight.place);
+    hasher->List(weight.in_states, [hasher](const FlatPiece& piece) {
+      hasher->Number(piece.flat);
+      hasher->Number(piece.flat_offset);
+      hasher->Number(piece.num_elements);
+    });
+    hasher->List(weight.stored, [hasher](const TensorPiece& piece) {
+      hasher->Number(piece.tensor);
+      hasher->Number(piece.tensor_offset);
+      hasher->Number(piece.num_elements);
+    });
+  });
+  hasher->Number(engine.round_robin_gradients ? 1 : 0);
+  hasher->Number(engine.parameter_alignment ? 1 : 0);
+}
+
 void AddManifest(const Manifest& manifest, Hasher* hasher) {
   hasher->List(manifest.files, [hasher](const ManifestFile& file) {
     hasher->Text(file.path);
@@ -88,6 +122,8 @@ void AddManifest(const Manifest& manifest, Hasher* hasher) {
     hasher->Number(tensor.file_end);
   });
   hasher->Text(manifest.config_json);
+  hasher->Number(manifest.engine.has_value() ? 1 : 0);
+  if (manifest.engine.has_value()) AddEngine(*manifest.engine, hasher);
 }
 
 void AddLayout(const Layout& layout, Hasher* hasher) {
@@ -106,6 +142,11 @@ void AddLayout(const Layout& layout, Hasher* hasher) {
   hasher->Number(layout.ignore_mismatched ? 1 : 0);
   hasher->Text(layout.dialect);
   hasher->Text(layout.rule_table_json);
+  hasher->Number(layout.weights_only ? 1 : 0);
+  for (const std::optional<bool>& given :
+       {layout.round_robin_gradients, layout.parameter_alignment}) {
+    hasher->Number(given.has_value() ? (*given ? 1 : 0) : -1);
+  }
 }
 
 void AddTarget(const Target& target, Hasher* hasher) {
@@ -114,6 +155,7 @@ void AddTarget(const Target& target, Hasher* hasher) {
   hasher->Number(target.num_elements);
   hasher->Number(static_cast<int64_t>(target.dtype));
   hasher->Number(target.is_buffer ? 1 : 0);
+  hasher->Number(target.is_state ? 1 : 0);
   hasher->Number(target.partitioned ? 1 : 0);
   hasher->Number(target.partition_elements);
   hasher->Number(target.arena_offset);
@@ -130,6 +172,10 @@ void AddTarget(const Target& target, Hasher* hasher) {
       hasher->Number(box.dims[k].source_stride);
       hasher->Number(box.dims[k].target_stride);
     }
+  });
+  hasher->List(target.gaps, [hasher](const TargetGap& gap) {
+    hasher->Number(gap.offset);
+    hasher->Number(gap.num_elements);
   });
   hasher->Texts(target.aliases);
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -71,6 +72,12 @@ struct Layout {
   // Which rules apply (RuleChoice): "" is the model spec's dialect, or 5.23.0; the built-in table.
   std::string dialect;
   std::string rule_table_json;
+  // Of a checkpoint that a training engine saved the weights alone, without the optimizer's states.
+  bool weights_only = false;
+  // How the engine that takes the shards lays out the optimizer's flat tensors under ZeRO stages 1
+  // and 2; unset: as the engine that saved them.
+  std::optional<bool> round_robin_gradients = std::nullopt;
+  std::optional<bool> parameter_alignment = std::nullopt;
 };
 
 // Whether shards lie in the memory of devices.

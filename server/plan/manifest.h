@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/string_view.h"
 #include "server/conversion/convert.h"
+#include "server/plan/engine_checkpoint.h"
 
 namespace zerocast {
 
@@ -39,6 +41,17 @@ struct Manifest {
   std::vector<ManifestTensor> tensors;
   std::string config_json;  // the checkpoint's config.json as text; "" when it has none
   std::string variant;      // whose files these are ("fp16"); "" for those without one
+  // Of a folder that a training engine saved: what its weights are made of.  Names are the model's
+  // own, no conversion rules apply.
+  std::optional<EngineCheckpoint> engine = std::nullopt;
+  std::string note = "";  // for people: what else the folder holds; not in plans' digests
+};
+
+// What the folder of a checkpoint is read as.
+enum class CheckpointFormat {
+  kAny,          // Hugging Face's weights where the folder has some, else DeepSpeed's
+  kHuggingFace,  // model.safetensors and the like, with config.json
+  kDeepSpeed,    // what DeepSpeed's engine saves
 };
 
 // Whether the files of a checkpoint may be called by it: "" or at most 64 letters, digits, '.', '-'

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,24 @@ namespace zerocast {
 // Every arena offset is a multiple of this, in bytes.
 inline constexpr int64_t kPartitionAlignment = 64;
 
-// A parameter or buffer of the model and where its bytes come from.
+// Elements of a target that nothing fills.
+struct TargetGap {
+  int64_t offset = 0;
+  int64_t num_elements = 0;
+};
+
+// A parameter or buffer of the model, or a state of its optimizer, and where its bytes come from.
 struct Target {
+  // Of a state "optimizer/STATE/NAME", of a group under ZeRO stages 1 and 2
+  // "optimizer/STATE/GROUP".
   std::string name;
   std::vector<int64_t> shape;
   int64_t num_elements = 0;
   DType dtype = DType::kInvalid;
   bool is_buffer = false;
+  // Masters and moments (README.md, optimizer states): partitioned from ZeRO stage 1 on, without
+  // secondary partitions.
+  bool is_state = false;
   // Partitioned: rank r owns elements [r*p, (r+1)*p) of the flattened target, p =
   // partition_elements = ceil(num_elements / world_size), zero beyond num_elements (DeepSpeed
   // 0.19.8, runtime/zero/partition_parameters.py).  Else every rank holds all num_elements and
@@ -46,7 +58,11 @@ struct Target {
   // Box::source indexes Manifest::tensors; of a source with a decoder, boxes count logical
   // elements.
   std::vector<Box> boxes;
-  std::vector<std::string> aliases;  // other names of the same weight (tied parameters)
+  // Padding within the target, ascending and apart: of an optimizer's group.
+  std::vector<TargetGap> gaps;
+  // Other names of the same weight (tied parameters).  Of an optimizer's group its members: the
+  // names of their parameters, by their place in the optimizer.
+  std::vector<std::string> aliases;
 };
 
 struct MismatchedWeight {
@@ -56,6 +72,17 @@ struct MismatchedWeight {
   // How the checkpoint's came about, for people: rule, sources, files, what is odd about them.  Not
   // in the digest.
   std::string origin = "";
+};
+
+// What was found in a folder that a training engine saved, and what of it is loaded.
+struct EngineReport {
+  std::string tag;
+  int32_t stage = 0;
+  int32_t world_size = 0;  // that saved it
+  bool is_universal = false;
+  int64_t global_steps = -1;        // -1: not said
+  double optimizer_step = -1;       // -1: it has none
+  std::vector<std::string> states;  // of the optimizer that are loaded; none: weights alone
 };
 
 // What the checkpoint and the model do not agree on: known before a byte of data is read.
@@ -69,6 +96,9 @@ struct Report {
   bool rules_unknown = false;
   std::string dtype;         // "bf16", "stored", ...
   std::string dtype_reason;  // why: "--dtype", "DeepSpeed config", "default"
+  // Of a checkpoint that a training engine saved.  Not in the digest: the manifest is.
+  std::optional<EngineReport> engine = std::nullopt;
+  std::string note = "";  // Manifest::note
 };
 
 // manifest + spec + layout, compiled.
@@ -80,7 +110,8 @@ struct Plan {
   std::vector<SourceDecoder> decoders;
   int64_t arena_bytes = 0;  // of one rank
   Report report;
-  // 32 hexadecimal digits over all of the above but report.dtype_reason and report.rules_unknown,
+  // 32 hexadecimal digits over all of the above but report.dtype_reason, .engine, .note and
+  // .rules_unknown,
   // which manifest and report.missing_unknown decide.
   std::string digest;
 };
@@ -107,10 +138,10 @@ absl::StatusOr<Plan> CompilePlan(std::shared_ptr<const Manifest> manifest, const
 std::shared_ptr<const Plan> ExchangePlan(std::shared_ptr<const Plan> plan);
 
 // The proof of a plan that may come from anywhere: every element of every filled target is written
-// exactly once, from places inside its sources, by castable types; decoders have a scale for each
-// element; no element of a source goes to two places, and scales to none; partitions lie in the
-// arena aligned and apart.  Errors: DATA_LOSS naming the target, the range and the sources; reason
-// PLAN_REFUSED.
+// exactly once, but for its gaps, from places inside its sources, by castable types; decoders have
+// a scale for each element; no element of a source goes to two places, but to a weight and to a
+// state of the optimizer, and scales to none; partitions lie in the arena aligned and apart.
+// Errors: DATA_LOSS naming the target, the range and the sources; reason PLAN_REFUSED.
 absl::Status ProvePlan(const Plan& plan);
 
 // The digest of `plan`'s contents (Plan::digest itself is not part of it) and of kScheduleVersion:

@@ -60,7 +60,7 @@ class Prover {
         return Refuse(absl::StrCat("target '", target.name, "' has boxes but is not to be filled"));
       }
       for (const Box& box : target.boxes) ZC_RETURN_IF_ERROR(ProveBox(target, box));
-      if (absl::Status covered = ProveCoverage(target.boxes, target.num_elements); !covered.ok()) {
+      if (absl::Status covered = ProveFilled(target); !covered.ok()) {
         return Refuse(absl::StrCat("target '", target.name, "': ", covered.message(),
                                    SourceNames(covered.message())));
       }
@@ -134,6 +134,25 @@ class Prover {
     return absl::OkStatus();
   }
 
+  // Every element once: by a box, or in a gap.
+  static absl::Status ProveFilled(const Target& target) {
+    if (target.gaps.empty()) return ProveCoverage(target.boxes, target.num_elements);
+    std::vector<Box> boxes = target.boxes;
+    for (const TargetGap& gap : target.gaps) {
+      if (gap.offset < 0 || gap.num_elements < 1 ||
+          gap.num_elements > target.num_elements - gap.offset) {
+        return absl::DataLossError(absl::StrCat("a gap of ", gap.num_elements, " elements from ",
+                                                gap.offset, " on leaves its ",
+                                                target.num_elements));
+      }
+      const BoxDim dim = {gap.num_elements, 1, 1};
+      ZC_ASSIGN_OR_RETURN(const Box box,
+                          MakeBox(/*source=*/-1, 0, gap.offset, absl::MakeConstSpan(&dim, 1)));
+      boxes.push_back(box);
+    }
+    return ProveCoverage(boxes, target.num_elements);
+  }
+
   absl::Status ProvePlace(const Target& target) const {
     int64_t elements = 0, bytes = 0;
     const int64_t world = plan_.layout.world_size;
@@ -154,7 +173,8 @@ class Prover {
       return Refuse(absl::StrCat("an arena of ", plan_.arena_bytes, " bytes"));
     }
     const int64_t group = SecondaryGroupSize(plan_.layout);
-    const int64_t block = target.partitioned && group > 0 ? part * (world / group) : 0;
+    const int64_t block =
+        target.partitioned && !target.is_state && group > 0 ? part * (world / group) : 0;
     if (target.secondary_elements != block) {
       return Refuse(absl::StrCat("target '", target.name, "': a rank of ", world, " in groups of ",
                                  group, " holds ", block, " of its ", elements,
@@ -228,13 +248,17 @@ class Prover {
         }
       }
       if (index.Boxes(slot).size() < 2) continue;
-      uses.clear();
-      for (const BoxRef& ref : index.Boxes(slot)) {
-        const Box& box = plan_.targets[ref.target].boxes[ref.box];
-        ZC_ASSIGN_OR_RETURN(Box mirrored, Mirror(box));
-        uses.push_back({mirrored, ref.target});
+      // A master goes to its weight and, as it is, to the optimizer's state.
+      for (const bool of_states : {false, true}) {
+        uses.clear();
+        for (const BoxRef& ref : index.Boxes(slot)) {
+          const Target& target = plan_.targets[ref.target];
+          if (target.is_state != of_states) continue;
+          ZC_ASSIGN_OR_RETURN(Box mirrored, Mirror(target.boxes[ref.box]));
+          uses.push_back({mirrored, ref.target});
+        }
+        ZC_RETURN_IF_ERROR(ProveApart(source.source, &uses));
       }
-      ZC_RETURN_IF_ERROR(ProveApart(source.source, &uses));
     }
     return absl::OkStatus();
   }

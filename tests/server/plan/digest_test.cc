@@ -63,7 +63,7 @@ Plan FixedPlan() {
 }
 
 TEST(DigestTest, IsTheRecordedOne) {
-  EXPECT_EQ(PlanDigest(FixedPlan()), "c997af86a0b1f2f2d44be52c0b7a7795");
+  EXPECT_EQ(PlanDigest(FixedPlan()), "78961e21d6774e3bd3e56dfa0c9bc76e");
 }
 
 TEST(DigestTest, DoesNotCoverItselfNorTheReasonOfTheDtype) {
@@ -100,6 +100,37 @@ TEST(DigestTest, ChangesWithEveryField) {
       manifest([](Manifest* m) { m->tensors[0].file_end++; }),
       manifest([](Manifest* m) { m->tensors.push_back({}); }),
       manifest([](Manifest* m) { m->config_json += " "; }),
+      manifest([](Manifest* m) { m->engine.emplace(); }),
+      manifest([](Manifest* m) { m->engine.emplace().tag = "t"; }),
+      manifest([](Manifest* m) { m->engine.emplace().stage = 1; }),
+      manifest([](Manifest* m) { m->engine.emplace().world_size = 1; }),
+      manifest([](Manifest* m) { m->engine.emplace().is_universal = true; }),
+      manifest([](Manifest* m) { m->engine.emplace().global_steps = 1; }),
+      manifest([](Manifest* m) { m->engine.emplace().optimizer_step = 1; }),
+      manifest([](Manifest* m) { m->engine.emplace().states = {"fp32"}; }),
+      manifest([](Manifest* m) { m->engine.emplace().flats = {{1}}; }),
+      manifest([](Manifest* m) { m->engine.emplace().round_robin_gradients = true; }),
+      manifest([](Manifest* m) { m->engine.emplace().parameter_alignment = true; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back(); }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().name = "a"; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().shape = {1}; }),
+      manifest(
+          [](Manifest* m) { m->engine.emplace().weights.emplace_back().dtype = DType::kFloat32; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().aliases = {"a"}; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().is_buffer = true; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().group = 0; }),
+      manifest([](Manifest* m) { m->engine.emplace().weights.emplace_back().place = 0; }),
+      manifest([](Manifest* m) {
+        m->engine.emplace().weights.emplace_back().in_states = {{1, 2, 3}};
+      }),
+      manifest([](Manifest* m) {
+        m->engine.emplace().weights.emplace_back().stored = {{1, 2, 3}};
+      }),
+      [](Plan* p) { p->layout.weights_only = true; },
+      [](Plan* p) { p->layout.round_robin_gradients = true; },
+      [](Plan* p) { p->layout.round_robin_gradients = false; },
+      [](Plan* p) { p->layout.parameter_alignment = true; },
+      [](Plan* p) { p->layout.parameter_alignment = false; },
       [](Plan* p) { p->layout.world_size++; },
       [](Plan* p) { p->layout.node_of_rank[1] = 0; },
       [](Plan* p) { p->layout.num_nodes++; },
@@ -119,6 +150,10 @@ TEST(DigestTest, ChangesWithEveryField) {
       [](Plan* p) { p->targets[0].num_elements++; },
       [](Plan* p) { p->targets[0].dtype = DType::kBFloat16; },
       [](Plan* p) { p->targets[0].is_buffer = true; },
+      [](Plan* p) { p->targets[0].is_state = true; },
+      [](Plan* p) {
+        p->targets[0].gaps = {{0, 1}};
+      },
       [](Plan* p) { p->targets[0].partitioned = false; },
       [](Plan* p) { p->targets[0].partition_elements++; },
       [](Plan* p) { p->targets[0].arena_offset = 64; },
