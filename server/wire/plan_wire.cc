@@ -14,6 +14,7 @@
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/conversion/source_tensor.h"
+#include "server/wire/engine_wire.h"
 
 namespace zerocast {
 namespace {
@@ -198,6 +199,18 @@ DType DTypeFromProto(v1::Dtype dtype) {
   return v1::Dtype_IsValid(dtype) ? static_cast<DType>(dtype) : DType::kInvalid;
 }
 
+v1::CheckpointFormat CheckpointFormatToProto(CheckpointFormat format) {
+  switch (format) {
+    case CheckpointFormat::kAny:
+      return v1::CHECKPOINT_FORMAT_UNSPECIFIED;
+    case CheckpointFormat::kHuggingFace:
+      return v1::CHECKPOINT_FORMAT_HUGGING_FACE;
+    case CheckpointFormat::kDeepSpeed:
+      return v1::CHECKPOINT_FORMAT_DEEPSPEED;
+  }
+  return v1::CHECKPOINT_FORMAT_UNSPECIFIED;
+}
+
 v1::ReadMode ReadModeToProto(ReadMode mode) {
   switch (mode) {
     case ReadMode::kParallel:
@@ -254,6 +267,20 @@ v1::DtypePolicy DTypePolicyToProto(DTypePolicy policy) {
       return v1::DTYPE_POLICY_FP32;
   }
   return v1::DTYPE_POLICY_UNSPECIFIED;
+}
+
+absl::StatusOr<CheckpointFormat> CheckpointFormatFromProto(v1::CheckpointFormat format) {
+  switch (format) {
+    case v1::CHECKPOINT_FORMAT_UNSPECIFIED:
+      return CheckpointFormat::kAny;
+    case v1::CHECKPOINT_FORMAT_HUGGING_FACE:
+      return CheckpointFormat::kHuggingFace;
+    case v1::CHECKPOINT_FORMAT_DEEPSPEED:
+      return CheckpointFormat::kDeepSpeed;
+    default:
+      return InvalidFields(
+          {{"checkpoint_format", absl::StrCat("must be a known format, was ", format)}});
+  }
 }
 
 absl::StatusOr<ReadMode> ReadModeFromProto(v1::ReadMode mode) {
@@ -346,6 +373,8 @@ v1::Manifest ManifestToProto(const Manifest& manifest) {
   }
   out.set_config_json(manifest.config_json);
   out.set_variant(manifest.variant);
+  out.set_note(manifest.note);
+  if (manifest.engine.has_value()) *out.mutable_engine() = EngineToProto(*manifest.engine);
   return out;
 }
 
@@ -364,6 +393,10 @@ absl::StatusOr<Manifest> ManifestFromProto(const v1::Manifest& manifest) {
   }
   out.config_json = manifest.config_json();
   out.variant = manifest.variant();
+  out.note = manifest.note();
+  if (manifest.has_engine()) {
+    ZC_ASSIGN_OR_RETURN(out.engine, EngineFromProto(manifest.engine(), out.tensors));
+  }
   return out;
 }
 
@@ -384,6 +417,13 @@ v1::Layout LayoutToProto(const Layout& layout) {
   out.set_ignore_mismatched(layout.ignore_mismatched);
   out.set_dialect(layout.dialect);
   out.set_rule_table_json(layout.rule_table_json);
+  out.set_weights_only(layout.weights_only);
+  if (layout.round_robin_gradients.has_value()) {
+    out.set_round_robin_gradients(*layout.round_robin_gradients);
+  }
+  if (layout.parameter_alignment.has_value()) {
+    out.set_parameter_alignment(*layout.parameter_alignment);
+  }
   return out;
 }
 
@@ -409,6 +449,11 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& layout) {
   out.ignore_mismatched = layout.ignore_mismatched();
   out.dialect = layout.dialect();
   out.rule_table_json = layout.rule_table_json();
+  out.weights_only = layout.weights_only();
+  if (layout.has_round_robin_gradients()) {
+    out.round_robin_gradients = layout.round_robin_gradients();
+  }
+  if (layout.has_parameter_alignment()) out.parameter_alignment = layout.parameter_alignment();
   take(ReadModeFromProto(layout.read_mode()), &out.read_mode);
   take(MoveModeFromProto(layout.move_mode()), &out.move_mode);
   take(LoadDeviceFromProto(layout.device()), &out.device);

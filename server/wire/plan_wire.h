@@ -13,14 +13,16 @@ namespace zerocast {
 v1::Dtype DTypeToProto(DType dtype);
 DType DTypeFromProto(v1::Dtype dtype);
 
+v1::CheckpointFormat CheckpointFormatToProto(CheckpointFormat format);
 v1::ReadMode ReadModeToProto(ReadMode mode);
 v1::MoveMode MoveModeToProto(MoveMode mode);
 v1::Device LoadDeviceToProto(LoadDevice device);
 v1::Placement PlacementToProto(Placement placement);
 v1::DtypePolicy DTypePolicyToProto(DTypePolicy policy);
 
-// UNSPECIFIED gives the server's choice: kParallel, kScatter, kCpu, kDevice.
+// UNSPECIFIED gives the server's choice: kAny, kParallel, kScatter, kCpu, kDevice.
 // Errors: INVALID_ARGUMENT for a number that is not known.
+absl::StatusOr<CheckpointFormat> CheckpointFormatFromProto(v1::CheckpointFormat format);
 absl::StatusOr<ReadMode> ReadModeFromProto(v1::ReadMode mode);
 absl::StatusOr<MoveMode> MoveModeFromProto(v1::MoveMode mode);
 absl::StatusOr<LoadDevice> LoadDeviceFromProto(v1::Device device);

@@ -27,6 +27,19 @@ v1::LoadReport ReportToProto(const Report& report) {
   out.set_rules_unknown(report.rules_unknown);
   out.set_dtype(report.dtype);
   out.set_dtype_reason(report.dtype_reason);
+  out.set_note(report.note);
+  if (report.engine.has_value()) {
+    v1::EngineReport* const engine = out.mutable_engine();
+    engine->set_tag(report.engine->tag);
+    engine->set_zero_stage(report.engine->stage);
+    engine->set_world_size(report.engine->world_size);
+    engine->set_is_universal(report.engine->is_universal);
+    if (report.engine->global_steps >= 0) engine->set_global_steps(report.engine->global_steps);
+    if (report.engine->optimizer_step >= 0) {
+      engine->set_optimizer_step(report.engine->optimizer_step);
+    }
+    for (const std::string& state : report.engine->states) engine->add_states(state);
+  }
   return out;
 }
 
@@ -48,6 +61,19 @@ Report ReportFromProto(const v1::LoadReport& report) {
   out.rules_unknown = report.rules_unknown();
   out.dtype = report.dtype();
   out.dtype_reason = report.dtype_reason();
+  out.note = report.note();
+  if (report.has_engine()) {
+    EngineReport& engine = out.engine.emplace();
+    engine.tag = report.engine().tag();
+    engine.stage = report.engine().zero_stage();
+    engine.world_size = report.engine().world_size();
+    engine.is_universal = report.engine().is_universal();
+    if (report.engine().has_global_steps()) engine.global_steps = report.engine().global_steps();
+    if (report.engine().has_optimizer_step()) {
+      engine.optimizer_step = report.engine().optimizer_step();
+    }
+    engine.states.assign(report.engine().states().begin(), report.engine().states().end());
+  }
   return out;
 }
 
