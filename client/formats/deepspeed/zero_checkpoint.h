@@ -21,6 +21,7 @@ struct ZeroFile {
   std::string path;  // relative to ZeroCheckpoint::folder: "global_step3/mp_rank_00_..."
   int64_t num_bytes = 0;
   int64_t mtime_ns = 0;
+  uint64_t header_digest = 0;  // TorchFile::header_digest
 };
 
 // The bytes of a storage that torch.save wrote; its CRC is that of all of them.

@@ -36,6 +36,7 @@ bool ZeroReader::ReadModel(const std::string& name, ModelStates* states, int32_t
     ZC_ASSIGN_OR_RETURN(const Opened opened, Open(name));
     *file = opened.index;
     ZC_ASSIGN_OR_RETURN(*states, ReadModelStates(opened.file));
+    NoteDigest(opened, *states->file);
     return absl::OkStatus();
   }();
   if (!status.ok()) Note(status);
@@ -47,6 +48,7 @@ bool ZeroReader::ReadOptim(const std::string& name, OptimStates* states, int32_t
     ZC_ASSIGN_OR_RETURN(const Opened opened, Open(name));
     *file = opened.index;
     ZC_ASSIGN_OR_RETURN(*states, ReadOptimStates(opened.file));
+    NoteDigest(opened, *states->file);
     return absl::OkStatus();
   }();
   if (!status.ok()) Note(status);

@@ -35,6 +35,9 @@ class ZeroReader {
     InputFile file;
   };
   absl::StatusOr<Opened> Open(const std::string& name);
+  void NoteDigest(const Opened& opened, const TorchFile& file) {
+    result_.files[static_cast<size_t>(opened.index)].header_digest = file.header_digest();
+  }
 
   // What `name`, in the tag's folder, says; the problem is noted, and false returned, where it says
   // nothing that can be used.

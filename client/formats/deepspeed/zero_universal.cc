@@ -18,6 +18,7 @@ void ZeroReader::ReadUniversalOptimizer() {
   const absl::Status status = [&]() -> absl::Status {
     ZC_ASSIGN_OR_RETURN(const Opened opened, Open(optim_name_));
     ZC_ASSIGN_OR_RETURN(TorchFile read, TorchFile::Read(opened.file));
+    NoteDigest(opened, read);
     const auto file = std::make_shared<const TorchFile>(std::move(read));
     const PickleGraph& graph = file->graph();
     const PickleView view(*file);
@@ -49,6 +50,7 @@ absl::StatusOr<ZeroExtent> ZeroReader::ReadUniversalState(const std::string& nam
                                                           int64_t num_elements) {
   ZC_ASSIGN_OR_RETURN(const Opened opened, Open(name));
   ZC_ASSIGN_OR_RETURN(const TorchFile file, TorchFile::Read(opened.file));
+  NoteDigest(opened, file);
   PickleId value = file.root();
   if (!file.IsTensor(value)) value = file.graph().Find(value, "param");
   if (value == kNoValue || !file.IsTensor(value)) {
