@@ -137,7 +137,16 @@ DType TypeOf(absl::string_view global) {
 // One file, taken apart.
 class TorchReader {
  public:
-  explicit TorchReader(const OpenFile& file) : file_(file) {}
+  explicit TorchReader(const OpenFile& file, bool checks_crcs = true)
+      : file_(file), checks_crcs_(checks_crcs) {}
+
+  absl::StatusOr<TorchNode> Tree() {
+    ZC_ASSIGN_OR_RETURN(const std::string start, file_.Read(0, std::min<int64_t>(4, file_.size())));
+    ZC_ASSIGN_OR_RETURN(const int root, start == "PK\3\4" ? FromZip() : FromStream());
+    TorchNode tree;
+    ZC_RETURN_IF_ERROR(AddNode(root, /*depth=*/0, &tree));
+    return tree;
+  }
 
   absl::Status Append(std::vector<StoredTensor>* tensors) {
     ZC_ASSIGN_OR_RETURN(const std::string start, file_.Read(0, std::min<int64_t>(4, file_.size())));
@@ -174,7 +183,7 @@ class TorchReader {
       const std::string folder = name.substr(0, name.size() - std::string("data.pkl").size());
       ZC_ASSIGN_OR_RETURN(stream_, file_.Read(range.begin, range.size));
       for (const auto& [other, data] : entries) {
-        if (has_crcs) ZC_RETURN_IF_ERROR(CheckCrc(file_, other, data));
+        if (has_crcs && checks_crcs_) ZC_RETURN_IF_ERROR(CheckCrc(file_, other, data));
         const std::string before = folder + "data/";
         if (absl::StartsWith(other, before)) storages_[other.substr(before.size())] = data;
       }
@@ -213,6 +222,52 @@ class TorchReader {
       place = range.begin + range.size;
     }
     return roots[3];
+  }
+
+  absl::Status AddNode(int value, int depth, TorchNode* node) {
+    constexpr int kMostDepth = 64;
+    constexpr int64_t kMostNodes = int64_t{1} << 24;
+    if (depth > kMostDepth || ++num_nodes_ > kMostNodes) return Bad("it holds too much");
+    const PickledValue& at = At(value);
+    const bool is_call = at.kind == Kind::kCall;
+    if (at.kind == Kind::kNumber || at.kind == Kind::kBool) {
+      node->kind = TorchNode::Kind::kNumber;
+      node->number = at.number;
+    } else if (at.kind == Kind::kText) {
+      node->kind = TorchNode::Kind::kText;
+      node->text = at.text;
+    } else if (is_call && absl::StartsWith(Item(value, 0).text, "torch.") &&
+               absl::StrContains(Item(value, 0).text, " _rebuild_")) {
+      node->kind = TorchNode::Kind::kTensor;
+      ZC_ASSIGN_OR_RETURN(node->tensor, TensorOf("", value));
+    } else if (is_call || at.kind == Kind::kDict) {
+      node->kind = TorchNode::Kind::kMany;
+      if (is_call && at.items.size() == 2) return AddList(at.items[1], depth, node);
+      for (size_t k = is_call ? 2 : 0; k + 1 < at.items.size(); k += 2) {
+        const PickledValue& key = At(at.items[k]);
+        auto& [name, child] = node->children.emplace_back();
+        name = key.kind == Kind::kNumber ? absl::StrCat(key.number) : key.text;
+        ZC_RETURN_IF_ERROR(AddNode(at.items[k + 1], depth + 1, &child));
+      }
+    } else if (at.kind == Kind::kList || at.kind == Kind::kTuple) {
+      return AddList(value, depth, node);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddList(int value, int depth, TorchNode* node) {
+    node->kind = TorchNode::Kind::kMany;
+    const PickledValue& at = At(value);
+    // What one list alone is given is that list: torch.Size((2, 3)).
+    const bool wraps = at.items.size() == 1 &&
+                       (Item(value, 0).kind == Kind::kTuple || Item(value, 0).kind == Kind::kList);
+    if (wraps && depth > 0 && at.kind == Kind::kTuple) return AddList(at.items[0], depth + 1, node);
+    for (size_t k = 0; k < at.items.size(); ++k) {
+      auto& [name, child] = node->children.emplace_back();
+      name = absl::StrCat(k);
+      ZC_RETURN_IF_ERROR(AddNode(at.items[k], depth + 1, &child));
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<StoredTensor> TensorOf(const std::string& name, int value) const {
@@ -280,6 +335,8 @@ class TorchReader {
   }
 
   const OpenFile& file_;
+  const bool checks_crcs_;
+  int64_t num_nodes_ = 0;
   std::string stream_;
   PickledValues values_;
   std::map<std::string, Range> storages_;
@@ -290,6 +347,19 @@ class TorchReader {
 absl::Status AppendTorchFile(const std::string& path, std::vector<StoredTensor>* tensors) {
   ZC_ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
   return TorchReader(file).Append(tensors);
+}
+
+const TorchNode& TorchNode::operator[](absl::string_view name) const {
+  static const auto* const kNothing = new TorchNode();
+  for (auto child = children.rbegin(); child != children.rend(); ++child) {
+    if (child->first == name) return child->second;
+  }
+  return *kNothing;
+}
+
+absl::StatusOr<TorchNode> ReadTorchTree(const std::string& path) {
+  ZC_ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
+  return TorchReader(file, /*checks_crcs=*/false).Tree();
 }
 
 }  // namespace zerocast::verify

@@ -13,6 +13,7 @@
 #include "client/verify/cast.h"
 #include "client/verify/checkpoint_files.h"
 #include "client/verify/materialise.h"
+#include "client/verify/zero_folder.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/base/xxh3.h"
 #include "server/base/errors.h"
@@ -52,6 +53,19 @@ class Verifier {
   }
 
   absl::StatusOr<VerifyResult> Run() {
+    ZC_RETURN_IF_ERROR(options_.tag.empty() ? VerifyWeights() : VerifyZeroFolder());
+    for (const auto* left : {&digests_, &secondary_digests_}) {
+      if (left->empty()) continue;
+      return Mismatch(absl::StrCat("verify target ", left->begin()->first, " of rank ",
+                                   left->begin()->second.begin()->first,
+                                   ": the checkpoint and the model have no such ",
+                                   left == &digests_ ? "target" : "secondary partition"));
+    }
+    return result_;
+  }
+
+ private:
+  absl::Status VerifyWeights() {
     ZC_ASSIGN_OR_RETURN(const CheckpointFiles files,
                         OpenCheckpoint(options_.checkpoint_path, options_.variant));
     MaterialiseInput input;
@@ -68,18 +82,102 @@ class Verifier {
         input, [this](MaterialisedTarget target) { return VerifyFilled(std::move(target)); },
         &unfilled_));
     ZC_RETURN_IF_ERROR(CheckExcuses());
-    ZC_RETURN_IF_ERROR(VerifyUnfilled());
-    for (const auto* left : {&digests_, &secondary_digests_}) {
-      if (left->empty()) continue;
-      return Mismatch(absl::StrCat("verify target ", left->begin()->first, " of rank ",
-                                   left->begin()->second.begin()->first,
-                                   ": the checkpoint and the model have no such ",
-                                   left == &digests_ ? "target" : "secondary partition"));
-    }
-    return result_;
+    return VerifyUnfilled();
   }
 
- private:
+  // A trained parameter that the load took, by the name that it has there.
+  struct Trained {
+    const ZeroWeight* weight = nullptr;
+    std::string name;
+    DType dtype = DType::kInvalid;
+  };
+
+  absl::Status VerifyZeroFolder() {
+    ListWanted();
+    absent_.insert(options_.absent.begin(), options_.absent.end());
+    ZC_ASSIGN_OR_RETURN(const ZeroFolderContent content,
+                        ReadZeroFolder(options_.checkpoint_path, options_.tag));
+    std::map<int64_t, std::map<int64_t, Trained>> groups;  // by group and place
+    for (const ZeroWeight& weight : content.weights) {
+      std::string name = weight.name;
+      for (const std::string& alias : weight.aliases) {
+        if (spec_ != nullptr && Find(name) == nullptr) name = alias;
+      }
+      const Wanted* const wanted = Find(name);
+      if (spec_ != nullptr && (wanted == nullptr || absent_.contains(name))) continue;
+      const DType dtype =
+          weight.is_buffer && wanted == nullptr ? weight.dtype : FinalDType(wanted, weight.dtype);
+      ZC_ASSIGN_OR_RETURN(std::string bytes, ReadRuns(weight.value));
+      if (weight.value.empty()) {
+        if (NumElements(weight.shape) > 0 && !absent_.contains(name)) {
+          return Mismatch(absl::StrCat("verify target ", name,
+                                       ": the checkpoint has no value, and "
+                                       "the load does not report it absent"));
+        }
+        bytes.assign(NumElements(weight.shape) * SizeOf(dtype), '\0');
+      } else {
+        ZC_ASSIGN_OR_RETURN(bytes,
+                            CastBytes(std::move(bytes), weight.value[0].tensor.dtype, dtype));
+      }
+      done_.insert(name);
+      ZC_RETURN_IF_ERROR(Compare(name, bytes, SizeOf(dtype), weight.is_buffer));
+      if (weight.group >= 0) groups[weight.group][weight.place] = {&weight, name, dtype};
+    }
+    ZC_RETURN_IF_ERROR(VerifyUnfilled());
+    if (options_.weights_only) return absl::OkStatus();
+    const bool is_flat = options_.zero_stage == 1 || options_.zero_stage == 2;
+    for (const auto& [group, members] : groups) {
+      for (const auto& [state, runs] : members.begin()->second.weight->states) {
+        ZC_RETURN_IF_ERROR(is_flat ? VerifyGroup(content, state, group, members)
+                                   : VerifyStates(state, members));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status VerifyStates(const std::string& state, const std::map<int64_t, Trained>& members) {
+    for (const auto& [place, member] : members) {
+      ZC_ASSIGN_OR_RETURN(const std::string bytes, ReadRuns(member.weight->states.at(state)));
+      const int64_t world = options_.zero_stage == 3 ? options_.world_size : 1;
+      const int64_t size = SizeOf(member.weight->states.at(state)[0].tensor.dtype);
+      const int64_t count = static_cast<int64_t>(bytes.size()) / size;
+      ZC_RETURN_IF_ERROR(CompareParts(absl::StrCat("optimizer/", state, "/", member.name), bytes,
+                                      (count + world - 1) / world * world * size, world,
+                                      /*secondary=*/false));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status VerifyGroup(const ZeroFolderContent& content, const std::string& state,
+                           int64_t group, const std::map<int64_t, Trained>& members) {
+    const int64_t world = options_.world_size;
+    // The places are those of the members that were taken, without gaps.
+    std::vector<Trained> in_order;
+    for (const auto& [place, member] : members) in_order.push_back(member);
+    const bool in_turn = options_.round_robin_gradients.value_or(content.round_robin_gradients);
+    int64_t alignment = 1;
+    if (options_.parameter_alignment.value_or(content.parameter_alignment)) {
+      alignment = std::max<int64_t>(1, 16 / SizeOf(in_order[0].dtype));
+    }
+    const std::vector<int64_t> order =
+        InTurn(static_cast<int64_t>(in_order.size()), world, in_turn);
+    std::string flat;
+    int64_t size = 4;
+    const auto pad = [&](int64_t elements) {
+      while (static_cast<int64_t>(flat.size()) % (elements * size) != 0) flat.push_back('\0');
+    };
+    for (size_t k = 0; k < order.size(); ++k) {
+      const auto& runs = in_order[static_cast<size_t>(order[k])].weight->states.at(state);
+      if (k > 0) pad(alignment);
+      ZC_ASSIGN_OR_RETURN(const std::string bytes, ReadRuns(runs));
+      if (!runs.empty()) size = SizeOf(runs[0].tensor.dtype);
+      flat += bytes;
+    }
+    pad(2 * world);
+    return CompareParts(absl::StrCat("optimizer/", state, "/", group), flat,
+                        static_cast<int64_t>(flat.size()), world, /*secondary=*/false);
+  }
+
   void ListWanted() {
     if (spec_ == nullptr) return;
     for (const SpecTensor& tensor : spec_->params) {

@@ -2,6 +2,7 @@
 #define ZEROCAST_CLIENT_VERIFY_VERIFY_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,13 @@ struct VerifyOptions {
   std::string dtype;             // "stored", "spec", "bf16", "fp16" or "fp32"
   int32_t world_size = 0;
   int32_t zero_stage = 3;
-  int32_t hpz_partition_size = 1;   // zero_hpz_partition_size under ZeRO-3; 0 and 1: none
+  int32_t hpz_partition_size = 1;  // zero_hpz_partition_size under ZeRO-3; 0 and 1: none
+  // The tag of a DeepSpeed checkpoint; "": it is one of Hugging Face's.  The flags are those of the
+  // engine that takes the shards; unset: of the one that saved them.
+  std::string tag = "";
+  bool weights_only = false;
+  std::optional<bool> round_robin_gradients = std::nullopt;
+  std::optional<bool> parameter_alignment = std::nullopt;
   std::vector<std::string> absent;  // targets that nothing fills (missing or mismatched, permitted)
 };
 
