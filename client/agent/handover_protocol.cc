@@ -158,6 +158,7 @@ std::string AttachAnswer(const ShardOffer& offer) {
                        {"num_elements", entry.num_elements},
                        {"partitioned", entry.partitioned},
                        {"buffer", entry.is_buffer},
+                       {"state", entry.is_state},
                        {"filled", entry.is_filled},
                        {"aliases", entry.aliases}});
     if (entry.secondary_elements == 0) continue;

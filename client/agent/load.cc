@@ -15,6 +15,7 @@
 #include "client/agent/placement.h"
 #include "client/agent/shard_place.h"
 #include "client/formats/checkpoint.h"
+#include "client/formats/deepspeed/zero_manifest.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/deadline.h"
 #include "server/base/errors.h"
@@ -37,7 +38,7 @@ absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment
                      command](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
     ZC_ASSIGN_OR_RETURN(const std::string folder,
                         ResolveCheckpoint(roots, command.checkpoint_path, about_to));
-    return ReadCheckpointManifest(folder, about_to, command.variant);
+    return ReadFolderManifest(folder, {command.format, command.variant, command.tag}, about_to);
   };
   ZC_ASSIGN_OR_RETURN(
       const Manifest manifest,

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "client/formats/deepspeed/find_checkpoints.h"
+#include "server/plan/manifest.h"
 
 namespace zerocast {
 
@@ -25,6 +26,8 @@ struct InspectCommand {
   std::string checkpoint_path;
   absl::Duration timeout = absl::InfiniteDuration();
   std::string variant = {};  // of its files; "": those without one
+  CheckpointFormat format = CheckpointFormat::kAny;
+  std::string tag = {};  // of a DeepSpeed checkpoint; "": what `latest` names
 };
 
 struct PrepareCommand {

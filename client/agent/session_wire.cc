@@ -3,6 +3,7 @@
 #include <google/protobuf/duration.pb.h>
 #include <google/protobuf/util/time_util.h>
 
+#include "server/wire/plan_wire.h"
 #include "server/wire/status.h"
 
 namespace zerocast {
@@ -212,9 +213,12 @@ v1::HeldShardsReport InventoryToProto(const std::vector<HeldShards>& inventory,
 }
 
 InspectCommand InspectFromProto(const v1::InspectCheckpoint& message) {
+  // A format that is not known is that of a newer server; what the folder is decides.
+  const absl::StatusOr<CheckpointFormat> format =
+      CheckpointFormatFromProto(message.checkpoint_format());
   return {message.checkpoint_path(),
           message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration(),
-          message.variant()};
+          message.variant(), format.value_or(CheckpointFormat::kAny), message.checkpoint_tag()};
 }
 
 LookCommand LookFromProto(const v1::LookAtFolder& message) {

@@ -47,6 +47,7 @@ ShardIndex MakeShardIndex(const std::string& load, const Plan& plan) {
     entry.secondary_elements = target.secondary_elements;
     entry.secondary_offset = target.secondary_offset;
     entry.is_buffer = target.is_buffer;
+    entry.is_state = target.is_state;
     entry.is_filled = target.is_filled;
     entry.aliases = target.aliases;
     index.targets.push_back(std::move(entry));

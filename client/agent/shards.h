@@ -37,6 +37,7 @@ struct ShardIndex {
     int64_t secondary_elements = 0;  // of a rank's secondary partition; 0: there is none
     int64_t secondary_offset = 0;    // as offset
     bool is_buffer = false;
+    bool is_state = false;
     // False: nothing in the checkpoint fills it; its bytes are zero and are no weight.
     bool is_filled = false;
     std::vector<std::string> aliases;

@@ -99,6 +99,12 @@ v1::DtypePolicy DtypeOf(const std::string& name) {
   return v1::DTYPE_POLICY_UNSPECIFIED;
 }
 
+v1::CheckpointFormat FormatOf(const std::string& name) {
+  if (name == "hf") return v1::CHECKPOINT_FORMAT_HUGGING_FACE;
+  if (name == "deepspeed") return v1::CHECKPOINT_FORMAT_DEEPSPEED;
+  return v1::CHECKPOINT_FORMAT_UNSPECIFIED;
+}
+
 v1::ReadMode ReadModeOf(const std::string& name) {
   if (name == "local") return v1::READ_MODE_LOCAL;
   if (name == "rank0") return v1::READ_MODE_RANK0;
@@ -139,7 +145,9 @@ void JobFlags::AddTo(CLI::App* command) {
   const auto text_file = [command](const char* flag, std::string* path, const char* what) {
     command->add_option(flag, *path, what)->check(kNotEmpty)->type_name("FILE");
   };
-  command->add_option("checkpoint", checkpoint, "Folder of the Hugging Face checkpoint")
+  command
+      ->add_option("checkpoint", checkpoint,
+                   "Folder of the checkpoint: Hugging Face's or DeepSpeed's")
       ->required()
       ->check(kNotEmpty)
       ->type_name("CKPT");
@@ -149,6 +157,19 @@ void JobFlags::AddTo(CLI::App* command) {
                    "or pytorch_model.fp16.bin")
       ->check(kNotEmpty)
       ->type_name("NAME");
+  command
+      ->add_option(
+          "--format", format,
+          "What the folder is read as: hf, deepspeed, or auto (Hugging Face's weights where\n"
+          "it has some, else DeepSpeed's)")
+      ->check(CLI::IsMember({"auto", "hf", "deepspeed"}))
+      ->type_name("FORMAT")
+      ->capture_default_str();
+  command->add_option("--tag", tag, "Which DeepSpeed checkpoint (default: what `latest` names)")
+      ->check(kNotEmpty)
+      ->type_name("TAG");
+  command->add_flag("--no-optimizer", no_optimizer,
+                    "Of a DeepSpeed checkpoint the weights alone, without masters and moments");
   command->add_option("--world-size", world_size, "Number of ranks")
       ->required()
       ->check(WholeNumber(1, kMaxInt32))
@@ -237,6 +258,9 @@ absl::StatusOr<v1::JobSpec> JobFlags::ToSpec() const {
 
   spec.set_display_name(display_name);
   spec.set_variant(variant);
+  spec.set_checkpoint_format(FormatOf(format));
+  spec.set_checkpoint_tag(tag);
+  options->set_weights_only(no_optimizer);
   std::error_code error;
   const auto absolute = std::filesystem::absolute(checkpoint, error).lexically_normal();
   std::string path = error ? checkpoint : absolute.string();

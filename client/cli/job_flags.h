@@ -14,7 +14,8 @@ namespace zerocast {
 
 // The flags that describe a job: load, plan and job submit share them.
 struct JobFlags {
-  std::string checkpoint, variant;
+  std::string checkpoint, variant, format = "auto", tag;
+  bool no_optimizer = false;
   int32_t world_size = -1;
   int32_t nodes = 0;
   std::vector<std::string> node_names;

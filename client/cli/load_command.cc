@@ -91,6 +91,19 @@ absl::StatusOr<VerifyResult> Verify(const v1::Job& job, const v1::Load& load) {
   options.world_size = job.spec().topology().world_size();
   options.zero_stage = job.zero_stage();
   options.hpz_partition_size = job.hpz_partition_size();
+  if (load.report().has_engine()) {
+    options.tag = load.report().engine().tag();
+    options.weights_only = load.report().engine().states().empty();
+    if (!job.resolved_config_json().empty()) {
+      const auto config = nlohmann::json::parse(job.resolved_config_json(), nullptr, false, true);
+      const auto is_on = [&config](const char* key) {
+        const nlohmann::json::json_pointer path(absl::StrCat("/zero_optimization/", key));
+        return config.is_object() && config.contains(path) && config[path] == true;
+      };
+      options.round_robin_gradients = is_on("round_robin_gradients");
+      options.parameter_alignment = is_on("parameter_alignment");
+    }
+  }
   for (const std::string& name : load.report().missing()) options.absent.push_back(name);
   for (const v1::MismatchedWeight& weight : load.report().mismatched()) {
     options.absent.push_back(weight.name());

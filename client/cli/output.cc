@@ -206,6 +206,20 @@ std::string StateName(v1::LoadState state) {
   return absl::AsciiStrToLower(name);
 }
 
+// What a training engine saved; null for other checkpoints.
+Json EngineJson(const v1::LoadReport& report) {
+  if (!report.has_engine()) return nullptr;
+  const v1::EngineReport& engine = report.engine();
+  return {{"tag", engine.tag()},
+          {"zero_stage", engine.zero_stage()},
+          {"world_size", engine.world_size()},
+          {"universal", engine.is_universal()},
+          {"global_steps", engine.has_global_steps() ? Json(engine.global_steps()) : Json(nullptr)},
+          {"optimizer_step",
+           engine.has_optimizer_step() ? Json(engine.optimizer_step()) : Json(nullptr)},
+          {"states", std::vector<std::string>(engine.states().begin(), engine.states().end())}};
+}
+
 std::string StateText(const v1::Load& load) {
   std::string name = StateName(load.state());
   if (!load.has_freed()) return name;
@@ -239,7 +253,9 @@ Json ReportJson(const v1::LoadReport& report) {
           {"mismatched_origins", origins},
           {"conversion_errors", errors},
           {"dtype", report.dtype()},
-          {"dtype_reason", report.dtype_reason()}};
+          {"dtype_reason", report.dtype_reason()},
+          {"engine", EngineJson(report)},
+          {"note", report.note()}};
 }
 
 namespace {
@@ -355,6 +371,16 @@ Json LoadJson(const v1::Load& load) {
 
 std::string ReportText(const v1::LoadReport& report) {
   std::string text;
+  if (report.has_engine()) {
+    const v1::EngineReport& engine = report.engine();
+    absl::StrAppend(&text, "DeepSpeed checkpoint ", EscapeControls(engine.tag()), " of ",
+                    engine.world_size(), " ranks, ZeRO stage ", engine.zero_stage(),
+                    engine.states().empty()
+                        ? ": the weights alone"
+                        : absl::StrCat(": weights and ", absl::StrJoin(engine.states(), ", ")),
+                    "\n");
+  }
+  if (!report.note().empty()) absl::StrAppend(&text, EscapeControls(report.note()), "\n");
   AppendNames("missing in the checkpoint", report.missing(), &text);
   AppendNames("unexpected in the checkpoint, not loaded", report.unexpected(), &text);
   for (const v1::MismatchedWeight& weight : report.mismatched()) {

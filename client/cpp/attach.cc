@@ -232,6 +232,7 @@ bool ParseTensor(const Json& entry, int64_t arena_bytes, ShardTensor* tensor) {
   tensor->is_filled = entry["filled"].get<bool>();
   tensor->partitioned = entry.contains("partitioned") && entry["partitioned"] == true;
   tensor->is_buffer = entry.contains("buffer") && entry["buffer"] == true;
+  tensor->is_state = entry.contains("state") && entry["state"] == true;
   for (const Json& extent : entry["shape"]) {
     if (!extent.is_number_integer() || extent < 0) return false;
     tensor->shape.push_back(extent.get<int64_t>());

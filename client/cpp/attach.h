@@ -21,6 +21,9 @@ struct ShardTensor {
   std::vector<int64_t> shape;  // of the whole target
   DType dtype = DType::kInvalid;
   bool is_buffer = false;
+  // A state of the optimizer: "optimizer/STATE/NAME", or "optimizer/STATE/GROUP" under ZeRO stages
+  // 1 and 2, whose aliases are its members (server/plan/README.md, optimizer states).
+  bool is_state = false;
   bool partitioned = false;
   int64_t offset = 0;        // bytes into the arena
   int64_t elements = 0;      // in this rank's part, padding included

@@ -148,6 +148,8 @@ struct InspectCheckpoint {
   int64_t epoch = 0;
   std::string checkpoint_path, variant;
   absl::Duration deadline;  // steady; when the server stops waiting for the answer
+  CheckpointFormat checkpoint_format = CheckpointFormat::kAny;
+  std::string checkpoint_tag = {};
 };
 
 struct PreparePlan {

@@ -196,8 +196,9 @@ void Machine::TryPlace(Run* run, const Moment& now, std::vector<Command>* out) {
   const absl::Duration deadline =
       std::min(now.steady + job.stage_timeout, run->load.caller_deadline);
   out->push_back(
-      Send{run->sessions[0], InspectCheckpoint{run->load.name, run->load.epoch, job.checkpoint_path,
-                                               job.variant, deadline}});
+      Send{run->sessions[0],
+           InspectCheckpoint{run->load.name, run->load.epoch, job.checkpoint_path, job.variant,
+                             deadline, job.checkpoint_format, job.checkpoint_tag}});
 }
 
 void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Command>* out) {

@@ -32,7 +32,9 @@ struct Job {
   std::string name;        // "jobs/ID"
   std::string spec_bytes;  // the submission, serialized; opaque here
   std::string checkpoint_path;
-  std::string variant;             // of its files; "": those without one
+  std::string variant;  // of its files; "": those without one
+  CheckpointFormat checkpoint_format = CheckpointFormat::kAny;
+  std::string checkpoint_tag;      // of a DeepSpeed checkpoint; "": what `latest` names
   std::vector<std::string> nodes;  // by node number; empty: any num_nodes agents
   std::string model_spec_json;
   std::string key_mapping_json;

@@ -45,6 +45,20 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
             "\"; use an agent of the server's version")),
         "UNSUPPORTED");
   }
+  if (!command.job->checkpoint_tag.empty() ||
+      command.job->checkpoint_format == CheckpointFormat::kDeepSpeed) {
+    const std::string found = manifest->engine.has_value() ? manifest->engine->tag : "";
+    if (found.empty() ||
+        (!command.job->checkpoint_tag.empty() && found != command.job->checkpoint_tag)) {
+      // An agent of an older version does not know of tags.
+      return WithReason(
+          absl::UnimplementedError(
+              absl::StrCat("read DeepSpeed checkpoint \"", command.job->checkpoint_tag, "\" of ",
+                           command.job->checkpoint_path, ": the agent of rank 0's node has read \"",
+                           found, "\"; use an agent of the server's version")),
+          "UNSUPPORTED");
+    }
+  }
   input.manifest = std::make_shared<const Manifest>(*std::move(manifest));
   input.model_spec_json = command.job->model_spec_json;
   input.key_mapping_json = command.job->key_mapping_json;

@@ -9,6 +9,7 @@
 #include "server/base/errors.h"
 #include "server/rpc/convert.h"
 #include "server/wire/bulk_nonce.h"
+#include "server/wire/plan_wire.h"
 #include "server/wire/report_wire.h"
 #include "server/wire/status.h"
 
@@ -136,6 +137,8 @@ void Fill(const jobs::InspectCheckpoint& m, absl::Duration now, v1::SessionRespo
   v1::InspectCheckpoint* const to = About(m, out->mutable_inspect_checkpoint());
   to->set_checkpoint_path(m.checkpoint_path);
   to->set_variant(m.variant);
+  to->set_checkpoint_format(CheckpointFormatToProto(m.checkpoint_format));
+  to->set_checkpoint_tag(m.checkpoint_tag);
   *to->mutable_timeout() = DurationToProto(std::max(m.deadline - now, absl::ZeroDuration()));
 }
 

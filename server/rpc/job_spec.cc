@@ -179,6 +179,7 @@ void ReadOptions(const v1::LoadOptions& options, jobs::Job* job, Violations* vio
         absl::StrCat("must be at most ", kMaxPatterns, " patterns, none empty"));
   }
   layout.ignore_mismatched = options.ignore_mismatched();
+  layout.weights_only = options.weights_only();
   layout.dialect = options.dialect();
   layout.rule_table_json = options.rule_table_json();
   CheckRuleChoice(layout, violations);
@@ -197,6 +198,24 @@ void ReadModel(const v1::JobSpec& spec, jobs::Job* job, Violations* violations) 
             ParseKeyMapping(job->key_mapping_json).status());
 }
 
+// A tag is the name of a folder in the checkpoint's.
+void CheckTag(const jobs::Job& job, Violations* violations) {
+  const std::string& tag = job.checkpoint_tag;
+  if (tag.size() > kMaxNameBytes || tag == "." || tag == ".." ||
+      tag.find('/') != std::string::npos || tag.find('\0') != std::string::npos) {
+    Add(violations, "spec.checkpoint_tag",
+        absl::StrCat("must be the name of a folder in spec.checkpoint_path, of at most ",
+                     kMaxNameBytes, " bytes"));
+  }
+  const bool is_deepspeed = job.checkpoint_format == CheckpointFormat::kDeepSpeed || !tag.empty();
+  if (is_deepspeed && !job.variant.empty()) {
+    Add(violations, "spec.variant", "is of Hugging Face's weights, not of DeepSpeed's");
+  }
+  if (!tag.empty() && job.checkpoint_format == CheckpointFormat::kHuggingFace) {
+    Add(violations, "spec.checkpoint_tag", "is of DeepSpeed checkpoints, not of Hugging Face's");
+  }
+}
+
 // Everything but the config.
 jobs::Job ReadFields(const v1::JobSpec& spec, Violations* violations) {
   jobs::Job job;
@@ -209,6 +228,11 @@ jobs::Job ReadFields(const v1::JobSpec& spec, Violations* violations) {
         "must be at most 64 letters, digits, '.', '-' and '_', such as \"fp16\" for "
         "model.fp16.safetensors");
   }
+  const auto format = CheckpointFormatFromProto(spec.checkpoint_format());
+  AddStatus(violations, "spec.", "checkpoint_format", format.status());
+  if (format.ok()) job.checkpoint_format = *format;
+  job.checkpoint_tag = spec.checkpoint_tag();
+  CheckTag(job, violations);
   if (spec.display_name().size() > kMaxNameBytes) {
     Add(violations, "spec.display_name",
         absl::StrCat("must have at most ", kMaxNameBytes, " bytes"));
@@ -372,6 +396,23 @@ void DecidePlacement(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Jo
   job->placement_reason = absl::StrCat("offload_param.device is ", facts.offload_param_device);
 }
 
+// How the engine will lay out the optimizer's flat tensors; without a config as the one that saved
+// the checkpoint.
+void DecideFlatGroups(const ConfigFacts& facts, jobs::Job* job) {
+  if (facts.resolved_json.empty()) return;
+  absl::StatusOr<JsonDocument> document = ReadConfigText(facts.resolved_json);
+  if (!document.ok()) return;  // of a record that an older version resolved
+  const absl::StatusOr<DeepSpeedConfig> config =
+      DeepSpeedConfig::Create(std::move(document->value));
+  if (!config.ok()) return;
+  const auto is_on = [&config](absl::string_view path) {
+    const absl::StatusOr<const ConfigValue*> value = config->GetValue(path);
+    return value.ok() && *value != nullptr && LaxBool(**value).value_or(false);
+  };
+  job->layout.round_robin_gradients = is_on("zero_optimization.round_robin_gradients");
+  job->layout.parameter_alignment = is_on("zero_optimization.parameter_alignment");
+}
+
 // The choices that depend on the config.
 void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
   job->resolved_config_json = facts.resolved_json;
@@ -385,6 +426,7 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
     job->layout.zero_stage = facts.resolved_json.empty() ? 3 : 0;
   }
   job->layout.hpz_partition_size = facts.hpz_partition_size;
+  DecideFlatGroups(facts, job);
   DecidePlacement(spec, facts, job);
   if (spec.options().dtype() != v1::DTYPE_POLICY_UNSPECIFIED) {
     job->dtype_reason = "--dtype";

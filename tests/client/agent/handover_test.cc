@@ -44,6 +44,7 @@ TEST_F(HandOverTest, GivesTheIndexAndTheArena) {
                                         {"secondary_offset", 192},
                                         {"secondary_elements", 16},
                                         {"buffer", false},
+                                        {"state", false},
                                         {"filled", true},
                                         {"aliases", {"other.name"}}}));
   ASSERT_TRUE(client.Acknowledge());
