@@ -332,11 +332,10 @@ absl::Status Resharder::WriteOptimizerStates(const std::string& folder) {
 }  // namespace
 
 absl::StatusOr<WrittenCheckpoint> ReshardCheckpoint(const ZeroCheckpoint& checkpoint,
-                                                    int64_t world_size, const std::string& out,
+                                                    int64_t world_size, const OutputFolder& folder,
                                                     const PieceCopier::Options& options) {
   ZC_ASSIGN_OR_RETURN(ShardLayout layout, LayOutShards(checkpoint, world_size));
   ZC_RETURN_IF_ERROR(CheckWritable(checkpoint));
-  ZC_ASSIGN_OR_RETURN(OutputFolder folder, OutputFolder::Create(out));
   WrittenCheckpoint written;
   written.tag = checkpoint.tag;
   if (checkpoint.is_universal) {
@@ -347,7 +346,6 @@ absl::StatusOr<WrittenCheckpoint> ReshardCheckpoint(const ZeroCheckpoint& checkp
   Resharder resharder(checkpoint, std::move(layout), options);
   ZC_RETURN_IF_ERROR(resharder.Write(folder.File(written.tag)));
   ZC_RETURN_IF_ERROR(WriteLatest(folder.File("latest"), written.tag));
-  ZC_RETURN_IF_ERROR(folder.Commit());
   written.num_files = resharder.writer().num_files() + 1;
   written.num_bytes = resharder.writer().num_bytes();
   return written;

@@ -190,20 +190,18 @@ absl::Status UniversalWriter::CopyModelStates(const OutputFolder& folder) {
 }  // namespace
 
 absl::StatusOr<WrittenCheckpoint> WriteUniversalCheckpoint(const ZeroCheckpoint& checkpoint,
-                                                           const std::string& out,
+                                                           const OutputFolder& folder,
                                                            const PieceCopier::Options& options) {
   if (checkpoint.is_universal) {
     return absl::InvalidArgumentError(absl::StrCat("write ", checkpoint.folder, "/", checkpoint.tag,
                                                    " in the universal form: it has that already"));
   }
   ZC_RETURN_IF_ERROR(CheckWritable(checkpoint));
-  ZC_ASSIGN_OR_RETURN(OutputFolder folder, OutputFolder::Create(out));
   WrittenCheckpoint written;
   written.tag = absl::StrCat(checkpoint.tag, "_universal");
   UniversalWriter writer(checkpoint, options);
   ZC_RETURN_IF_ERROR(writer.Write(folder, written.tag));
   ZC_RETURN_IF_ERROR(WriteLatest(folder.File("latest_universal"), written.tag));
-  ZC_RETURN_IF_ERROR(folder.Commit());
   written.num_files = writer.writer().num_files() + 1;
   written.num_bytes = writer.writer().num_bytes();
   return written;

@@ -89,6 +89,19 @@ std::vector<std::string> DifferentValues(const std::string& ours, const std::str
   return names;
 }
 
+// Writes `checkpoint` for `world_size` ranks, or, 0, in the universal form.
+absl::StatusOr<WrittenCheckpoint> Write(const ZeroCheckpoint& checkpoint, int64_t world_size,
+                                        const std::string& out,
+                                        const PieceCopier::Options& options = {}) {
+  auto folder = OutputFolder::Create(out);
+  if (!folder.ok()) return folder.status();
+  auto written = world_size > 0 ? ReshardCheckpoint(checkpoint, world_size, *folder, options)
+                                : WriteUniversalCheckpoint(checkpoint, *folder, options);
+  if (!written.ok()) return written;
+  if (const absl::Status done = folder->Commit(); !done.ok()) return done;
+  return written;
+}
+
 class ReshardTest : public ::testing::Test {
  protected:
   // Reads `from` and writes it for `world_size` ranks, or, 0, in the universal form, into `name`.
@@ -99,8 +112,7 @@ class ReshardTest : public ::testing::Test {
     if (!checkpoint.ok()) return out;
     PieceCopier::Options options;
     options.num_threads = 3;
-    const auto written = world_size > 0 ? ReshardCheckpoint(*checkpoint, world_size, out, options)
-                                        : WriteUniversalCheckpoint(*checkpoint, out, options);
+    const auto written = Write(*checkpoint, world_size, out, options);
     EXPECT_THAT(written, IsOk());
     if (written.ok()) {
       EXPECT_EQ(written->num_files, static_cast<int64_t>(FilesOf(out).size()));
@@ -185,16 +197,14 @@ TEST_F(ReshardTest, LeavesNothingOfAFolderThatFails) {
   };
   for (const bool universal : {false, true}) {
     left = 40;
-    const auto written = universal
-                             ? WriteUniversalCheckpoint(checkpoint, temp_.File("out"), options)
-                             : ReshardCheckpoint(checkpoint, 3, temp_.File("out"), options);
+    const auto written = Write(checkpoint, universal ? 0 : 3, temp_.File("out"), options);
     EXPECT_THAT(written, StatusIs(absl::StatusCode::kCancelled, HasSubstr("Ctrl-C")));
     EXPECT_THAT(FilesOf(temp_.path()), IsEmpty());
   }
   ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint other,
                           ReadZeroCheckpoint(DeepSpeedFolder("c2"), ""));
   temp_.Write("out", "mine");
-  EXPECT_THAT(ReshardCheckpoint(other, 3, temp_.File("out"), {}),
+  EXPECT_THAT(Write(other, 3, temp_.File("out")),
               StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr(temp_.File("out"))));
   EXPECT_THAT(FilesOf(temp_.path()), ElementsAre("out"));
 }
@@ -213,8 +223,7 @@ TEST_F(ReshardTest, NamesDamagedBytes) {
   std::ofstream(path, std::ios::binary) << bytes;
   ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint damaged, ReadZeroCheckpoint(folder, ""));
   for (const bool universal : {false, true}) {
-    const auto written = universal ? WriteUniversalCheckpoint(damaged, temp_.File("out"), {})
-                                   : ReshardCheckpoint(damaged, 3, temp_.File("out"), {});
+    const auto written = Write(damaged, universal ? 0 : 3, temp_.File("out"));
     EXPECT_THAT(written, StatusIs(absl::StatusCode::kDataLoss, HasSubstr(path)));
     EXPECT_FALSE(std::filesystem::exists(temp_.File("out")));
   }
@@ -223,30 +232,27 @@ TEST_F(ReshardTest, NamesDamagedBytes) {
 TEST_F(ReshardTest, RefusesWhatItCannotCut) {
   ZC_ASSERT_OK_AND_ASSIGN(ZeroCheckpoint checkpoint,
                           ReadZeroCheckpoint(DeepSpeedFolder("olmoe-z3-w2"), ""));
-  EXPECT_THAT(ReshardCheckpoint(checkpoint, 0, temp_.File("out"), {}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("0 ranks")));
   ZeroCheckpoint other = checkpoint;
   other.other_states = {"row_norms"};
   for (const bool universal : {false, true}) {
-    const auto written = universal ? WriteUniversalCheckpoint(other, temp_.File("out"), {})
-                                   : ReshardCheckpoint(other, 3, temp_.File("out"), {});
+    const auto written = Write(other, universal ? 0 : 3, temp_.File("out"));
     EXPECT_THAT(written, StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("row_norms")));
     EXPECT_EQ(ReasonOf(written.status()), "UNSUPPORTED");
   }
   // Sub-groups that the config does not give.
   other = checkpoint;
   other.settings.sub_group_size = 3000;
-  EXPECT_THAT(ReshardCheckpoint(other, 3, temp_.File("out"), {}),
+  EXPECT_THAT(Write(other, 3, temp_.File("out")),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("sub_group_size 3000")));
   other = checkpoint;
   for (const std::string name : {"a/b", "..", "", "optimizer_state.pt"}) {
     other.parameters[0].name = name;
-    EXPECT_THAT(WriteUniversalCheckpoint(other, temp_.File("out"), {}),
+    EXPECT_THAT(Write(other, 0, temp_.File("out")),
                 StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("\"" + name + "\"")));
   }
   ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint universal,
                           ReadZeroCheckpoint(DeepSpeedFolder("mixtral-z3-w2-uni"), ""));
-  EXPECT_THAT(WriteUniversalCheckpoint(universal, temp_.File("out"), {}),
+  EXPECT_THAT(Write(universal, 0, temp_.File("out")),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("already")));
   EXPECT_THAT(FilesOf(temp_.path()), IsEmpty());
 }
