@@ -196,29 +196,10 @@ absl::StatusOr<int64_t> ShardBytes(const ModelFlags& flags) {
   return InvalidFields({{"--max-shard-size", std::string(bytes.status().message())}});
 }
 
-// All that is wrong with the checkpoint: the first as the error, all in the JSON and on stderr.
-absl::StatusOr<ZeroCheckpoint> ReadIt(const ModelFlags& flags) {
-  std::vector<absl::Status> problems;
-  absl::StatusOr<ZeroCheckpoint> checkpoint = ReadZeroCheckpoint(
-      flags.checkpoint.folder, flags.checkpoint.tag, StopWhenInterrupted(), &problems);
-  if (problems.size() > 1) {
-    Json messages = Json::array();
-    std::vector<std::string> lines;
-    for (const absl::Status& problem : problems) {
-      messages.push_back(std::string(problem.message()));
-      lines.push_back(EscapeControls(std::string(problem.message())));
-    }
-    SetErrorContext({{"problems", std::move(messages)}});
-    SetErrorText(absl::StrCat(problems.size(), " things are wrong with the checkpoint:\n  ",
-                              absl::StrJoin(lines, "\n  ")));
-  }
-  return checkpoint;
-}
-
 absl::Status RunConsolidate(const GlobalOptions& global, const ModelFlags& flags) {
   const absl::Time start = absl::Now();
   ZC_ASSIGN_OR_RETURN(const int64_t max_shard_bytes, ShardBytes(flags));
-  ZC_ASSIGN_OR_RETURN(const ZeroCheckpoint checkpoint, ReadIt(flags));
+  ZC_ASSIGN_OR_RETURN(const ZeroCheckpoint checkpoint, ReadCheckpoint(flags.checkpoint));
   ZC_ASSIGN_OR_RETURN(const Consolidation model,
                       Consolidate(checkpoint, DtypeOf(flags.dtype), flags.one_name));
   return WriteIt(global, flags, checkpoint, model, "consolidating", start, max_shard_bytes);
@@ -295,7 +276,7 @@ absl::Status RunExport(const GlobalOptions& global, const ModelFlags& flags) {
     }
     spec = *std::move(parsed);
   }
-  ZC_ASSIGN_OR_RETURN(const ZeroCheckpoint checkpoint, ReadIt(flags));
+  ZC_ASSIGN_OR_RETURN(const ZeroCheckpoint checkpoint, ReadCheckpoint(flags.checkpoint));
   std::string config;
   const std::string beside = checkpoint.folder + "/config.json";
   std::error_code not_there;

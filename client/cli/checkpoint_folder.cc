@@ -1,15 +1,20 @@
 #include "client/cli/checkpoint_folder.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/cli/interruption.h"
 #include "client/cli/job_flags.h"
+#include "client/cli/output.h"
 #include "kernels/base/status_macros.h"
+#include "server/base/utf8.h"
 
 namespace zerocast {
 
@@ -27,6 +32,24 @@ void CheckpointFlags::AddTo(CLI::App* command) {
 
 FileObserver StopWhenInterrupted() {
   return [](absl::string_view) { return CheckInterrupted(); };
+}
+
+absl::StatusOr<ZeroCheckpoint> ReadCheckpoint(const CheckpointFlags& flags) {
+  std::vector<absl::Status> problems;
+  absl::StatusOr<ZeroCheckpoint> checkpoint =
+      ReadZeroCheckpoint(flags.folder, flags.tag, StopWhenInterrupted(), &problems);
+  if (problems.size() > 1) {
+    nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+    std::vector<std::string> lines;
+    for (const absl::Status& problem : problems) {
+      messages.push_back(std::string(problem.message()));
+      lines.push_back(EscapeControls(std::string(problem.message())));
+    }
+    SetErrorContext({{"problems", std::move(messages)}});
+    SetErrorText(absl::StrCat(problems.size(), " things are wrong with the checkpoint:\n  ",
+                              absl::StrJoin(lines, "\n  ")));
+  }
+  return checkpoint;
 }
 
 absl::Status WriteFolder(const std::string& path,

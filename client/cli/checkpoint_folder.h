@@ -24,6 +24,10 @@ struct CheckpointFlags {
 // Ends reading and writing when the command is interrupted: CANCELLED.
 FileObserver StopWhenInterrupted();
 
+// Reads it.  Errors: as ReadZeroCheckpoint: the first thing that is wrong; with several, all of
+// them are told on stderr and in the error's JSON.
+absl::StatusOr<ZeroCheckpoint> ReadCheckpoint(const CheckpointFlags& flags);
+
 // Makes the folder `path`, has `fill` write into it, and puts it in its place: whole, or not at
 // all, also when the command is interrupted.  Errors: as OutputFolder and `fill`; CANCELLED.
 absl::Status WriteFolder(const std::string& path,
