@@ -12,6 +12,8 @@ constexpr void (*kSubcommands[])(CLI::App*, const GlobalOptions*, Run*) = {
     AddCheckpointInspect,
     AddCheckpointConsolidate,
     AddCheckpointExport,
+    AddCheckpointReshard,
+    AddCheckpointToUniversal,
     // Those that a server keeps.
     AddCheckpointRegister,
     AddCheckpointList,

@@ -16,6 +16,10 @@ void AddCheckpointInspect(CLI::App* checkpoint, const GlobalOptions* global, Run
 void AddCheckpointConsolidate(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointExport(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 
+// ---- checkpoint_reshard.cc: of a folder, without a server.
+void AddCheckpointReshard(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+void AddCheckpointToUniversal(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+
 // ---- checkpoint_registry.cc: those that a server keeps.
 void AddCheckpointRegister(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointList(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
