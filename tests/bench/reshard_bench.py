@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""`zerocast checkpoint reshard` beside DeepSpeed's way to another world size, in runs that alternate.
+
+    python3 tests/bench/reshard_bench.py [--stage N ...] [--gb N] [--to N] [--runs N] [--json FILE]
+
+The checkpoints are made by a real engine on two ranks, once. The libraries come from the package index, pinned in
+requirements-peers.txt, in an environment of their own (build/release/venv/bench, some GB). README.md says how the table is read.
+Asserts no time.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import bench_tools as tools
+from consolidate_bench import make, own_bytes, warm
+
+HERE = pathlib.Path(__file__).resolve().parent
+HOW = ("deepspeed", "zerocast")
+PARTS = ("convert", "load")
+COLUMNS = (("stage", -6, ""), ("", -10, ""), ("convert s", 10, ".2f"), ("load s", 7, ".2f"), ("faster", 7, ".2f"),
+           ("with load", 9, ".2f"), ("most MB", 8, ".0f"))
+# Its own seconds, without imports.
+LIBRARY = """
+import argparse, json, sys, time
+from deepspeed.checkpoint import ds_to_universal
+arguments = argparse.Namespace(input_folder=sys.argv[1], output_folder=sys.argv[2], num_extract_workers=4, num_merge_workers=2,
+                               keep_temp_folder=False, strict=True, inject_missing_state=True)
+start = time.perf_counter()
+ds_to_universal.main(arguments)
+print(json.dumps({"seconds": time.perf_counter() - start}))
+"""
+
+
+def seconds_of(said):
+    return float(said.rpartition('"seconds": ')[2].strip().rstrip("}"))
+
+
+def flush(out):
+    """Files and folders on the disk, as ours are when the command ends."""
+    for path in [*out.rglob("*"), out]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def convert_deepspeed(python, checkpoint, out):
+    tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
+    out.mkdir()
+    said = tools.run(python, "-B", "-c", LIBRARY, checkpoint / tag, out / f"{tag}_universal",
+                     env={**os.environ, "DS_ACCELERATOR": "cpu"})
+    return seconds_of(said)
+
+
+def convert_zerocast(checkpoint, out, world_size):
+    """Seconds of the whole command, and the most that it held."""
+    start = time.perf_counter()
+    process = subprocess.Popen([str(tools.BIN / "zerocast"), "checkpoint", "reshard", str(checkpoint), "--world-size",
+                                str(world_size), "--out", str(out)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        most = max(most, own_bytes(process.pid))
+        time.sleep(0.002)
+    seconds = time.perf_counter() - start
+    if process.returncode != 0:
+        raise RuntimeError(f"zerocast checkpoint reshard {checkpoint} ended with {process.returncode}")
+    return seconds, most
+
+
+def load(python, folder, stage, world_size, arguments, form):
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo",
+                   "OMP_NUM_THREADS": str(max(1, tools.THREADS // world_size))}
+    return seconds_of(tools.run(
+        python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", world_size, "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", HERE / "reload_rank.py", folder, stage, arguments.gb, form,
+        env=environment))
+
+
+def measure(stage, python, arguments):
+    checkpoint = make(python, arguments.folder, stage, arguments.gb)
+    warm(checkpoint)
+    out = pathlib.Path(arguments.folder, f"resharded-{os.getpid()}")
+    seconds, memory = {how: {part: [] for part in PARTS} for how in HOW}, []
+    try:
+        for _ in range(arguments.runs):
+            for how in HOW:
+                if how == "zerocast":
+                    took, most = convert_zerocast(checkpoint, out, arguments.to)
+                    memory.append(most)
+                else:
+                    took = convert_deepspeed(python, checkpoint, out)
+                seconds[how]["convert"].append(took)
+                # What one leaves unwritten must not meet the next.
+                flush(out)
+                form = "saved" if how == "zerocast" else "universal"
+                seconds[how]["load"].append(load(python, out, stage, arguments.to, arguments, form))
+                shutil.rmtree(out)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return {"stage": stage, "to": arguments.to, "seconds": seconds, "memory": memory,
+            "checkpoint_bytes": sum(path.stat().st_size for path in checkpoint.rglob("*.pt"))}
+
+
+def show(measured):
+    seconds = measured["seconds"]
+    whole = {how: [a + b for a, b in zip(seconds[how]["convert"], seconds[how]["load"])] for how in HOW}
+    table = []
+    for how in HOW:
+        ours = how == "zerocast"
+        table.append((measured["stage"], how, tools.median(seconds[how]["convert"]), tools.median(seconds[how]["load"]),
+                      tools.median([a / b for a, b in zip(whole["deepspeed"], seconds[how]["convert"])]) if ours else None,
+                      tools.median([a / b for a, b in zip(whole["deepspeed"], whole[how])]) if ours else None,
+                      max(measured["memory"]) / 1e6 if ours else None))
+    tools.rows(COLUMNS, table)
+
+
+def main():
+    parser = tools.parser(__doc__)
+    parser.set_defaults(runs=5)
+    parser.add_argument("--stage", action="append", type=int, choices=(1, 2, 3), help="repeat for several (default: 3)")
+    parser.add_argument("--gb", type=float, default=1.8, help="size of the checkpoint (default: %(default)s)")
+    parser.add_argument("--to", type=int, default=3, help="world size to reshard to (default: %(default)s)")
+    parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
+    parser.add_argument("--python", help="one that has the libraries, instead of --venv")
+    arguments = parser.parse_args()
+    tools.print_command()
+    python = arguments.python or tools.environment(arguments.venv, HERE / "requirements-peers.txt")
+    pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
+    results = []
+    for stage in arguments.stage or [3]:
+        results.append(measure(stage, python, arguments))
+        show(results[-1])
+    tools.write_json(arguments.json, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
