@@ -76,7 +76,7 @@ std::string WrittenText(const ZeroCheckpoint& checkpoint, const ReshardFlags& fl
       EscapeControls(flags.out), "\n  ", EscapeControls(written.tag), ": ",
       flags.world_size == 0 ? "the universal form" : Ranks(flags.world_size), ", ",
       FormatBytes(written.num_bytes), " in ", written.num_files, " files",
-      absl::StrFormat(", %.2f s, ", seconds),
+      absl::StrFormat("\n  in %.2f s, ", seconds),
       FormatRate(static_cast<double>(written.num_bytes) / std::max(seconds, 1e-9)), "\n  of ",
       EscapeControls(checkpoint.tag), ": ",
       checkpoint.is_universal ? "the universal form, saved by " : "", Ranks(checkpoint.world_size),
