@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 
 import bench_tools as tools
 
 HERE = pathlib.Path(__file__).resolve().parent
 RANKS = 2
 HOW = ("library", "zerocast")
+FLOOR = "unloaded"  # of the memory: a model that never got weights
 PHASES = ("load", "initialize", "step")
 SAMPLE_SECONDS = 0.1
 COLUMNS = (("", -12, ""), ("load s", 8, ".2f"), ("GB/s", 7, ".2f"), ("faster", 8, ".2f"), ("load MB", 9, ".0f"),
@@ -110,31 +110,37 @@ def measure(kind, python, arguments):
     ckpt = tools.checkpoint(arguments.folder, kind, arguments.gb)
     tools.warm(ckpt)
     run(python, "library", ckpt, False)  # the first one compiles DeepSpeed's extension
-    seconds, memory = {how: [] for how in HOW}, {how: [] for how in HOW}
+    seconds, memory = {how: [] for how in HOW}, {how: [] for how in (*HOW, FLOOR)}
     for _ in range(arguments.runs):
         for how in HOW:
             seconds[how].append(run(python, how, ckpt, False)[0])
     for _ in range(arguments.memory_runs):
-        for how in HOW:
-            memory[how].append(run(python, how, ckpt, True)[1])
+        for how, found in memory.items():
+            found.append(run(python, how, ckpt, True)[1])
     return {"kind": kind, "bytes": tools.file_bytes(ckpt)[0], "seconds": seconds, "memory": memory}
 
 
 def show(measured):
     gigabytes = measured["bytes"] / 1e9
     print(f"\n{measured['kind']}, {gigabytes:.2f} GB")
-    seconds, peaks, table = measured["seconds"], {}, []
-    for how in HOW:
-        most = {phase: tools.median([run[phase] for run in measured["memory"][how]]) / 1e6 for phase in PHASES} \
-            if measured["memory"][how] else {}
-        peaks[how] = max(most.values(), default=None)
-        middle = tools.median(seconds[how])
-        faster = tools.median([a / b for a, b in zip(seconds["library"], seconds[how])])
-        table.append((how, middle, gigabytes / middle, faster, *(most.get(phase) for phase in PHASES), peaks[how]))
+    seconds, most, table = measured["seconds"], {}, []
+    for how, runs in measured["memory"].items():
+        most[how] = {phase: tools.median([run[phase] for run in runs]) / 1e6 for phase in PHASES} if runs else {}
+        cells = [None, None, None]
+        if how in seconds:
+            middle = tools.median(seconds[how])
+            faster = tools.median([a / b for a, b in zip(seconds["library"], seconds[how])])
+            cells = [middle, gigabytes / middle, faster]
+        table.append((how, *cells, *(most[how].get(phase) for phase in PHASES), max(most[how].values(), default=None)))
     tools.rows(COLUMNS, table)
-    if peaks["library"] is not None:
-        measured["copies_saved"] = (peaks["library"] - peaks["zerocast"]) * 1e6 / measured["bytes"]
-        print(f"peak: the library's less {measured['copies_saved']:.2f} copies of the shards")
+    if most["library"]:
+        copy = measured["bytes"] / 1e6
+        measured["copies_saved"] = {phase: (most["library"][phase] - most["zerocast"][phase]) / copy for phase in PHASES}
+        measured["copies_above_floor"] = {phase: (most["zerocast"][phase] - most[FLOOR][phase]) / copy for phase in PHASES[1:]}
+        for text, found in (("less than the library", measured["copies_saved"]),
+                            ("more than a model without weights", measured["copies_above_floor"])):
+            print(f"zerocast, copies of the shards {text}: "
+                  f"{', '.join(f'{phase} {copies:.2f}' for phase, copies in found.items())}")
 
 
 def main():

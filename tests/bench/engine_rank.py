@@ -3,9 +3,9 @@
 
     engine_rank.py HOW CKPT [PHASE_FILE]
 
-HOW is "library" or "zerocast". Rank 0 prints the seconds of the load as JSON; imports and the process group are outside of the clock.
-With PHASE_FILE the model is trained one step, and rank 0 keeps the name of the present phase in it: "load", "initialize", "step",
-"end"; without it, the load is all.
+HOW is "library", "zerocast", or "unloaded": the model is made under zero.Init and gets no weights. Rank 0 prints the seconds of the
+load as JSON; imports and the process group are outside of the clock. With PHASE_FILE the model is trained one step, and rank 0 keeps
+the name of the present phase in it: "load", "initialize", "step", "end"; without it, the load is all.
 """
 
 import json
@@ -29,11 +29,16 @@ def loader(how):
         import zerocast._embedded
         import zerocast.pretrained
         return lambda cls, ckpt: zerocast.from_pretrained(cls, ckpt, CONFIG)
+    from transformers import initialization
     from transformers.integrations import HfDeepSpeedConfig
     alive = HfDeepSpeedConfig(CONFIG)  # from_pretrained looks at it as long as it lives
 
     def load(cls, ckpt):
-        model = cls.from_pretrained(ckpt)
+        if how == "unloaded":
+            with initialization.no_init_weights():
+                model = cls._from_config(cls.config_class.from_pretrained(ckpt))
+        else:
+            model = cls.from_pretrained(ckpt)
         model.kept_alive = alive
         return model
     return load
