@@ -80,7 +80,7 @@ std::string WrittenText(const ZeroCheckpoint& checkpoint, const ReshardFlags& fl
       FormatRate(static_cast<double>(written.num_bytes) / std::max(seconds, 1e-9)), "\n  of ",
       EscapeControls(checkpoint.tag), ": ",
       checkpoint.is_universal ? "the universal form, saved by " : "", Ranks(checkpoint.world_size),
-      ", ZeRO stage ", checkpoint.stage, ", step ",
+      "\n  ZeRO stage ", checkpoint.stage, ", step ",
       checkpoint.global_steps < 0 ? "not known" : absl::StrCat(checkpoint.global_steps), ", ",
       checkpoint.parameters.size(),
       checkpoint.parameters.size() == 1 ? " parameter" : " parameters", "\n");

@@ -74,7 +74,8 @@ class Reshard(unittest.TestCase):
         self.assertIn("already", again.stderr)
 
     def test_says_in_80_columns_what_was_done(self):
-        for args in (("reshard", "keep_c1", "--world-size", "1"), ("to-universal", "ernie-z1-w3")):
+        for args in (("reshard", "keep_c1", "--world-size", "1"), ("to-universal", "ernie-z1-w3"),
+                     ("reshard", "mixtral-z3-w2-uni", "--world-size", "100")):
             done = checkpoint(*args, "--out", self.out, cwd=self.folders)
             self.assertEqual((done.code, done.stderr), (0, ""), done)
             self.assertIn("ZeRO stage", done.stdout)
