@@ -15,6 +15,9 @@
 namespace zerocast {
 namespace {
 
+// Smaller writes are left to the kernel's own time.
+constexpr int64_t kWriteBackBytes = 256 << 10;
+
 absl::Status FileError(int error_number, absl::string_view what) {
   absl::Status status = ErrnoStatus(error_number, what);
   return WithReason(std::move(status),
@@ -139,6 +142,7 @@ absl::Status OutputFile::Append(absl::string_view data) {
 }
 
 absl::Status OutputFile::WriteAt(int64_t offset, absl::string_view data) const {
+  const int64_t begin = offset;
   while (!data.empty()) {
     const ssize_t put = ::pwrite(fd_, data.data(), data.size(), offset);
     if (put < 0) {
@@ -147,6 +151,11 @@ absl::Status OutputFile::WriteAt(int64_t offset, absl::string_view data) const {
     }
     data.remove_prefix(static_cast<size_t>(put));
     offset += put;
+  }
+  // The disk begins while others still write, so that Commit has little to wait for.  Only a hint:
+  // whether the bytes are on it is Commit's to say.
+  if (offset - begin >= kWriteBackBytes) {
+    ::sync_file_range(fd_, begin, offset - begin, SYNC_FILE_RANGE_WRITE);
   }
   return absl::OkStatus();
 }
