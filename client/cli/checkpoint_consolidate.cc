@@ -36,22 +36,18 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
-constexpr int kMaxThreads = 64;
 
 struct ModelFlags {
   CheckpointFlags checkpoint;
-  std::string out, dtype, max_shard_size = "5GB";
+  OutputFlags output;
+  std::string dtype, max_shard_size = "5GB";
   bool one_name = false;
-  int num_threads = 0;
   // export alone
   std::string model_spec, model_config, dialect;
 
   void AddTo(CLI::App* command) {
     checkpoint.AddTo(command);
-    command->add_option("--out", out, "Folder to write: one that is not there yet, or an empty one")
-        ->required()
-        ->check(kNotEmpty)
-        ->type_name("DIR");
+    output.AddOutTo(command);
     command
         ->add_option("--dtype", dtype,
                      "fp32, bf16 or fp16 for every floating parameter, or stored: the dtype of\n"
@@ -63,9 +59,7 @@ struct ModelFlags {
                      "Most bytes of tensors in one file: 5GB, 500MB, 4GiB")
         ->type_name("SIZE")
         ->capture_default_str();
-    command->add_option("--threads", num_threads, "Threads (default: one a processor, at most 8)")
-        ->check(WholeNumber(1, kMaxThreads))
-        ->type_name("N");
+    output.AddThreadsTo(command);
   }
 };
 
@@ -100,7 +94,7 @@ Json WrittenJson(const ZeroCheckpoint& checkpoint, const ModelFlags& flags,
           {"step", checkpoint.global_steps < 0 ? Json(nullptr) : Json(checkpoint.global_steps)},
           {"world_size", checkpoint.world_size},
           {"stage", checkpoint.stage},
-          {"out", flags.out},
+          {"out", flags.output.out},
           {"tensors", written.num_tensors},
           {"bytes", written.num_bytes},
           {"dtypes", tensors_of},
@@ -118,7 +112,7 @@ std::string WrittenText(const ZeroCheckpoint& checkpoint, const ModelFlags& flag
   std::vector<std::string> dtypes;
   for (const auto& [name, count] : tensors_of) dtypes.push_back(absl::StrCat(count, " ", name));
   std::string text = absl::StrCat(
-      EscapeControls(flags.out), "\n  ", FormatBytes(written.num_bytes), " in ",
+      EscapeControls(flags.output.out), "\n  ", FormatBytes(written.num_bytes), " in ",
       written.num_tensors, written.num_tensors == 1 ? " tensor" : " tensors", ", ",
       written.files.size(), written.files.size() == 1 ? " file" : " files",
       absl::StrFormat(", %.2f s, ", written.seconds),
@@ -162,32 +156,26 @@ absl::Status WriteIt(const GlobalOptions& global, const ModelFlags& flags,
   Written written;
   written.num_tensors = static_cast<int64_t>(model.model.tensors.size());
   written.num_bytes = BytesOf(model.model.tensors);
-  const absl::Status done = WriteFolder(flags.out, [&](const OutputFolder& folder) -> absl::Status {
-    CopyProgress progress(what, written.num_bytes, !global.json());
-    PieceCopier::Options options;
-    options.num_threads = flags.num_threads;
-    options.keep_going = CheckInterrupted;
-    options.progress = [&progress](int64_t num_bytes) { progress.Add(num_bytes); };
-    ZC_ASSIGN_OR_RETURN(written.files, WriteModel(checkpoint, model.model, folder, max_shard_bytes,
-                                                  std::move(options)));
-    ZC_ASSIGN_OR_RETURN(written.copied, CopyModelFiles(checkpoint.folder, folder));
-    if (flags.model_config.empty()) return absl::OkStatus();
-    // The one that was named, in the place of one that lay beside.
-    ZC_ASSIGN_OR_RETURN(const std::string config, ReadTextFile(flags.model_config, kMaxFileBytes));
-    ZC_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(folder.File("config.json")));
-    ZC_RETURN_IF_ERROR(file.Append(config));
-    return file.Commit();
-  });
+  const absl::Status done =
+      WriteFolder(flags.output.out, [&](const OutputFolder& folder) -> absl::Status {
+        CopyProgress progress(what, written.num_bytes, !global.json());
+        ZC_ASSIGN_OR_RETURN(written.files,
+                            WriteModel(checkpoint, model.model, folder, max_shard_bytes,
+                                       CopyOptions(flags.output, &progress)));
+        ZC_ASSIGN_OR_RETURN(written.copied, CopyModelFiles(checkpoint.folder, folder));
+        if (flags.model_config.empty()) return absl::OkStatus();
+        // The one that was named, in the place of one that lay beside.
+        ZC_ASSIGN_OR_RETURN(const std::string config,
+                            ReadTextFile(flags.model_config, kMaxFileBytes));
+        ZC_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(folder.File("config.json")));
+        ZC_RETURN_IF_ERROR(file.Append(config));
+        return file.Commit();
+      });
   ZC_RETURN_IF_ERROR(done);
   written.seconds = absl::ToDoubleSeconds(absl::Now() - start);
   WarnOfAbsent(model);
-  if (global.json()) {
-    PrintJson(WrittenJson(checkpoint, flags, model, written));
-  } else {
-    std::fputs(WrittenText(checkpoint, flags, model, written).c_str(), stdout);
-  }
-  if (std::fflush(stdout) != 0) return ErrnoStatus(errno, "write the report to stdout");
-  return absl::OkStatus();
+  return PrintReport(global, WrittenJson(checkpoint, flags, model, written),
+                     WrittenText(checkpoint, flags, model, written));
 }
 
 absl::StatusOr<int64_t> ShardBytes(const ModelFlags& flags) {

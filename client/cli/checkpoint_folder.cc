@@ -1,7 +1,8 @@
 #include "client/cli/checkpoint_folder.h"
 
+#include <cerrno>
 #include <cmath>
-#include <nlohmann/json.hpp>
+#include <cstdio>
 #include <utility>
 #include <vector>
 
@@ -14,9 +15,15 @@
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
 #include "server/base/utf8.h"
 
 namespace zerocast {
+namespace {
+
+constexpr int kMaxThreads = 64;
+
+}  // namespace
 
 void CheckpointFlags::AddTo(CLI::App* command) {
   command
@@ -28,6 +35,19 @@ void CheckpointFlags::AddTo(CLI::App* command) {
   command->add_option("--tag", tag, "Which save (default: what `latest` says)")
       ->check(kNotEmpty)
       ->type_name("TAG");
+}
+
+void OutputFlags::AddOutTo(CLI::App* command) {
+  command->add_option("--out", out, "Folder to write: one that is not there yet, or an empty one")
+      ->required()
+      ->check(kNotEmpty)
+      ->type_name("DIR");
+}
+
+void OutputFlags::AddThreadsTo(CLI::App* command) {
+  command->add_option("--threads", num_threads, "Threads (default: one a processor, at most 8)")
+      ->check(WholeNumber(1, kMaxThreads))
+      ->type_name("N");
 }
 
 FileObserver StopWhenInterrupted() {
@@ -64,6 +84,26 @@ absl::Status WriteFolder(const std::string& path,
   ZC_RETURN_IF_ERROR(fill(folder));
   ZC_RETURN_IF_ERROR(CheckInterrupted());
   return folder.Commit();
+}
+
+PieceCopier::Options CopyOptions(const OutputFlags& flags, CopyProgress* progress) {
+  PieceCopier::Options options;
+  options.num_threads = flags.num_threads;
+  options.about_to = StopWhenInterrupted();
+  options.keep_going = CheckInterrupted;
+  options.progress = [progress](int64_t num_bytes) { progress->Add(num_bytes); };
+  return options;
+}
+
+absl::Status PrintReport(const GlobalOptions& global, const nlohmann::ordered_json& json,
+                         const std::string& text) {
+  if (global.json()) {
+    PrintJson(json);
+  } else {
+    std::fputs(text.c_str(), stdout);
+  }
+  if (std::fflush(stdout) != 0) return ErrnoStatus(errno, "write the report to stdout");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> ParseShardSize(const std::string& text) {

@@ -1,8 +1,6 @@
 // `zerocast checkpoint reshard` and `to-universal`: a DeepSpeed folder from another.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,7 +11,6 @@
 #include "absl/time/clock.h"
 #include "client/cli/checkpoint_commands.h"
 #include "client/cli/checkpoint_folder.h"
-#include "client/cli/interruption.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
@@ -28,23 +25,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kMaxThreads = 64;
-
 struct ReshardFlags {
   CheckpointFlags checkpoint;
-  std::string out;
+  OutputFlags output;
   int64_t world_size = 0;  // 0: the universal form
-  int num_threads = 0;
 
   void AddTo(CLI::App* command) {
     checkpoint.AddTo(command);
-    command->add_option("--out", out, "Folder to write: one that is not there yet, or an empty one")
-        ->required()
-        ->check(kNotEmpty)
-        ->type_name("DIR");
-    command->add_option("--threads", num_threads, "Threads (default: one a processor, at most 8)")
-        ->check(WholeNumber(1, kMaxThreads))
-        ->type_name("N");
+    output.AddOutTo(command);
+    output.AddThreadsTo(command);
   }
 };
 
@@ -57,7 +46,7 @@ Json WrittenJson(const ZeroCheckpoint& checkpoint, const ReshardFlags& flags,
           {"stage", checkpoint.stage},
           {"world_size", checkpoint.world_size},
           {"universal", checkpoint.is_universal},
-          {"out", flags.out},
+          {"out", flags.output.out},
           {"out_tag", written.tag},
           {"out_world_size", universal ? checkpoint.world_size : flags.world_size},
           {"out_universal", universal},
@@ -73,7 +62,7 @@ std::string Ranks(int64_t count) { return absl::StrCat(count, count == 1 ? " ran
 std::string WrittenText(const ZeroCheckpoint& checkpoint, const ReshardFlags& flags,
                         const WrittenCheckpoint& written, double seconds) {
   return absl::StrCat(
-      EscapeControls(flags.out), "\n  ", EscapeControls(written.tag), ": ",
+      EscapeControls(flags.output.out), "\n  ", EscapeControls(written.tag), ": ",
       flags.world_size == 0 ? "the universal form" : Ranks(flags.world_size), ", ",
       FormatBytes(written.num_bytes), " in ", written.num_files, " files",
       absl::StrFormat("\n  in %.2f s, ", seconds),
@@ -90,29 +79,21 @@ absl::Status RunReshard(const GlobalOptions& global, const ReshardFlags& flags) 
   const absl::Time start = absl::Now();
   ZC_ASSIGN_OR_RETURN(const ZeroCheckpoint checkpoint, ReadCheckpoint(flags.checkpoint));
   WrittenCheckpoint written;
-  const absl::Status done = WriteFolder(flags.out, [&](const OutputFolder& folder) -> absl::Status {
-    CopyProgress progress(flags.world_size == 0 ? "converting" : "resharding",
-                          BytesToWrite(checkpoint), !global.json());
-    PieceCopier::Options options;
-    options.num_threads = flags.num_threads;
-    options.about_to = StopWhenInterrupted();
-    options.keep_going = CheckInterrupted;
-    options.progress = [&progress](int64_t num_bytes) { progress.Add(num_bytes); };
-    ZC_ASSIGN_OR_RETURN(written,
-                        flags.world_size == 0
-                            ? WriteUniversalCheckpoint(checkpoint, folder, options)
-                            : ReshardCheckpoint(checkpoint, flags.world_size, folder, options));
-    return absl::OkStatus();
-  });
+  const absl::Status done =
+      WriteFolder(flags.output.out, [&](const OutputFolder& folder) -> absl::Status {
+        CopyProgress progress(flags.world_size == 0 ? "converting" : "resharding",
+                              BytesToWrite(checkpoint), !global.json());
+        const PieceCopier::Options options = CopyOptions(flags.output, &progress);
+        ZC_ASSIGN_OR_RETURN(written,
+                            flags.world_size == 0
+                                ? WriteUniversalCheckpoint(checkpoint, folder, options)
+                                : ReshardCheckpoint(checkpoint, flags.world_size, folder, options));
+        return absl::OkStatus();
+      });
   ZC_RETURN_IF_ERROR(done);
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  if (global.json()) {
-    PrintJson(WrittenJson(checkpoint, flags, written, seconds));
-  } else {
-    std::fputs(WrittenText(checkpoint, flags, written, seconds).c_str(), stdout);
-  }
-  if (std::fflush(stdout) != 0) return ErrnoStatus(errno, "write the report to stdout");
-  return absl::OkStatus();
+  return PrintReport(global, WrittenJson(checkpoint, flags, written, seconds),
+                     WrittenText(checkpoint, flags, written, seconds));
 }
 
 }  // namespace
