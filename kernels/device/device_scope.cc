@@ -17,6 +17,15 @@ absl::StatusOr<DeviceScope> DeviceScope::Enter(int device) {
   return DeviceScope(previous);
 }
 
+DeviceScope DeviceScope::EnterOrLog(int device) noexcept {
+  int previous = 0;
+  cudaError_t error = cudaGetDevice(&previous);
+  if (error == cudaSuccess) error = cudaSetDevice(device);
+  if (error == cudaSuccess) return DeviceScope(previous);
+  LogIfError(error, "select the device of what ends");
+  return DeviceScope(-1);
+}
+
 DeviceScope::DeviceScope(DeviceScope&& other) noexcept
     : previous_(std::exchange(other.previous_, -1)) {}
 

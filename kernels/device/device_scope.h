@@ -11,6 +11,8 @@ class [[nodiscard]] DeviceScope {
  public:
   // INVALID_ARGUMENT when there is no such device, FAILED_PRECONDITION without any.
   static absl::StatusOr<DeviceScope> Enter(int device);
+  // The same for where nobody takes a status: an error is logged, and the device stays as it is.
+  static DeviceScope EnterOrLog(int device) noexcept;
   ~DeviceScope();
 
   DeviceScope(const DeviceScope&) = delete;

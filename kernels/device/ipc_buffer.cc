@@ -52,7 +52,7 @@ absl::StatusOr<IpcBuffer> IpcBuffer::Import(int device, absl::string_view handle
 
 void IpcBuffer::Traits::Destroy(Handle handle) noexcept {
   // Closing looks for the handle in the current device's context.
-  const absl::StatusOr<DeviceScope> scope = DeviceScope::Enter(handle.device);
+  const DeviceScope scope = DeviceScope::EnterOrLog(handle.device);
   const cudaError_t error = cudaIpcCloseMemHandle(handle.memory);
   if (error != cudaSuccess) LogIfError(error, Closing(handle));
 }

@@ -10,12 +10,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/base/status_macros.h"
@@ -81,6 +84,18 @@ absl::Status InChild(const std::string& way, const std::string& handle) {
   return Write(buffer.data(), 2);
 }
 
+// What the other process does where calls fail by `plan`, and what came of it, as lines.
+std::string InChildFailing(const std::string& plan, const std::string& handle) {
+  const CudaEmu* const emu = cudaEmu();
+  const uint64_t before = emu->objectsAlive();
+  emu->fail(plan.c_str());
+  const absl::Status status = InChild("--ipc", handle);
+  const uint64_t failures = emu->failures();
+  emu->fail("");
+  return absl::StrCat("failed ", failures, "\nkept ", emu->objectsAlive() - before, "\nstatus ",
+                      status.ToString(), "\n");
+}
+
 // Runs this program anew, as `way handle`; its exit status.
 int RunChild(const std::string& way, const std::string& handle) {
   const pid_t child = fork();
@@ -90,6 +105,27 @@ int RunChild(const std::string& way, const std::string& handle) {
   }
   int status = -1;
   return waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// The same with calls that fail; all that it prints.
+std::string RunFailingChild(const std::string& plan, const std::string& handle) {
+  int ends[2];
+  if (pipe(ends) != 0) return "no pipe";
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    execl("/proc/self/exe", "sharing_test", "--failing", plan.c_str(), handle.c_str(), nullptr);
+    _exit(127);
+  }
+  close(ends[1]);
+  std::string printed;
+  char part[4096];
+  for (ssize_t got; (got = read(ends[0], part, sizeof(part))) > 0;) printed.append(part, got);
+  close(ends[0]);
+  int status = -1;
+  const bool ended = waitpid(child, &status, 0) == child && WIFEXITED(status);
+  return absl::StrCat(printed, ended ? "ended" : "crashed");
 }
 
 class Sharing : public ::testing::Test {
@@ -165,6 +201,27 @@ TEST_F(Sharing, AnotherProcessReadsAndWritesByALegacyHandle) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("5 bytes, not 64")));
 }
 
+TEST_F(Sharing, NoCallOfTheOtherProcessFailsInSilence) {
+  if (cudaEmu() == nullptr) GTEST_SKIP() << "only the stand-ins fail on demand";
+  ZC_ASSERT_OK_AND_ASSIGN(const DeviceBuffer buffer, DeviceBuffer::Create(0, kBytes));
+  ZC_ASSERT_OK_AND_ASSIGN(const std::string bytes, ExportIpc(buffer));
+  const std::string handle = absl::BytesToHexString(bytes);
+  const auto run = [&](const std::string& plan) {
+    EXPECT_THAT(Write(buffer.data(), 1), IsOk());
+    return RunFailingChild(plan, handle);
+  };
+  // Whatever its name: an error or a line of the log, never nothing.
+  int all = 0;
+  for (;; ++all) {
+    const std::string printed = run(absl::StrCat("cu*:", all + 1));
+    ASSERT_THAT(printed, HasSubstr("ended")) << all;
+    if (absl::StrContains(printed, "failed 0")) break;
+    EXPECT_THAT(printed, HasSubstr(": cudaError")) << all;
+  }
+  EXPECT_GT(all, 20);
+  std::cout << all << " calls of the other process failed in turn\n";
+}
+
 TEST_F(Sharing, ExportableMemoryHasNoLegacyHandle) {
   if (cudaEmu() == nullptr) GTEST_SKIP() << "the driver decides";
   ZC_ASSERT_OK_AND_ASSIGN(const DeviceBuffer buffer, DeviceBuffer::Create(0, kBytes));
@@ -213,6 +270,10 @@ TEST_F(Sharing, DevicesAreDescribed) {
 }  // namespace zerocast
 
 int main(int argc, char** argv) {
+  if (argc == 4 && std::strcmp(argv[1], "--failing") == 0) {
+    std::printf("%s", zerocast::InChildFailing(argv[2], argv[3]).c_str());
+    return 0;
+  }
   if (argc == 3 && std::strncmp(argv[1], "--gtest", 7) != 0) {
     const absl::Status status = zerocast::InChild(argv[1], argv[2]);
     if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
