@@ -127,7 +127,7 @@ TEST(ReadFolderManifest, FailsInTheLibrarysWords) {
   EXPECT_EQ(ReasonOf(torn.status()), "CHECKPOINT_NOT_FOUND");
 }
 
-TEST(CheckManifestFiles, SeesOtherDataInAFileOfTheSameSize) {
+TEST(CheckManifestFiles, SeesThatAFileWasWrittenAgain) {
   TempDir dir;
   const std::filesystem::path folder = dir.File("changed");
   std::filesystem::copy(DeepSpeedFolder("keep_c1"), folder,
@@ -140,6 +140,26 @@ TEST(CheckManifestFiles, SeesOtherDataInAFileOfTheSameSize) {
   EXPECT_THAT(CheckManifestFiles(manifest, folder, true),
               StatusIs(absl::StatusCode::kAborted, HasSubstr(path.string())));
   EXPECT_THAT(CheckManifestFiles(manifest, folder, false), IsOk());
+}
+
+// Of the same size and time: the CRCs in a zip file's directory tell one from the other.
+TEST(CheckManifestFiles, SeesOtherDataInAFileOfTheSameSize) {
+  TempDir dir;
+  const std::filesystem::path folder = dir.File("changed");
+  std::filesystem::copy(DeepSpeedFolder("mixtral-z3-w2"), folder,
+                        std::filesystem::copy_options::recursive);
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, ReadFolderManifest(folder, {}));
+  const std::filesystem::path tag = folder / "global_step3";
+  const std::filesystem::path path = tag / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt";
+  const std::filesystem::path other = tag / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt";
+  ASSERT_EQ(std::filesystem::file_size(path), std::filesystem::file_size(other));
+  const auto time = std::filesystem::last_write_time(path);
+  std::filesystem::copy(other, path, std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::last_write_time(path, time);
+  for (const bool made_on_this_node : {true, false}) {
+    EXPECT_THAT(CheckManifestFiles(manifest, folder, made_on_this_node),
+                StatusIs(absl::StatusCode::kAborted, HasSubstr(path.string())));
+  }
 }
 
 }  // namespace
