@@ -11,16 +11,12 @@ Asserts no time.
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import threading
 import time
 
 import bench_tools as tools
+from checkpoint_tools import BLOCK, flush, make, parser, run_command, run_stages, seconds_of, warm
 
-HERE = pathlib.Path(__file__).resolve().parent
-RANKS = 2
-BLOCK = 1 << 20
 HOW = ("zero_to_fp32", "zerocast", "floor")
 COLUMNS = (("stage", -6, ""), ("", -13, ""), ("s", 7, ".2f"), ("GB/s", 7, ".2f"), ("faster", 7, ".2f"), ("by floor", 8, ".2f"),
            ("most MB", 8, ".0f"))
@@ -34,62 +30,10 @@ print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
 
-def make(python, folder, stage, gigabytes):
-    """A checkpoint of that size, which is made where it is not there."""
-    made = pathlib.Path(folder, f"deepspeed-z{stage}-{gigabytes:g}")
-    if (made / "latest").exists():
-        return made
-    shutil.rmtree(made, ignore_errors=True)
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo",
-                   "OMP_NUM_THREADS": str(max(1, tools.THREADS // RANKS))}
-    tools.run(python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", RANKS, "--rdzv-backend", "c10d",
-              "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", HERE / "save_rank.py", made, stage, gigabytes,
-              env=environment)
-    return made
-
-
-def flush(out):
-    """Files and folder on the disk, as ours are when the command ends; not in anybody's seconds but the floor's."""
-    for path in [*out.iterdir(), out]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def warm(checkpoint):
-    for path in checkpoint.rglob("*.pt"):
-        with open(path, "rb") as file:
-            while file.read(16 * BLOCK):
-                pass
-
-
 def run_library(python, checkpoint, out):
     out.mkdir()
     said = tools.run(python, "-B", "-c", LIBRARY, checkpoint, out, env={**os.environ, "DS_ACCELERATOR": "cpu"})
-    return float(said.rpartition('"seconds": ')[2].strip().rstrip("}")), None
-
-
-def own_bytes(process):
-    """RssAnon and RssShmem of a process; 0 once it is gone."""
-    try:
-        lines = pathlib.Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-
-
-def run_zerocast(checkpoint, out):
-    start = time.perf_counter()
-    process = subprocess.Popen([str(tools.BIN / "zerocast"), "checkpoint", "consolidate", str(checkpoint), "--out", str(out)],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    most = 0
-    while process.poll() is None:
-        most = max(most, own_bytes(process.pid))
-        time.sleep(0.002)
-    seconds = time.perf_counter() - start
-    if process.returncode != 0:
-        raise RuntimeError(f"zerocast checkpoint consolidate {checkpoint} ended with {process.returncode}")
-    return seconds, most
+    return seconds_of(said), None
 
 
 def run_floor(checkpoint, out, num_bytes):
@@ -139,7 +83,7 @@ def measure(stage, python, arguments):
                 if how == "floor":
                     took, _ = run_floor(checkpoint, out, num_bytes)
                 elif how == "zerocast":
-                    took, most = run_zerocast(checkpoint, out)
+                    took, most = run_command("consolidate", checkpoint, "--out", out)
                     memory.append(most)
                     num_bytes = tools.file_bytes(out)[1]
                 else:
@@ -166,24 +110,5 @@ def show(measured):
     tools.rows(COLUMNS, table)
 
 
-def main():
-    parser = tools.parser(__doc__)
-    parser.set_defaults(runs=5)
-    parser.add_argument("--stage", action="append", type=int, choices=(1, 2, 3), help="repeat for several (default: 3)")
-    parser.add_argument("--gb", type=float, default=1.8, help="size of the checkpoint (default: %(default)s)")
-    parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
-    parser.add_argument("--python", help="one that has the libraries, instead of --venv")
-    arguments = parser.parse_args()
-    tools.print_command()
-    python = arguments.python or tools.environment(arguments.venv, HERE / "requirements-peers.txt")
-    pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
-    results = []
-    for stage in arguments.stage or [3]:
-        results.append(measure(stage, python, arguments))
-        show(results[-1])
-    tools.write_json(arguments.json, results)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_stages(parser(__doc__).parse_args(), measure, show)

@@ -11,14 +11,10 @@ Asserts no time.
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
-import time
 
 import bench_tools as tools
-from consolidate_bench import make, own_bytes, warm
+from checkpoint_tools import HERE, flush, make, parser, run_command, run_stages, seconds_of, warm
 
-HERE = pathlib.Path(__file__).resolve().parent
 HOW = ("deepspeed", "zerocast")
 PARTS = ("convert", "load")
 COLUMNS = (("stage", -6, ""), ("", -10, ""), ("convert s", 10, ".2f"), ("load s", 7, ".2f"), ("faster", 7, ".2f"),
@@ -35,39 +31,12 @@ print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
 
-def seconds_of(said):
-    return float(said.rpartition('"seconds": ')[2].strip().rstrip("}"))
-
-
-def flush(out):
-    """Files and folders on the disk, as ours are when the command ends."""
-    for path in [*out.rglob("*"), out]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
 def convert_deepspeed(python, checkpoint, out):
     tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
     out.mkdir()
     said = tools.run(python, "-B", "-c", LIBRARY, checkpoint / tag, out / f"{tag}_universal",
                      env={**os.environ, "DS_ACCELERATOR": "cpu"})
     return seconds_of(said)
-
-
-def convert_zerocast(checkpoint, out, world_size):
-    """Seconds of the whole command, and the most that it held."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(tools.BIN / "zerocast"), "checkpoint", "reshard", str(checkpoint), "--world-size",
-                                str(world_size), "--out", str(out)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    most = 0
-    while process.poll() is None:
-        most = max(most, own_bytes(process.pid))
-        time.sleep(0.002)
-    seconds = time.perf_counter() - start
-    if process.returncode != 0:
-        raise RuntimeError(f"zerocast checkpoint reshard {checkpoint} ended with {process.returncode}")
-    return seconds, most
 
 
 def load(python, folder, stage, world_size, arguments, form):
@@ -88,7 +57,7 @@ def measure(stage, python, arguments):
         for _ in range(arguments.runs):
             for how in HOW:
                 if how == "zerocast":
-                    took, most = convert_zerocast(checkpoint, out, arguments.to)
+                    took, most = run_command("reshard", checkpoint, "--world-size", arguments.to, "--out", out)
                     memory.append(most)
                 else:
                     took = convert_deepspeed(python, checkpoint, out)
@@ -118,24 +87,10 @@ def show(measured):
 
 
 def main():
-    parser = tools.parser(__doc__)
-    parser.set_defaults(runs=5)
-    parser.add_argument("--stage", action="append", type=int, choices=(1, 2, 3), help="repeat for several (default: 3)")
-    parser.add_argument("--gb", type=float, default=1.8, help="size of the checkpoint (default: %(default)s)")
-    parser.add_argument("--to", type=int, default=3, help="world size to reshard to (default: %(default)s)")
-    parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
-    parser.add_argument("--python", help="one that has the libraries, instead of --venv")
-    arguments = parser.parse_args()
-    tools.print_command()
-    python = arguments.python or tools.environment(arguments.venv, HERE / "requirements-peers.txt")
-    pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
-    results = []
-    for stage in arguments.stage or [3]:
-        results.append(measure(stage, python, arguments))
-        show(results[-1])
-    tools.write_json(arguments.json, results)
-    return 0
+    arguments = parser(__doc__)
+    arguments.add_argument("--to", type=int, default=3, help="world size to reshard to (default: %(default)s)")
+    run_stages(arguments.parse_args(), measure, show)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
