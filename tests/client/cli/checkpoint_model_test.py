@@ -9,11 +9,10 @@ import signal
 import struct
 import subprocess
 import sys
-import tarfile
-import tempfile
-import time
 import unittest
 import zipfile
+
+from checkpoint_case import MOST_BYTES, CheckpointCase, checkpoint
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import cluster  # noqa: E402
@@ -24,14 +23,6 @@ FOLDERS = ("c2", "ernie-z1-w3", "ernie-z1-w3-to-w1", "ernie-z1-w3-to-w2", "keep_
            "qwen3moe-z2-w2-to-w1", "qwen3moe-z2-w2-to-w3", "tiny-z1-w2-fp16", "tiny-z1-w2-fp16-to-w3", "tiny-z2-w4",
            "tiny-z2-w4-to-w3", "tiny-z2-w4-uni")
 NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64"}
-# Generous: what a whole process may hold of its own.
-MOST_BYTES = 256 << 20
-
-
-def checkpoint(*args, **options):
-    return cluster.zerocast("checkpoint", *args, **options)
-
-
 def read_folder(folder):
     """{name: (dtype, shape, bytes)} of all files, by the index where there is one."""
     tensors = {}
@@ -55,19 +46,7 @@ def bf16_of(data):
     return bytes(rounded)
 
 
-class CheckpointTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.folders = pathlib.Path(tempfile.mkdtemp(prefix="zc_checkpoints_"))
-        cls.addClassCleanup(shutil.rmtree, cls.folders, ignore_errors=True)
-        with tarfile.open(cluster.DATA / "deepspeed" / "folders.tar.xz") as archive:
-            archive.extractall(cls.folders, filter="data")
-
-    def setUp(self):
-        self.top = pathlib.Path(tempfile.mkdtemp(prefix="zc_checkpoint_out_"))
-        self.addCleanup(shutil.rmtree, self.top, ignore_errors=True)
-        self.out = self.top / "out"
+class CheckpointTest(CheckpointCase):
 
     def copied(self, name):
         """A copy of a folder, which may be damaged."""
@@ -80,9 +59,6 @@ class CheckpointTest(unittest.TestCase):
     def expected(self, name):
         return {each["name"]: (each["dtype"], each["shape"], each["sha256"])
                 for each in json.loads((self.folders / f"{name}.json").read_text())}
-
-    def check_nothing_left(self, *kept):
-        self.assertEqual(sorted(path.name for path in self.top.iterdir()), sorted(kept))
 
     def write(self, *args):
         """Runs a command that is to end well; what it says, and the tensors."""
@@ -344,25 +320,6 @@ class Inspect(CheckpointTest):
 class Large(CheckpointTest):
     """Checkpoints that this test writes."""
 
-    def start(self, *args):
-        process = subprocess.Popen([str(cluster.BIN / "zerocast"), "checkpoint", *map(str, args)], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(process.kill)
-        return process
-
-    def most_of_its_own(self, process):
-        """The most RssAnon and RssShmem that is seen until the process ends, bytes, and how often it was looked at."""
-        most = looks = 0
-        while process.poll() is None:
-            try:
-                lines = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
-            except OSError:
-                break
-            found = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-            most, looks = max(most, found), looks + (found > 0)
-            time.sleep(0.001)
-        return most, looks
-
     def test_memory_does_not_grow_with_the_model(self):
         most = {}
         # One tensor holds nearly all: more than a process may hold of its own, in the second.
@@ -401,16 +358,7 @@ class Large(CheckpointTest):
         folder = self.top / "made"
         deepspeed_files.write_stage_3(folder, {f"w{k}": (8192, 1024) for k in range(20)})
         for how, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-            process = self.start("consolidate", folder, "--out", self.out, "--threads", "1")
-            deadline = time.monotonic() + cluster.COMMAND_TIMEOUT_S
-            staging = self.top / f"out.tmp.{process.pid}"
-            while not staging.exists() and process.poll() is None:
-                self.assertLess(time.monotonic(), deadline)
-            process.send_signal(how)
-            out, errors = process.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
-            self.assertEqual(process.returncode, code, (out, errors))
-            self.assertRegex(errors, f"zerocast: interrupted by {how.name}")
-            self.check_nothing_left("made")
+            self.check_interrupted(how, code, "consolidate", folder)
 
 
 class Export(CheckpointTest):

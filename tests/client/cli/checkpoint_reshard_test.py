@@ -6,47 +6,17 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
-import tarfile
-import tempfile
-import time
 import unittest
+
+from checkpoint_case import MOST_BYTES, CheckpointCase, checkpoint
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import cluster  # noqa: E402
 import deepspeed_files  # noqa: E402
 
-# What a whole process may hold of its own.
-MOST_BYTES = 256 << 20
 
-
-def checkpoint(*args, **options):
-    return cluster.zerocast("checkpoint", *args, **options)
-
-
-class Reshard(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.folders = pathlib.Path(tempfile.mkdtemp(prefix="zc_checkpoints_"))
-        cls.addClassCleanup(shutil.rmtree, cls.folders, ignore_errors=True)
-        with tarfile.open(cluster.DATA / "deepspeed" / "folders.tar.xz") as archive:
-            archive.extractall(cls.folders, filter="data")
-
-    def setUp(self):
-        self.top = pathlib.Path(tempfile.mkdtemp(prefix="zc_reshard_"))
-        self.addCleanup(shutil.rmtree, self.top, ignore_errors=True)
-        self.out = self.top / "out"
-
-    def check_nothing_left(self, *kept):
-        self.assertEqual(sorted(path.name for path in self.top.iterdir()), sorted(kept))
-
-    def start(self, *args):
-        process = subprocess.Popen([str(cluster.BIN / "zerocast"), "checkpoint", *map(str, args)], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(process.kill)
-        return process
+class Reshard(CheckpointCase):
 
     def test_writes_a_folder_a_world_size(self):
         told = checkpoint("reshard", self.folders / "mixtral-z3-w2", "--world-size", 3, "--out", self.out, "--output",
@@ -124,15 +94,7 @@ class Reshard(unittest.TestCase):
         deepspeed_files.write_stage_3(folder, {"large.weight": (120 * 256, 4096), "odd.weight": (33, 7), "bias": (5,)})
         for args in (("reshard", folder, "--world-size", 5), ("to-universal", folder)):
             process = self.start(*args, "--out", self.out, "--output", "json")
-            most = looks = 0
-            while process.poll() is None:
-                try:
-                    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
-                except OSError:
-                    break
-                found = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-                most, looks = max(most, found), looks + (found > 0)
-                time.sleep(0.001)
+            most, looks = self.most_of_its_own(process)
             out, errors = process.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
             self.assertEqual(process.returncode, 0, (out, errors))
             self.assertGreater(json.loads(out)["bytes"], MOST_BYTES)
@@ -146,16 +108,7 @@ class Reshard(unittest.TestCase):
         deepspeed_files.write_stage_3(folder, {f"w{k}": (8192, 1024) for k in range(12)})
         for args in (("reshard", folder, "--world-size", 3), ("to-universal", folder)):
             for how, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-                process = self.start(*args, "--out", self.out, "--threads", "1")
-                deadline = time.monotonic() + cluster.COMMAND_TIMEOUT_S
-                staging = self.top / f"out.tmp.{process.pid}"
-                while not staging.exists() and process.poll() is None:
-                    self.assertLess(time.monotonic(), deadline)
-                process.send_signal(how)
-                out, errors = process.communicate(timeout=cluster.COMMAND_TIMEOUT_S)
-                self.assertEqual(process.returncode, code, (out, errors))
-                self.assertRegex(errors, f"zerocast: interrupted by {how.name}")
-                self.check_nothing_left("made")
+                self.check_interrupted(how, code, *args)
 
 
 if __name__ == "__main__":
