@@ -15,6 +15,8 @@ import time
 import unittest
 from unittest import mock
 
+from waiting import WAIT_S, running, wait_until
+
 import zerocast
 from zerocast import _cuda
 from zerocast._client import load_error
@@ -22,23 +24,7 @@ from zerocast._proto import job_pb2, types_pb2
 
 DATA = pathlib.Path(os.environ["ZC_TEST_DATA"])
 NO_DESCRIPTORS = {"EMU_FAIL": "cuMemCreate:1+:801"}
-WAIT_S = 60
 NORM = "model.norm.weight"
-
-
-def wait_until(what, ready):
-    deadline = time.monotonic() + WAIT_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {what}")
-        time.sleep(0.01)
-
-
-def running(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 class Loaded:

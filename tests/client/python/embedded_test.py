@@ -12,6 +12,8 @@ import time
 import unittest
 from pathlib import Path
 
+from waiting import WAIT_S, running, wait_until
+
 import zerocast
 from zerocast import _embedded
 from zerocast._client import load_error
@@ -19,22 +21,6 @@ from zerocast._proto import job_pb2, load_pb2, types_pb2
 
 DATA = Path(os.environ["ZC_TEST_DATA"])
 CHECKPOINT = DATA / "checkpoints/mixtral"
-WAIT_S = 60  # generous: sanitized binaries on a loaded machine
-
-
-def wait_until(what, ready):
-    deadline = time.monotonic() + WAIT_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {what}")
-        time.sleep(0.01)
-
-
-def running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 class EmbeddedTest(unittest.TestCase):

@@ -14,6 +14,7 @@ from unittest import mock
 
 import grpc
 from fake_server import FakeServer, details, error_info
+from waiting import WAIT_S, wait_until
 
 import zerocast
 from zerocast import _run_load
@@ -22,15 +23,6 @@ from zerocast._job import LoadJob
 from zerocast._proto import job_pb2, load_pb2, types_pb2
 
 LEASE = 0.4  # of the server that is none
-WAIT_S = 60  # generous: sanitized binaries on a loaded machine
-
-
-def wait_until(what, ready):
-    deadline = time.monotonic() + WAIT_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {what}")
-        time.sleep(0.01)
 
 
 def refusal(code, reason):
