@@ -339,7 +339,7 @@ class DeviceAttachTest(unittest.TestCase):
             "def check():\n"
             "    print(ctypes.cast(address, ctypes.POINTER(M)).contents.deleter)\n"
             "atexit.register(check)\n"
-            "sys.argv = ['x']\n"
+            f"sys.argv = {['x', '--gpu'] if ON_GPU else ['x']}\n"
             "sys.path.insert(0, os.environ['ZC_TEST_FOLDER'])\n"
             "from device_attach_test import Capsule, LOAD, TOKEN, zerocast, _dlpack\n"
             "M = _dlpack._ManagedTensor\n"
