@@ -23,7 +23,7 @@ INFO = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def digest(tensor):
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return [list(tensor.shape), str(tensor.dtype), hashlib.sha256(data).hexdigest()]
 
 

@@ -17,9 +17,9 @@ def _free_port():
         return listener.getsockname()[1]
 
 
-def run(world_size, arguments, environment, seconds):
+def run(world_size, arguments, environment, seconds, of_rank=lambda rank: {}):
     """[(exit status, output)] by rank of `python ARGUMENTS`; a rank that lasts longer than `seconds` is killed, and its
-    status is None. world_size 0: one process that no launcher has started."""
+    status is None. world_size 0: one process that no launcher has started. of_rank: what else a rank's environment has."""
     ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size),
              "LOCAL_WORLD_SIZE": str(world_size)}
     processes = []
@@ -27,7 +27,7 @@ def run(world_size, arguments, environment, seconds):
         for rank in range(max(world_size, 1)):
             own = {**ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size else {}
             output = tempfile.TemporaryFile()
-            processes.append((subprocess.Popen([sys.executable, *map(str, arguments)], env={**environment, **own},
+            processes.append((subprocess.Popen([sys.executable, *map(str, arguments)], env={**environment, **own, **of_rank(rank)},
                                                stdout=output, stderr=subprocess.STDOUT), output))
         deadline = time.monotonic() + seconds
         done = []

@@ -1,10 +1,10 @@
-"""One rank of training_oracle_test: loads a model, trains it three steps under a real engine, saves it.
+"""One rank of training_cases: loads a model, trains it three steps under a real engine, saves it.
 
     training_rank.py HOW CONFIG OUT FOLDER [lora]
 
-HOW is "library" or "zerocast". Rank 0 writes OUT/HOW.json: the losses, the digests of the gathered parameters before and after,
-how many arenas were mapped before and after deepspeed.initialize, the bytes of the swapper's files, and what one more step makes
-before and after the engine's checkpoint is loaded. OUT/HOW-checkpoint is that, OUT/HOW-saved the library's.
+HOW is "library" or "zerocast". Rank 0 writes OUT/HOW.json: where its partitions are, the losses, the digests of the gathered parameters
+before and after, how many arenas were mapped before and after deepspeed.initialize, the bytes of the swapper's files, and what one more
+step makes before and after the engine's checkpoint is loaded. OUT/HOW-checkpoint is that, OUT/HOW-saved the library's.
 """
 
 import gc
@@ -16,6 +16,7 @@ import sys
 import deepspeed
 import torch
 import transformers
+from deepspeed.accelerator import get_accelerator
 from pretrained_rank import SEED, parameters_of
 
 STEPS = 3
@@ -34,7 +35,20 @@ def load(how, config, folder):
 
 
 def mapped_arenas():
-    return pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").count("/memfd:zerocast")
+    """How many arenas, of host memory and of devices, this process has."""
+    mapped = pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").count("/memfd:zerocast")
+    cuda = sys.modules.get("zerocast._cuda")
+    return mapped + (sum(isinstance(found, cuda.DeviceMemory) for found in gc.get_objects()) if cuda else 0)
+
+
+def placed(model):
+    """Where each parameter's partition on this rank is."""
+    found = {}
+    for name, param in model.named_parameters():
+        own = param.ds_tensor
+        found[name] = [str(own.device), str(own.dtype), list(own.shape), own.status.name, str(own.final_location),
+                       own.device.type == "cpu" and own.is_pinned()]
+    return found
 
 
 def with_lora(model):
@@ -46,13 +60,16 @@ def with_lora(model):
 def main():
     how, config, out, folder = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
     transformers.logging.set_verbosity_error()
-    deepspeed.init_distributed("gloo")
+    on_cuda = get_accelerator().device_name() == "cuda"
+    if on_cuda:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    deepspeed.init_distributed("nccl" if on_cuda else "gloo")
     rank = torch.distributed.get_rank()
     torch.manual_seed(SEED)
     model = load(how, config, folder)
     if sys.argv[5:] == ["lora"]:
         model = with_lora(model)
-    made = {"before": parameters_of(model), "arenas_loaded": mapped_arenas()}
+    made = {"placed": placed(model), "before": parameters_of(model), "arenas_loaded": mapped_arenas()}
     model.train()
     trained = [param for param in model.parameters() if param.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(trained, lr=1e-3), config=config)
@@ -63,6 +80,7 @@ def main():
     vocabulary = engine.module.config.vocab_size
 
     def step(tokens):
+        tokens = tokens.to(engine.device)
         loss = engine(input_ids=tokens, labels=tokens).loss
         engine.backward(loss)
         engine.step()
