@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A checkpoint into a real DeepSpeed engine: zerocast.from_pretrained beside the library's, in runs that alternate.
 
-    python3 tests/bench/engine_bench.py [--kind KIND ...] [--gb N] [--runs N] [--memory-runs N] [--json FILE]
+    python3 tests/bench/engine_bench.py [--kind KIND ...] [--gb N] [--runs N] [--memory-runs N] [--device DEVICE] [--json FILE]
 
-Two ranks, ZeRO-3, on the CPU with Gloo. The libraries come from the package index, pinned in requirements-peers.txt, in an
+ZeRO-3: two ranks on the CPU with Gloo, or one on a GPU with NCCL (--device cuda). The libraries come from the package index, pinned in requirements-peers.txt, in an
 environment of their own (build/release/venv/bench, some GB). README.md says how the table is read. Asserts no time.
 """
 
@@ -18,7 +18,7 @@ import threading
 import bench_tools as tools
 
 HERE = pathlib.Path(__file__).resolve().parent
-RANKS = 2
+RANKS = {"cpu": 2, "cuda": 1}  # by device
 HOW = ("library", "zerocast")
 FLOOR = "unloaded"  # of the memory: a model that never got weights
 PHASES = ("load", "initialize", "step")
@@ -27,12 +27,13 @@ COLUMNS = (("", -12, ""), ("load s", 8, ".2f"), ("GB/s", 7, ".2f"), ("faster", 8
            ("init. MB", 9, ".0f"), ("step MB", 9, ".0f"), ("peak MB", 9, ".0f"))
 
 
-def command(python, how, ckpt, phase_file):
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo",
-                   "OMP_NUM_THREADS": str(max(1, tools.THREADS // RANKS)), "PYTHONPATH": str(tools.BUILD / "python"),
+def command(python, device, how, ckpt, phase_file):
+    paths = [str(tools.BUILD / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "DS_ACCELERATOR": device, "GLOO_SOCKET_IFNAME": "lo",
+                   "OMP_NUM_THREADS": str(max(1, tools.THREADS // RANKS[device])), "PYTHONPATH": ":".join(paths),
                    "TORCH_EXTENSIONS_DIR": str(python.parent.parent / "torch_extensions")}
     return [str(arg) for arg in (
-        python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", RANKS, "--rdzv-backend", "c10d",
+        python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", RANKS[device], "--rdzv-backend", "c10d",
         "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", HERE / "engine_rank.py", how, ckpt,
         *([phase_file] if phase_file else []))], environment
 
@@ -85,12 +86,12 @@ class Watch:
         self._thread.join()
 
 
-def run(python, how, ckpt, watched):
+def run(python, device, how, ckpt, watched):
     """(seconds of the load, {phase: bytes} where it is watched)."""
     with tempfile.TemporaryDirectory() as folder:
         phase_file = pathlib.Path(folder, "phase")
         phase_file.write_text("", encoding="utf-8")
-        args, environment = command(python, how, ckpt, phase_file if watched else None)
+        args, environment = command(python, device, how, ckpt, phase_file if watched else None)
         process = subprocess.Popen(args, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         watch = Watch(process.pid, phase_file) if watched else None
@@ -109,14 +110,14 @@ def run(python, how, ckpt, watched):
 def measure(kind, python, arguments):
     ckpt = tools.checkpoint(arguments.folder, kind, arguments.gb)
     tools.warm(ckpt)
-    run(python, "library", ckpt, False)  # the first one compiles DeepSpeed's extension
+    run(python, arguments.device, "library", ckpt, False)  # the first one compiles DeepSpeed's extension
     seconds, memory = {how: [] for how in HOW}, {how: [] for how in (*HOW, FLOOR)}
     for _ in range(arguments.runs):
         for how in HOW:
-            seconds[how].append(run(python, how, ckpt, False)[0])
+            seconds[how].append(run(python, arguments.device, how, ckpt, False)[0])
     for _ in range(arguments.memory_runs):
         for how, found in memory.items():
-            found.append(run(python, how, ckpt, True)[1])
+            found.append(run(python, arguments.device, how, ckpt, True)[1])
     return {"kind": kind, "bytes": tools.file_bytes(ckpt)[0], "seconds": seconds, "memory": memory}
 
 
@@ -151,10 +152,12 @@ def main():
     parser.add_argument("--gb", type=float, default=2, help="size of the checkpoint (default: %(default)s)")
     parser.add_argument("--memory-runs", type=int, default=1,
                         help="more runs of each, in which memory is looked at (default: %(default)s)")
+    parser.add_argument("--device", choices=tuple(RANKS), default="cpu", help="default: %(default)s")
     parser.add_argument("--venv", default=str(tools.BUILD / "venv" / "bench"), help="default: %(default)s")
+    parser.add_argument("--python", type=pathlib.Path, help="one that has the libraries, instead of --venv")
     arguments = parser.parse_args()
     tools.print_command()
-    python = tools.environment(arguments.venv, HERE / "requirements-peers.txt")
+    python = arguments.python or tools.environment(arguments.venv, HERE / "requirements-peers.txt")
     results = []
     for kind in arguments.kind or ("mixtral",):
         results.append(measure(kind, python, arguments))

@@ -17,6 +17,7 @@ import time
 import deepspeed
 import torch
 import transformers
+from deepspeed.accelerator import get_accelerator
 
 CONFIG = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_allow_untested_optimizer": True,
           "zero_optimization": {"stage": 3}}
@@ -50,7 +51,7 @@ def train(model, phase):
     # Without a state of its own: that of Adam, thrice the model, is alike and would hide all else.
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-3), config=CONFIG)
     phase("step")
-    tokens = torch.arange(8).reshape(1, 8)
+    tokens = torch.arange(8, device=engine.device).reshape(1, 8)
     engine.backward(engine(input_ids=tokens, labels=tokens).loss)
     engine.step()
     phase("end")
@@ -59,7 +60,8 @@ def train(model, phase):
 def main():
     how, ckpt, phase_file = (*sys.argv[1:], None)[:3]
     transformers.logging.set_verbosity_error()
-    deepspeed.init_distributed("gloo")
+    deepspeed.init_distributed("nccl" if get_accelerator().device_name() == "cuda" else "gloo")
+    torch.distributed.barrier()  # NCCL connects at its first use
     rank = torch.distributed.get_rank()
 
     def phase(name):
@@ -74,6 +76,7 @@ def main():
     start = time.perf_counter()
     model = load(cls, ckpt)
     torch.distributed.barrier()
+    get_accelerator().synchronize()
     seconds = time.perf_counter() - start
     if phase_file is not None:
         train(model, phase)
