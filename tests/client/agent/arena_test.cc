@@ -54,6 +54,32 @@ TEST(Arena, OfNoBytesIsAllowedAndOfNegativeIsNot) {
   EXPECT_THAT(Arena::Create("test", -1), StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 
+// Large ones are unmapped by several threads.
+TEST(Arena, LeavesItsBytesToWhoHasTheDescriptor) {
+  constexpr int64_t kLarge = (int64_t{900} << 20) + 5;  // of which few pages are made
+  constexpr int64_t kStep = int64_t{30} << 20;
+  int descriptor = -1;
+  {
+    ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kLarge));
+    for (int64_t at = 0; at < kLarge; at += kStep) arena.data()[at] = 'x';
+    arena.data()[kLarge - 1] = 'y';
+    descriptor = ::dup(arena.fd());
+  }
+  ASSERT_GE(descriptor, 0);
+  const auto byte_at = [&](int64_t at) {
+    char byte = 0;
+    EXPECT_EQ(::pread(descriptor, &byte, 1, at), 1) << at;
+    return byte;
+  };
+  for (int64_t at = 0; at < kLarge; at += kStep) EXPECT_EQ(byte_at(at), 'x') << at;
+  EXPECT_EQ(byte_at(kLarge - 1), 'y');
+  std::ifstream maps("/proc/self/maps");
+  std::stringstream text;
+  text << maps.rdbuf();
+  EXPECT_EQ(text.str().find("memfd:test"), std::string::npos);
+  ::close(descriptor);
+}
+
 TEST(Arena, HasOneOwner) {
   const int64_t before = Arena::TotalBytes();
   ZC_ASSERT_OK_AND_ASSIGN(Arena first, Arena::Create("first", kBytes));
