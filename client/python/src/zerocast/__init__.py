@@ -10,6 +10,7 @@ from zerocast._errors import (
     ConfigError,
     EmbeddedError,
     LoadError,
+    ResumeError,
     ServerError,
     UnfilledError,
     ZerocastError,
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
     from zerocast._client import Client, load_error
     from zerocast._embedded import EmbeddedAgent, EmbeddedServer
     from zerocast.pretrained import from_pretrained, load_into
+    from zerocast.resume import deepspeed_load_checkpoint, load_checkpoint
 
 __all__ = ["AttachError", "Client", "ConfigError", "DeviceArray", "EmbeddedAgent", "EmbeddedError", "EmbeddedServer",
-           "JobConfig", "LoadError", "Partition", "ServerError", "Shard", "UnfilledError", "ZerocastError", "attach",
-           "from_pretrained", "install", "load_error", "load_into", "resolve_config", "uninstall"]
+           "JobConfig", "LoadError", "Partition", "ResumeError", "ServerError", "Shard", "UnfilledError",
+           "ZerocastError", "attach", "deepspeed_load_checkpoint", "from_pretrained", "install", "load_checkpoint",
+           "load_error", "load_into", "resolve_config", "uninstall"]
 __version__ = "0.1.0"
 
 # Imported when they are first asked for: attaching needs neither gRPC nor torch.
 _LATE = {"Client": "zerocast._client", "EmbeddedAgent": "zerocast._embedded", "EmbeddedServer": "zerocast._embedded",
-         "from_pretrained": "zerocast.pretrained", "load_error": "zerocast._client",
+         "deepspeed_load_checkpoint": "zerocast.resume", "from_pretrained": "zerocast.pretrained",
+         "load_checkpoint": "zerocast.resume", "load_error": "zerocast._client",
          "load_into": "zerocast.pretrained"}
 
 

@@ -108,3 +108,15 @@ class LoadError(ZerocastError):
         """Adds to the message."""
         self.message += f"; {text}"
         self.args = (f"{self.code}: {self.message}",)
+
+
+class ResumeError(LoadError, ValueError):
+    """A checkpoint could not be resumed from: a LoadError in the words of the library's integration, which raises
+    ValueErrors."""
+
+    def __init__(self, error: LoadError, checkpoint: str) -> None:
+        words = f"[deepspeed] failed to resume from checkpoint {checkpoint}"
+        super().__init__(error.code, error.message if words in error.message else f"{words}: {error.message}",
+                         error.reason)
+        self.rank = error.rank
+        self.is_agreed = error.is_agreed

@@ -29,7 +29,7 @@ class Wanted:
 
     Attributes:
         checkpoint: the folder, an absolute path as the agents see it.
-        spec: the model spec, as zerocast.spec.describe makes it.
+        spec: the model spec, as zerocast.spec.describe makes it; empty: the model is what the checkpoint holds.
         options: fields of the API's LoadOptions by name.
         config: the DeepSpeed config, without "auto" where there are no arguments; empty: none.
         arguments: the training arguments as JSON values; empty: none.
@@ -39,6 +39,7 @@ class Wanted:
         mode: as attach() takes it.
         load_timeout: seconds that the load may last.
         variant: of the checkpoint's files, as in JobSpec.
+        tag: of a folder that DeepSpeed's engine saved; empty: the folder is not read as such.
     """
 
     checkpoint: str
@@ -52,6 +53,7 @@ class Wanted:
     mode: str = "auto"
     load_timeout: float = 3600.0
     variant: str = ""
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def run(ranks: Ranks, wanted: Wanted, timeout: float) -> Loaded:
 
 def _agree_on_model(ranks: Ranks, wanted: Wanted) -> str:
     """The request_id of the load's job. Raises LoadError where the ranks have other models."""
-    text = json.dumps([wanted.checkpoint, wanted.spec, wanted.options, wanted.variant], sort_keys=True)
+    text = json.dumps([wanted.checkpoint, wanted.spec, wanted.options, wanted.variant, wanted.tag], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     by_rank = ranks.exchange("model", [digest, new_request_id() if ranks.rank == 0 else ""])
     other = next((rank for rank, (theirs, _) in enumerate(by_rank) if theirs != by_rank[0][0]), None)
@@ -144,11 +146,12 @@ def _agree_on_model(ranks: Ranks, wanted: Wanted) -> str:
 
 def _summary(wanted: Wanted) -> Dict[str, Any]:
     tensors = {tensor["name"]: f"{tensor['dtype']} {tensor['shape']}"
-               for kind in ("params", "buffers") for tensor in wanted.spec[kind]}
+               for kind in ("params", "buffers") for tensor in wanted.spec.get(kind, [])}
     rest = {name: json.dumps(value, sort_keys=True) for name, value in wanted.spec.items()
             if name not in ("params", "buffers")}
     options = {name: str(value) for name, value in wanted.options.items()}
-    return {"its ": {"checkpoint": wanted.checkpoint, "variant": wanted.variant or "none", **rest, **options},
+    return {"its ": {"checkpoint": wanted.checkpoint, "variant": wanted.variant or "none",
+                     "tag": wanted.tag or "none", **rest, **options},
             "": tensors}
 
 
@@ -194,14 +197,18 @@ def _cluster(ranks: Ranks, wanted: Wanted, nodes: List[str], local_rank: int,
 
 
 def _job_spec(wanted: Wanted, nodes: List[str], world_size: int) -> Any:
-    from zerocast._proto import job_pb2
+    from zerocast._proto import job_pb2, types_pb2
 
+    name = os.path.basename(wanted.checkpoint)
     spec = job_pb2.JobSpec(
-        display_name=f"{os.path.basename(wanted.checkpoint)} for {wanted.spec['architecture']}",
-        checkpoint_path=wanted.checkpoint, variant=wanted.variant, model_spec_json=json.dumps(wanted.spec),
+        display_name=f"{name} for {wanted.spec['architecture']}" if wanted.spec else f"{name} {wanted.tag}",
+        checkpoint_path=wanted.checkpoint, variant=wanted.variant, checkpoint_tag=wanted.tag,
+        model_spec_json=json.dumps(wanted.spec) if wanted.spec else "",
         deepspeed_config_json=json.dumps(wanted.config) if wanted.config else "",
         training_arguments_json=json.dumps(wanted.arguments) if wanted.arguments else "",
         model_config_json=wanted.model_config)
+    if wanted.tag:
+        spec.checkpoint_format = types_pb2.CHECKPOINT_FORMAT_DEEPSPEED
     if wanted.num_training_steps is not None:
         spec.num_training_steps = wanted.num_training_steps
     spec.topology.world_size = world_size

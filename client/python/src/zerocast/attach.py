@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from zerocast._arrays import DTYPES, FRAMEWORKS, HostMapping, Memory
 from zerocast._connection import Connection
@@ -34,6 +34,9 @@ class Partition:
             None. Shard.secondary_group_size neighbouring ranks hold all of the parameter
             together: rank r has block r mod secondary_group_size.
         is_buffer: it is a buffer, not a parameter.
+        is_state: it is a state of the optimizer: "optimizer/STATE/NAME", as the parameter NAME is;
+            under ZeRO stages 1 and 2 "optimizer/STATE/GROUP", this rank's part of a group's flat
+            tensor, whose aliases are the group's parameters by place (server/plan/README.md).
         aliases: other names of the same weight.
         filled: False: the checkpoint has nothing for it, which the job allowed (missing, or of
             another shape); the elements are zero and are no weight.
@@ -49,6 +52,7 @@ class Partition:
     aliases: Tuple[str, ...]
     filled: bool
     secondary: Any = None
+    is_state: bool = False
 
     @property
     def whole(self) -> Any:
@@ -59,7 +63,7 @@ class Partition:
 
 
 class Shard(Mapping[str, Partition]):
-    """The partitions of one rank, by name, in the plan's order. Aliases are found too.
+    """The partitions of one rank, by name, in the plan's order. Aliases of weights are found too.
 
     What the checkpoint does not fill is listed too, in `unfilled` as well; shard[name] raises
     UnfilledError for it unless attach() was told allow_unfilled=True.
@@ -91,7 +95,8 @@ class Shard(Mapping[str, Partition]):
         self._allow_unfilled = allow_unfilled
         self._partitions = {partition.name: partition for partition in partitions}
         self._aliases = {alias: partition.name
-                         for partition in partitions for alias in partition.aliases}
+                         for partition in partitions if not partition.is_state
+                         for alias in partition.aliases}
 
     def __getitem__(self, name: str) -> Partition:
         partition = self._partitions[name if name in self._partitions else self._aliases[name]]
@@ -107,6 +112,12 @@ class Shard(Mapping[str, Partition]):
 
     def __len__(self) -> int:
         return len(self._partitions)
+
+    def take_states(self) -> Dict[str, Partition]:
+        """The optimizer's states, by name. This shard has them no more: each array goes, and its
+        memory with it, when the caller drops it."""
+        names = [name for name, partition in self._partitions.items() if partition.is_state]
+        return {name: self._partitions.pop(name) for name in names}
 
     def __repr__(self) -> str:
         return (f"Shard({self.load!r}, rank={self.rank}, world_size={self.world_size}, "
@@ -157,7 +168,8 @@ def _partition(entry: Mapping[str, Any], num_bytes: int, make: Any, is_there: bo
         num_elements=int(entry["num_elements"]), partitioned=bool(entry["partitioned"]),
         is_buffer=bool(entry.get("buffer", False)),
         aliases=tuple(entry.get("aliases", ())), filled=entry["filled"],
-        secondary=array("secondary_") if "secondary_elements" in entry else None)
+        secondary=array("secondary_") if "secondary_elements" in entry else None,
+        is_state=bool(entry.get("state", False)))
 
 
 def _shard(answer: Mapping[str, Any], memory: Optional[Memory], framework: str,
