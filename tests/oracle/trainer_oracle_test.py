@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 import tempfile
 import unittest
 
@@ -39,11 +41,11 @@ class Scripts(unittest.TestCase):
         self.addCleanup(holder.cleanup)
         self.folder = pathlib.Path(holder.name)
 
-    def train(self, out, how, config, *rest, checkpoint=MIXTRAL):
+    def train(self, out, how, config, *rest, checkpoint=MIXTRAL, world_size=RANKS):
         """The outputs of the ranks, and their exit statuses."""
         file = self.folder / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        return ranks.run(RANKS, [*how, SCRIPT, "--model_name_or_path", checkpoint, "--deepspeed", file, *ARGUMENTS,
+        return ranks.run(world_size, [*how, SCRIPT, "--model_name_or_path", checkpoint, "--deepspeed", file, *ARGUMENTS,
                                  "--output_dir", self.folder / out, *rest], ENVIRONMENT, SECONDS)
 
     def trained(self, out, *rest, **options):
@@ -73,6 +75,35 @@ class Scripts(unittest.TestCase):
             self.assertEqual(again, made[name], "resumed as if it had not been interrupted")
         self.assertEqual(made["zerocast"], made["library"])
         self.assertIn("adapter_model.safetensors", made["zerocast"][1])
+
+    def test_resumes_at_another_world_size(self):
+        """As the library does from the same checkpoint, resharded; which resumes from no other, and says so."""
+        saving = ["--save_strategy", "steps", "--save_steps", "2", "--learning_rate", "0.01"]
+        before, _ = self.trained("run", [], CONFIG, *saving, "--max_steps", "2")
+        saved, other = self.folder / "run" / "checkpoint-2", self.folder / "resharded"
+        done = subprocess.run([BUILD / "bin" / "zerocast", "checkpoint", "reshard", saved, "--world-size", "1", "--out", other],
+                              capture_output=True, text=True, timeout=SECONDS, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for path in saved.iterdir():  # the Trainer's own
+            if path.is_file() and not (other / path.name).exists():
+                shutil.copy(path, other)
+        rest = [*saving, "--max_steps", "4", "--resume_from_checkpoint"]
+        ours = self.trained("ours", BY_ZEROCAST, CONFIG, *rest, saved, world_size=1)
+        library = self.trained("library", [], CONFIG, *rest, other, world_size=1)
+        self.assertEqual((ours[0][:2], len(set(ours[0]))), (before, 4))
+        self.assertEqual(ours, library)
+        for status, output in self.train("no", [], CONFIG, *rest, saved, world_size=1):
+            self.assertEqual(status, 1)
+            self.assertIn("world size", output)
+
+    def test_what_is_no_checkpoint(self):
+        """Is refused by the Trainer's own words on every rank."""
+        nothing = self.folder / "nothing"
+        nothing.mkdir()
+        (nothing / "trainer_state.json").write_text('{"train_batch_size": 2}', encoding="utf-8")
+        for status, output in self.train("bad", BY_ZEROCAST, CONFIG, "--max_steps", "2", "--resume_from_checkpoint", nothing):
+            self.assertEqual(status, 1)
+            self.assertIn(f"ValueError: Can't find a valid checkpoint at {nothing}", output)
 
     def test_every_contradiction_is_told_to_all_before_anything_is_loaded(self):
         params = {"lr": 9, "betas": "auto", "eps": "auto", "weight_decay": 0.5}

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What load_checkpoint decides before there is an engine: tags, what is refused by name, the job. Engines:
-tests/oracle/resume_oracle_test.py."""
+"""What load_checkpoint decides before there is an engine: tags, what is refused by name, the job, and what install() puts into the
+Trainer. Engines: tests/oracle/resume_oracle_test.py."""
 
 import pathlib
+import sys
 import tempfile
 import types
 import unittest
@@ -12,6 +13,8 @@ import zerocast
 from zerocast import _engine, _run_load, _saved, resume
 from zerocast._agreement import Ranks, Store
 from zerocast._proto import types_pb2
+
+DEEPSPEED, TRAINER = "transformers.integrations.deepspeed", "transformers.trainer"
 
 
 def engine(**more):
@@ -111,6 +114,68 @@ class ShardTest(unittest.TestCase):
         self.assertEqual(list(shard.take_states()), ["optimizer/fp32/0"])
         self.assertEqual(list(shard), ["embed"])
         self.assertEqual(shard.take_states(), {})
+
+
+class InstallTest(unittest.TestCase):
+    """The library's modules are made up."""
+
+    def setUp(self):
+        self.calls = []
+
+        def own(deepspeed_engine, checkpoint_path, load_module_strict=True):
+            self.calls.append((deepspeed_engine, checkpoint_path, load_module_strict))
+
+        self.own = own
+        self.modules = {name: types.ModuleType(name) for name in (DEEPSPEED, TRAINER)}
+        for module in self.modules.values():
+            module.deepspeed_load_checkpoint = own
+        self.modules[DEEPSPEED].HfTrainerDeepSpeedConfig = type("Config", (), {"trainer_config_process": lambda self, args: None})
+        patched = mock.patch.dict(sys.modules, self.modules)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.addCleanup(zerocast.uninstall)
+
+    def resume(self, error=None, **settings):
+        """What the Trainer calls; zerocast's own function raises `error`."""
+        zerocast.install(timeout=7.0, **settings)
+        with mock.patch.object(resume, "deepspeed_load_checkpoint", side_effect=error) as ours:
+            self.modules[TRAINER].deepspeed_load_checkpoint("engine", "path", load_module_strict=False)
+        return ours
+
+    def test_the_trainer_resumes_by_zerocast(self):
+        ours = self.resume(server="here:1")
+        ours.assert_called_once_with("engine", "path", False, server="here:1", mode="auto", timeout=7.0, load_timeout=3600.0)
+        self.assertEqual(self.calls, [])
+
+    def test_what_cannot_be_the_library_does(self):
+        error = zerocast.ResumeError(zerocast.LoadError("UNIMPLEMENTED", "an engine with ZenFlow cannot be"), "path")
+        with self.assertLogs("zerocast", "WARNING") as log:
+            self.resume(error)
+        self.assertEqual(self.calls, [("engine", "path", False)])
+        self.assertRegex(log.output[0], "path is resumed from by transformers itself, not by zerocast: .*ZenFlow")
+        with self.assertRaises(zerocast.ResumeError):
+            self.resume(error, strict=True)
+        with self.assertRaisesRegex(ValueError, "DATA_LOSS"):
+            self.resume(zerocast.ResumeError(zerocast.LoadError("DATA_LOSS", "torn"), "path"))
+        self.assertEqual(len(self.calls), 1)
+
+    def test_it_is_taken_back(self):
+        zerocast.install()
+        zerocast.install()
+        for module in self.modules.values():
+            self.assertIsNot(module.deepspeed_load_checkpoint, self.own)
+        zerocast.uninstall()
+        for module in self.modules.values():
+            self.assertIs(module.deepspeed_load_checkpoint, self.own)
+
+    def test_a_trainer_that_is_imported_later_has_it_once(self):
+        sys.modules.pop(TRAINER)
+        zerocast.install()
+        late = self.modules[TRAINER]
+        late.deepspeed_load_checkpoint = self.modules[DEEPSPEED].deepspeed_load_checkpoint  # as an import by name
+        sys.modules[TRAINER] = late
+        zerocast.uninstall()
+        self.assertIs(late.deepspeed_load_checkpoint, self.own)
 
 
 class ErrorTest(unittest.TestCase):

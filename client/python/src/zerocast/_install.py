@@ -18,6 +18,8 @@ logger = logging.getLogger("zerocast")
 
 _MODELS = "transformers.modeling_utils"
 _DEEPSPEED = "transformers.integrations.deepspeed"
+_TRAINER = "transformers.trainer"
+_RESUME = "deepspeed_load_checkpoint"  # of both: the Trainer imports it by name
 DEFAULT_TIMEOUT = 120.0  # seconds
 DEFAULT_LOAD_TIMEOUT = 3600.0
 
@@ -51,6 +53,7 @@ class _Installed:
         self.settings: Optional[Settings] = None
         self.from_pretrained: Any = None  # the library's own, a classmethod
         self.process: Any = None  # HfTrainerDeepSpeedConfig's own trainer_config_process
+        self.resume: Any = None  # the library's own deepspeed_load_checkpoint
 
 
 _installed = _Installed()
@@ -61,6 +64,7 @@ def install(*, strict: bool = False, server: Optional[str] = None, mode: str = "
     """From now on the from_pretrained of every model class of transformers goes through zerocast, under the
     DeepSpeed config that is alive, that of the TrainingArguments for instance. Every rank calls it, before it loads
     models, and before it makes TrainingArguments that are to be checked early; transformers need not be imported yet.
+    The Trainer resumes from DeepSpeed's checkpoints by zerocast.load_checkpoint, at any number of ranks.
 
     What zerocast cannot load is loaded by the library itself, and a line of the log says why. Called again, it
     changes the settings.
@@ -88,6 +92,11 @@ def uninstall() -> None:
         config_class = sys.modules[_DEEPSPEED].HfTrainerDeepSpeedConfig
         config_class.trainer_config_process = _installed.process
         _installed.process = None
+    if _installed.resume is not None:
+        for name in (_DEEPSPEED, _TRAINER):
+            if name in sys.modules:
+                setattr(sys.modules[name], _RESUME, _installed.resume)
+        _installed.resume = None
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -127,7 +136,8 @@ def _patch_models(module: Any) -> None:
     module.PreTrainedModel.from_pretrained = classmethod(from_pretrained)
 
 
-def _patch_config(module: Any) -> None:
+def _patch_deepspeed(module: Any) -> None:
+    _patch_resume(module)
     if _installed.process is not None:
         return
     own = _installed.process = module.HfTrainerDeepSpeedConfig.trainer_config_process
@@ -141,7 +151,48 @@ def _patch_config(module: Any) -> None:
     module.HfTrainerDeepSpeedConfig.trainer_config_process = trainer_config_process
 
 
-_PATCHES: Dict[str, Callable[[Any], None]] = {_MODELS: _patch_models, _DEEPSPEED: _patch_config}
+def _patch_resume(module: Any) -> None:
+    own = getattr(module, _RESUME, None)
+    if own is None or hasattr(own, "_zerocast"):
+        return
+    _installed.resume = own
+
+    @functools.wraps(own)
+    def resume(deepspeed_engine: Any, checkpoint_path: Any, load_module_strict: bool = True) -> Any:
+        return _resume(functools.partial(own, deepspeed_engine, checkpoint_path, load_module_strict=load_module_strict),
+                       deepspeed_engine, checkpoint_path, load_module_strict)
+
+    resume._zerocast = True  # type: ignore[attr-defined]
+    setattr(module, _RESUME, resume)
+
+
+_PATCHES: Dict[str, Callable[[Any], None]] = {_MODELS: _patch_models, _DEEPSPEED: _patch_deepspeed,
+                                              _TRAINER: _patch_resume}
+
+
+def _leave(what: str, error: LoadError, strict: bool) -> None:
+    """Says why the library does it itself; raises the error where it is not to."""
+    if strict:
+        raise error
+    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.INFO
+    logger.log(level, "%s by transformers itself, not by zerocast: %s", what, error.message)
+
+
+def _resume(own: Callable[[], Any], engine: Any, checkpoint: Any, strict_module: bool) -> Any:
+    """The library's deepspeed_load_checkpoint, own(); by zerocast, where that can."""
+    from zerocast import resume
+    settings = _installed.settings
+    if settings is None:
+        return own()
+    try:
+        return resume.deepspeed_load_checkpoint(
+            engine, checkpoint, strict_module, server=settings.server, mode=settings.mode, timeout=settings.timeout,
+            load_timeout=settings.load_timeout)
+    except LoadError as error:
+        if error.code != "UNIMPLEMENTED":
+            raise
+        _leave(f"{checkpoint} is resumed from", error, settings.strict)  # all ranks do, for the error is the same
+        return own()
 
 
 def _from_pretrained(own: Callable[[], Any], checkpoint: Any, keywords: Dict[str, Any]) -> Any:
@@ -152,10 +203,7 @@ def _from_pretrained(own: Callable[[], Any], checkpoint: Any, keywords: Dict[str
         return own()
 
     def leave(error: LoadError) -> None:
-        if settings.strict:
-            raise error
-        level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.INFO
-        logger.log(level, "%s is loaded by transformers itself, not by zerocast: %s", checkpoint, error.message)
+        _leave(f"{checkpoint} is loaded", error, settings.strict)
 
     try:
         _seams.check_release()
