@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """One rank that loads what save_rank.py saved into an engine of this world size, and prints how long that took.
 
-    reload_rank.py FOLDER STAGE GB universal|saved
+    reload_rank.py FOLDER STAGE GB universal|saved|zerocast
+
+zerocast: by zerocast.load_checkpoint, whatever world size saved the folder; else by engine.load_checkpoint.
 
 The model and the engine are made before the clock starts; the seconds are those of the slowest rank.
 """
@@ -25,9 +27,17 @@ def main():
     torch.manual_seed(8)
     model = model_of(gigabytes * 1e9 / BYTES_A_PARAMETER.get(stage, 14))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
+    load = engine.load_checkpoint
+    if form == "zerocast":
+        import zerocast._client  # noqa: F401
+        import zerocast._embedded
+        import zerocast.resume
+
+        def load(folder):
+            return zerocast.load_checkpoint(engine, folder)
     torch.distributed.barrier()
     start = time.perf_counter()
-    path, _ = engine.load_checkpoint(folder)
+    path, _ = load(folder)
     seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
     if path is None or engine.global_steps != 1:
         raise RuntimeError(f"{folder} was not loaded")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`zerocast checkpoint reshard` beside DeepSpeed's way to another world size, in runs that alternate.
+"""`zerocast checkpoint reshard` and zerocast.load_checkpoint beside DeepSpeed's way to another world size, in runs that alternate.
 
     python3 tests/bench/reshard_bench.py [--stage N ...] [--gb N] [--to N] [--runs N] [--json FILE]
 
@@ -15,7 +15,8 @@ import shutil
 import bench_tools as tools
 from checkpoint_tools import HERE, flush, make, parser, run_command, run_stages, seconds_of, warm
 
-HOW = ("deepspeed", "zerocast")
+HOW = ("deepspeed", "reshard", "direct")
+FORMS = {"deepspeed": "universal", "reshard": "saved", "direct": "zerocast"}  # what reload_rank.py loads
 PARTS = ("convert", "load")
 COLUMNS = (("stage", -6, ""), ("", -10, ""), ("convert s", 10, ".2f"), ("load s", 7, ".2f"), ("faster", 7, ".2f"),
            ("with load", 9, ".2f"), ("most MB", 8, ".0f"))
@@ -40,7 +41,8 @@ def convert_deepspeed(python, checkpoint, out):
 
 
 def load(python, folder, stage, world_size, arguments, form):
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo",
+    paths = [str(tools.BUILD / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": ":".join(paths),
                    "OMP_NUM_THREADS": str(max(1, tools.THREADS // world_size))}
     return seconds_of(tools.run(
         python, "-B", "-m", "torch.distributed.run", "--nnodes", 1, "--nproc-per-node", world_size, "--rdzv-backend", "c10d",
@@ -56,17 +58,19 @@ def measure(stage, python, arguments):
     try:
         for _ in range(arguments.runs):
             for how in HOW:
-                if how == "zerocast":
+                folder = checkpoint if how == "direct" else out
+                if how == "reshard":
                     took, most = run_command("reshard", checkpoint, "--world-size", arguments.to, "--out", out)
                     memory.append(most)
                 else:
-                    took = convert_deepspeed(python, checkpoint, out)
+                    took = convert_deepspeed(python, checkpoint, out) if how == "deepspeed" else 0
                 seconds[how]["convert"].append(took)
                 # What one leaves unwritten must not meet the next.
-                flush(out)
-                form = "saved" if how == "zerocast" else "universal"
-                seconds[how]["load"].append(load(python, out, stage, arguments.to, arguments, form))
-                shutil.rmtree(out)
+                if folder == out:
+                    flush(out)
+                seconds[how]["load"].append(load(python, folder, stage, arguments.to, arguments, FORMS[how]))
+                if folder == out:
+                    shutil.rmtree(out)
     finally:
         shutil.rmtree(out, ignore_errors=True)
     return {"stage": stage, "to": arguments.to, "seconds": seconds, "memory": memory,
@@ -76,13 +80,13 @@ def measure(stage, python, arguments):
 def show(measured):
     seconds = measured["seconds"]
     whole = {how: [a + b for a, b in zip(seconds[how]["convert"], seconds[how]["load"])] for how in HOW}
+    faster = {(how, parts): tools.median([a / b for a, b in zip(whole["deepspeed"], mine)])
+              for how in HOW[1:] for parts, mine in (("convert", seconds[how]["convert"]), ("both", whole[how])) if all(mine)}
     table = []
     for how in HOW:
-        ours = how == "zerocast"
         table.append((measured["stage"], how, tools.median(seconds[how]["convert"]), tools.median(seconds[how]["load"]),
-                      tools.median([a / b for a, b in zip(whole["deepspeed"], seconds[how]["convert"])]) if ours else None,
-                      tools.median([a / b for a, b in zip(whole["deepspeed"], whole[how])]) if ours else None,
-                      max(measured["memory"]) / 1e6 if ours else None))
+                      faster.get((how, "convert")), faster.get((how, "both")),
+                      max(measured["memory"]) / 1e6 if how == "reshard" else None))
     tools.rows(COLUMNS, table)
 
 
