@@ -55,7 +55,9 @@ class Reader {
       opcode_ = static_cast<uint8_t>(stream_[position_++]);
       if (opcode_ == kOpStop) break;
       ZC_RETURN_IF_ERROR(Step());
-      if (graph_->num_nodes() > max_nodes_) {
+      const auto most = static_cast<size_t>(max_nodes_);
+      if (graph_->num_nodes() > max_nodes_ || stack_.size() > most || memo_.size() > most ||
+          marks_.size() > most) {
         return Unsupported(absl::StrCat("more than ", max_nodes_, " values"));
       }
     }

@@ -100,7 +100,7 @@ class PickleGraph {
 
  private:
   PickleId root_ = kNoValue;
-  std::vector<PickleNode> nodes_;
+  std::deque<PickleNode> nodes_;  // grows without a copy of all
   std::deque<std::string> texts_;
 };
 
@@ -108,7 +108,9 @@ class PickleGraph {
 // stream may be one.  Pickles of torch.save have about 20 nodes and 300 bytes a tensor.
 struct PickleLimits {
   int64_t max_bytes = 256 << 20;
-  int64_t max_nodes = 16 << 20;  // of the graph, with what it held before
+  // Of the graph, with what it held before; as many entries may the memo have, and values the
+  // stack.
+  int64_t max_nodes = 8 << 20;
 };
 
 // Reads one pickle of protocols 2 to 5 (and the binary opcodes of protocol 1) off the start of

@@ -236,6 +236,18 @@ TEST(Pickle, RefusesMoreThanItsLimits) {
   limits.max_nodes = 10;
   EXPECT_THAT(ReadPickle("]]]]]]]]]]]", "a", 0, &graph, nullptr, nullptr, limits),
               StatusIs(kNo, HasSubstr("more than 10 values")));
+  for (const std::string& opcode : {std::string("N"), std::string("(")}) {
+    graph = PickleGraph();
+    std::string stream;
+    for (int k = 0; k < 11; ++k) stream += opcode;
+    EXPECT_THAT(ReadPickle(graph.Own(stream), "a", 0, &graph, nullptr, nullptr, limits),
+                StatusIs(kNo, HasSubstr("more than 10 values")));
+  }
+  graph = PickleGraph();
+  std::string puts = "N";
+  for (char k = 0; k < 11; ++k) puts += std::string("q") + k;
+  EXPECT_THAT(ReadPickle(graph.Own(puts), "a", 0, &graph, nullptr, nullptr, limits),
+              StatusIs(kNo, HasSubstr("more than 10 values")));
   limits.max_bytes = 3;
   EXPECT_THAT(ReadPickle("]]].", "a", 0, &graph, nullptr, nullptr, limits),
               StatusIs(kNo, HasSubstr("4 bytes, at most 3")));
