@@ -18,6 +18,8 @@
 namespace zerocast {
 namespace {
 
+constexpr int kMaxLeftOvers = 100;
+
 absl::Status IoError(int error_number, absl::string_view what) {
   return WithReason(ErrnoStatus(error_number, what), "IO_ERROR");
 }
@@ -58,9 +60,15 @@ absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path) {
                          ": it exists and is not an empty folder; name another one, or remove it")),
         "ALREADY_EXISTS");
   }
-  const std::string staging = absl::StrCat(folder.path_, ".tmp.", ::getpid());
-  if (::mkdir(staging.c_str(), 0777) != 0) {
-    return IoError(errno, absl::StrCat("create folder ", staging));
+  // One that a killed process left may have this process's number: in containers they are often the
+  // same.  It may as well be another machine's that lives, so it stays.
+  const std::string first = absl::StrCat(folder.path_, ".tmp.", ::getpid());
+  std::string staging = first;
+  for (int k = 1; ::mkdir(staging.c_str(), 0777) != 0; ++k) {
+    if (errno != EEXIST || k > kMaxLeftOvers) {
+      return IoError(errno, absl::StrCat("create folder ", staging));
+    }
+    staging = absl::StrCat(first, ".", k);
   }
   folder.staging_ = staging;
   return folder;

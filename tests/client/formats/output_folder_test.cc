@@ -1,6 +1,7 @@
 #include "client/formats/output_folder.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -44,6 +45,20 @@ TEST(OutputFolder, LeavesNothingWithoutCommit) {
     std::ofstream(folder.File("c")) << "x";
   }
   EXPECT_THAT(Names(temp.path()), ::testing::IsEmpty());
+}
+
+TEST(OutputFolder, GoesAroundWhatAKilledProcessOfThisNumberLeft) {
+  TempDir temp;
+  const std::string left = temp.File("out.tmp." + std::to_string(::getpid()));
+  std::filesystem::create_directory(left);
+  std::ofstream(left + "/half") << "x";
+  {
+    ZC_ASSERT_OK_AND_ASSIGN(OutputFolder folder, OutputFolder::Create(temp.File("out")));
+    std::ofstream(folder.File("c")) << "x";
+    ASSERT_THAT(folder.Commit(), IsOk());
+  }
+  EXPECT_THAT(Names(temp.File("out")), ::testing::ElementsAre("c"));
+  EXPECT_THAT(Names(left), ::testing::ElementsAre("half"));
 }
 
 TEST(OutputFolder, TakesAnEmptyFolderAndNoOther) {
