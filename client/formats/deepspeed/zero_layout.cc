@@ -92,6 +92,11 @@ absl::Status ZeroReader::CheckFlat(size_t flat, int64_t needed, int64_t whole) c
   return absl::OkStatus();
 }
 
+absl::Status ZeroReader::TooManyElements(int32_t group) const {
+  return Corrupt(PathOf(model_name_), absl::StrCat("the parameters of param_shapes[", group,
+                                                   "] have more than 2^63 elements"));
+}
+
 absl::Status ZeroReader::SliceStage3() {
   const int64_t world_size = result_.world_size, num_sub_groups = result_.num_sub_groups;
   std::vector<int64_t> filled(static_cast<size_t>(num_sub_groups), 0);
@@ -104,7 +109,7 @@ absl::Status ZeroReader::SliceStage3() {
                                   offset, rank * part,
                                   std::min(part, parameter.num_elements - rank * part)});
     }
-    offset += part;
+    if (__builtin_add_overflow(offset, part, &offset)) return TooManyElements(parameter.sub_group);
   }
   for (size_t flat = 0; flat < result_.flats.size(); ++flat) {
     const int64_t needed = filled[flat % filled.size()];
@@ -122,7 +127,9 @@ absl::Status ZeroReader::SliceStage12() {
     if (!parameter.is_trained) continue;
     const size_t group = static_cast<size_t>(parameter.sub_group);
     begins.push_back(total[group]);
-    total[group] += parameter.num_elements;
+    if (__builtin_add_overflow(total[group], parameter.num_elements, &total[group])) {
+      return TooManyElements(parameter.sub_group);
+    }
     const auto& paddings = optim_.alignment_paddings;
     const size_t place = met[group]++;
     if (group < paddings.size() && place < paddings[group].size()) {
@@ -131,7 +138,9 @@ absl::Status ZeroReader::SliceStage12() {
                                                          place, "] is negative"));
       }
       // The last one's is not in the flat tensor where the group's own padding takes its place.
-      total[group] += paddings[group][place];
+      if (__builtin_add_overflow(total[group], paddings[group][place], &total[group])) {
+        return TooManyElements(parameter.sub_group);
+      }
     }
   }
   // A rank's partition: what it saved of it and the padding that it did not save.
@@ -179,13 +188,11 @@ absl::Status ZeroReader::AddFrozenOfStage3() {
   for (ZeroParameter& parameter : result_.parameters) {
     const auto found = fragments_.find(parameter.name);
     if (parameter.is_trained || found == fragments_.end()) continue;
-    const std::vector<ZeroExtent>& fragments = found->second;
+    auto next = found->second.begin();
     const int64_t part = PartitionElements(parameter.num_elements, world_size);
     for (int64_t rank = 0; rank < world_size && rank * part < parameter.num_elements; ++rank) {
       ZeroExtent extent;
-      if (rank < static_cast<int64_t>(fragments.size())) {
-        extent = fragments[static_cast<size_t>(rank)];
-      }
+      if (next != found->second.end() && next->first == rank) extent = (next++)->second;
       if (extent.num_elements != part) {
         return Corrupt(PathOf(names_.model_states[static_cast<size_t>(rank)]),
                        absl::StrCat("the fragment of frozen parameter ", parameter.name, " has ",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -169,17 +170,27 @@ class ManifestMaker {
       return std::tie(tensor.file, tensor.file_begin, tensor.tensor.name);
     };
     std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return key(a) < key(b); });
-    // What several weights share is in one entry of the file each.
-    std::vector<int64_t> ends;  // by layer, of the file at hand
+    // What several weights share is in one entry of the file each, the first that has room.
+    std::set<std::pair<int64_t, size_t>> taken;  // where each layer of the file at hand ends
+    std::set<size_t> free;                       // layers that end before the tensor at hand
+    size_t num_layers = 0;
     int32_t file = -1;
     for (const int32_t number : order) {
       ManifestTensor& tensor = manifest_.tensors[static_cast<size_t>(number)];
-      if (tensor.file != file) ends.clear();
+      if (tensor.file != file) {
+        taken.clear();
+        free.clear();
+        num_layers = 0;
+      }
       file = tensor.file;
-      size_t layer = 0;
-      while (layer < ends.size() && ends[layer] > tensor.file_begin) ++layer;
-      if (layer == ends.size()) ends.push_back(0);
-      ends[layer] = tensor.file_end;
+      while (!taken.empty() && taken.begin()->first <= tensor.file_begin) {
+        free.insert(taken.begin()->second);
+        taken.erase(taken.begin());
+      }
+      if (free.empty()) free.insert(num_layers++);
+      const size_t layer = *free.begin();
+      free.erase(free.begin());
+      taken.emplace(tensor.file_end, layer);
       entries_.emplace(std::make_pair(file, layer), 0);
       layers_.emplace(number, layer);
     }

@@ -3,12 +3,20 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/base/utf8.h"
 
 namespace zerocast {
+namespace {
+
+// Ranks whose missing files are named one by one: a number in one file must not make a million
+// messages.
+constexpr int64_t kMaxMissingNamed = 16;
+
+}  // namespace
 
 absl::Status ZeroReader::Corrupt(absl::string_view file, absl::string_view what) const {
   return WithReason(absl::DataLossError(absl::StrCat("read ", file, ": ", EscapeControls(what))),
@@ -17,6 +25,16 @@ absl::Status ZeroReader::Corrupt(absl::string_view file, absl::string_view what)
 
 std::string ZeroReader::PathOf(const std::string& name) const {
   return absl::StrCat(result_.folder, "/", result_.tag, "/", name);
+}
+
+absl::Status ZeroReader::MissingFile(const std::string& name, int64_t rank,
+                                     absl::string_view known) const {
+  return WithReason(
+      absl::NotFoundError(absl::StrCat(PathOf(name), " is missing: ", known,
+                                       ", and each has saved its own part; copy it from the node "
+                                       "of rank ",
+                                       rank, " or take another checkpoint")),
+      "CHECKPOINT_NOT_FOUND");
 }
 
 absl::StatusOr<ZeroReader::Opened> ZeroReader::Open(const std::string& name) {
@@ -102,7 +120,10 @@ absl::Status ZeroReader::CheckSameOptimizer(const OptimStates& states, int rank)
   if (states.world_size != optim_.world_size) {
     return differs("partition_count", states.world_size, optim_.world_size);
   }
-  if (states.step != optim_.step) return differs("the step", states.step, optim_.step);
+  if (states.step != optim_.step) {
+    return differs("the step", absl::StrFormat("%.17g", states.step),
+                   absl::StrFormat("%.17g", optim_.step));
+  }
   if (states.flat.size() != optim_.flat.size()) {
     return differs("the number of flat tensors", states.flat.size(), optim_.flat.size());
   }
@@ -111,7 +132,8 @@ absl::Status ZeroReader::CheckSameOptimizer(const OptimStates& states, int rank)
 
 absl::Status ZeroReader::AddFlats(const OptimStates& states, int32_t file, int rank) {
   for (size_t group = 0; group < states.flat.size(); ++group) {
-    ZeroFlat& flat = result_.flats[static_cast<size_t>(rank) * states.flat.size() + group];
+    // By rank and group where every rank's file is there; else they are not laid out.
+    ZeroFlat& flat = result_.flats.emplace_back();
     flat.rank = rank;
     ZC_ASSIGN_OR_RETURN(ZeroExtent master, Extent(*states.file, file, states.flat[group],
                                                   absl::StrCat("the fp32 flat tensor ", group)));
@@ -152,9 +174,7 @@ void ZeroReader::ReadRanks() {
         Note(extent.status());
         continue;
       }
-      std::vector<ZeroExtent>& fragments = fragments_[fragment.name];
-      fragments.resize(names_.model_states.size());
-      fragments[rank] = *extent;
+      fragments_[fragment.name].emplace_back(static_cast<int64_t>(rank), *extent);
     }
   }
 }
@@ -184,7 +204,6 @@ void ZeroReader::ReadOptimRanks() {
         }
       }
       std::sort(result_.state_names.begin() + 1, result_.state_names.end());
-      result_.flats.resize(names_.optim_states.size() * states.flat.size());
       result_.optimizer_step = states.step;
       result_.stage = states.stage;
       if (rank == 0) result_.optimizer_file = states.file;
@@ -216,7 +235,11 @@ void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
   result_.has_bf16_prefix = names_.has_bf16_prefix;
   const bool is_partitioned = names_.whole_model_states.empty();
   model_name_ = is_partitioned ? names_.model_states[0] : names_.whole_model_states;
-  if (model_name_.empty()) model_name_ = "zero_pp_rank_0_mp_rank_00_model_states.pt";
+  if (model_name_.empty()) {
+    // Without rank 0's nothing says of how many ranks it is.
+    return Note(MissingFile("zero_pp_rank_0_mp_rank_00_model_states.pt", 0,
+                            "other ranks' files are there"));
+  }
   if (!ReadModel(model_name_, &model_, &model_index_)) return;
   result_.model_file = model_.file;
   result_.global_steps = model_.global_steps;
@@ -251,15 +274,22 @@ void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
                                 "), this file of rank ", rank, " belongs to another save")));
     }
     list->resize(static_cast<size_t>(world_size));
+    const auto missing = std::count(list->begin(), list->end(), "");
+    int64_t named = 0;
     for (size_t rank = 0; rank < list->size(); ++rank) {
       if (!(*list)[rank].empty()) continue;
-      const std::string name =
-          absl::StrCat(prefix, "zero_pp_rank_", rank, "_mp_rank_00_", kind, ".pt");
-      Note(WithReason(absl::NotFoundError(absl::StrCat(
-                          PathOf(name), " is missing: the checkpoint is of ", world_size,
-                          " ranks, and each has saved its own part; copy it from the node of rank ",
-                          rank, " or take another checkpoint")),
-                      "CHECKPOINT_NOT_FOUND"));
+      if (named++ == kMaxMissingNamed) {
+        Note(WithReason(
+            absl::NotFoundError(absl::StrCat(
+                PathOf(std::string(prefix)), "zero_pp_rank_*_mp_rank_00_", kind,
+                ".pt: ", missing - kMaxMissingNamed, " more ranks' files are missing, from rank ",
+                rank, " on; copy them from their nodes")),
+            "CHECKPOINT_NOT_FOUND"));
+        break;
+      }
+      Note(MissingFile(absl::StrCat(prefix, "zero_pp_rank_", rank, "_mp_rank_00_", kind, ".pt"),
+                       static_cast<int64_t>(rank),
+                       absl::StrCat("the checkpoint is of ", world_size, " ranks")));
     }
   };
   if (is_partitioned) check_ranks(&names_.model_states, "model_states", "");
@@ -274,7 +304,7 @@ void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
         Note(extent.status());
         continue;
       }
-      fragments_[fragment.name] = {*extent};
+      fragments_[fragment.name].emplace_back(0, *extent);
     }
     ReadRanks();
   }

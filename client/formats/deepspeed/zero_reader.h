@@ -64,6 +64,7 @@ class ZeroReader {
   absl::Status SliceStage12();
   // All states of `flat` must have `needed` elements, or, padded, `whole`.
   absl::Status CheckFlat(size_t flat, int64_t needed, int64_t whole) const;
+  absl::Status TooManyElements(int32_t group) const;
   absl::Status AddFrozenOfStage3();
   // What of the state dict has values: buffers, and the parameters below stage 3.
   absl::Status AddModule();
@@ -79,6 +80,8 @@ class ZeroReader {
 
   void Note(absl::Status problem) { problems_.push_back(std::move(problem)); }
   absl::Status Corrupt(absl::string_view file, absl::string_view what) const;
+  // The file of `rank` that is not there; `known` is why it should be.
+  absl::Status MissingFile(const std::string& name, int64_t rank, absl::string_view known) const;
   // The path of a file of rank `rank` for messages.
   std::string PathOf(const std::string& name) const;
 
@@ -92,9 +95,10 @@ class ZeroReader {
   OptimStates optim_;  // of the first rank whose file can be read
   std::string optim_name_;
   std::map<std::pair<int32_t, int32_t>, int32_t> storage_of_;  // by file, storage in it
-  // By name of a frozen parameter: its fragments, rank by rank.
-  std::unordered_map<std::string, std::vector<ZeroExtent>> fragments_;
+  // By name of a frozen parameter: its fragments by rank, ascending.
+  std::unordered_map<std::string, std::vector<std::pair<int64_t, ZeroExtent>>> fragments_;
   std::unordered_map<std::string, int32_t> parameter_of_;  // by name
+  bool has_steps_ = false;  // of the universal form: parameters have a step.pt
 };
 
 }  // namespace zerocast

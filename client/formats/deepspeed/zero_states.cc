@@ -12,6 +12,8 @@ namespace zerocast {
 namespace {
 
 constexpr int kMaxStage = 3;
+constexpr int64_t kMaxStepStorageBytes = 1 << 16;
+constexpr size_t kMaxMoments = 64;  // tensors that an optimizer keeps of a parameter; Adam has 2
 
 absl::Status Unsupported(absl::string_view path, absl::string_view what) {
   return WithReason(absl::UnimplementedError(absl::StrCat("read ", path, ": ", what)),
@@ -42,7 +44,9 @@ class StatesReader {
 
   absl::Status Open() {
     ZC_ASSIGN_OR_RETURN(TorchFile file, TorchFile::Read(input_));
+    ZC_RETURN_IF_ERROR(CheckHarmless(file));
     file_ = std::make_shared<const TorchFile>(std::move(file));
+    view_ = std::make_unique<const PickleView>(*file_);
     return absl::OkStatus();
   }
 
@@ -50,7 +54,7 @@ class StatesReader {
   absl::StatusOr<OptimStates> Optim();
 
  private:
-  PickleView view() const { return PickleView(*file_); }
+  const PickleView& view() const { return *view_; }
 
   absl::StatusOr<int64_t> IntegerOr(PickleId id, absl::string_view what, int64_t missing) const {
     return view().IsNone(id) ? missing : view().Integer(id, what);
@@ -64,6 +68,7 @@ class StatesReader {
 
   const InputFile& input_;
   std::shared_ptr<const TorchFile> file_;
+  std::unique_ptr<const PickleView> view_;  // one for all: it counts
 };
 
 absl::StatusOr<std::vector<NamedShape>> StatesReader::Shapes(PickleId id,
@@ -252,7 +257,11 @@ absl::Status StatesReader::Moments(PickleId base_optimizer, OptimStates* states)
       ZC_ASSIGN_OR_RETURN(TorchTensor tensor,
                           file_->Tensor(item, absl::StrCat(what, "[", name, "]")));
       if (tensor.shape.empty()) continue;
-      states->moments[static_cast<size_t>(index)].push_back({name, std::move(tensor)});
+      std::vector<NamedTensor>& moments = states->moments[static_cast<size_t>(index)];
+      if (moments.size() == kMaxMoments) {
+        return view().Wrong(value, what, absl::StrCat("at most ", kMaxMoments, " tensors"));
+      }
+      moments.push_back({name, std::move(tensor)});
     }
   }
   return absl::OkStatus();
@@ -338,6 +347,10 @@ absl::StatusOr<double> ReadStep(const InputFile& input, const TorchFile& file, P
   }
   ZC_ASSIGN_OR_RETURN(const TorchTensor tensor, file.Tensor(value, "step"));
   if (tensor.num_elements != 1) return view.Wrong(value, "step", "a tensor of one element");
+  // Nobody copies the number and compares its CRC then.
+  if (file.storages()[static_cast<size_t>(tensor.storage)].num_bytes <= kMaxStepStorageBytes) {
+    ZC_RETURN_IF_ERROR(file.CheckStorage(input, tensor.storage));
+  }
   ZC_ASSIGN_OR_RETURN(const std::string bytes, input.Read(tensor.file_begin, SizeOf(tensor.dtype)));
   double step = 0;
   if (tensor.dtype == DType::kFloat32) {

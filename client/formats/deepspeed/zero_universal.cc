@@ -18,6 +18,7 @@ void ZeroReader::ReadUniversalOptimizer() {
   const absl::Status status = [&]() -> absl::Status {
     ZC_ASSIGN_OR_RETURN(const Opened opened, Open(optim_name_));
     ZC_ASSIGN_OR_RETURN(TorchFile read, TorchFile::Read(opened.file));
+    ZC_RETURN_IF_ERROR(CheckHarmless(read));
     NoteDigest(opened, read);
     const auto file = std::make_shared<const TorchFile>(std::move(read));
     const PickleGraph& graph = file->graph();
@@ -50,6 +51,7 @@ absl::StatusOr<ZeroExtent> ZeroReader::ReadUniversalState(const std::string& nam
                                                           int64_t num_elements) {
   ZC_ASSIGN_OR_RETURN(const Opened opened, Open(name));
   ZC_ASSIGN_OR_RETURN(const TorchFile file, TorchFile::Read(opened.file));
+  ZC_RETURN_IF_ERROR(CheckHarmless(file));
   NoteDigest(opened, file);
   PickleId value = file.root();
   if (!file.IsTensor(value)) value = file.graph().Find(value, "param");
@@ -66,6 +68,8 @@ absl::StatusOr<ZeroExtent> ZeroReader::ReadUniversalState(const std::string& nam
 }
 
 absl::Status ZeroReader::ReadUniversalParameter(ZeroParameter* parameter) {
+  // ds_to_universal writes no states of one without elements, or empty ones.
+  if (parameter->num_elements == 0) return absl::OkStatus();
   // A name becomes a path here: only one that was listed is followed.
   if (!std::binary_search(names_.universal_names.begin(), names_.universal_names.end(),
                           parameter->name)) {
@@ -96,15 +100,22 @@ absl::Status ZeroReader::ReadUniversalParameter(ZeroParameter* parameter) {
         ReadUniversalState(absl::StrCat(folder, "/", state, ".pt"), parameter->num_elements));
     flat.states.push_back(extent);
   }
-  if (result_.optimizer_step < 0 && std::binary_search(names.begin(), names.end(), "step.pt")) {
+  const bool has_step = std::binary_search(names.begin(), names.end(), "step.pt");
+  if (result_.flats.empty()) has_steps_ = has_step;
+  if (has_step != has_steps_) {
+    return Corrupt(PathOf(folder), absl::StrCat("it holds ", has_step ? "a" : "no",
+                                                " step.pt, other parameters of the checkpoint ",
+                                                has_step ? "do not" : "do"));
+  }
+  if (has_step) {
     ZC_ASSIGN_OR_RETURN(const Opened opened, Open(absl::StrCat(folder, "/step.pt")));
     ZC_ASSIGN_OR_RETURN(const TorchFile file, TorchFile::Read(opened.file));
-    ZC_ASSIGN_OR_RETURN(result_.optimizer_step, ReadStep(opened.file, file, file.root()));
+    ZC_RETURN_IF_ERROR(CheckHarmless(file));
+    NoteDigest(opened, file);
+    ZC_ASSIGN_OR_RETURN(const double step, ReadStep(opened.file, file, file.root()));
+    if (result_.optimizer_step < 0) result_.optimizer_step = step;
   }
-  if (parameter->num_elements > 0) {
-    parameter->slices = {
-        {static_cast<int32_t>(result_.flats.size()), 0, 0, parameter->num_elements}};
-  }
+  parameter->slices = {{static_cast<int32_t>(result_.flats.size()), 0, 0, parameter->num_elements}};
   result_.flats.push_back(std::move(flat));
   return absl::OkStatus();
 }

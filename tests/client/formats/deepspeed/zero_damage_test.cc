@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "client/formats/deepspeed/zero_checkpoint.h"
+#include "client/formats/zip_archive.h"
 #include "server/base/errors.h"
 #include "tests/client/formats/deepspeed/zero_bytes.h"
 #include "tests/server/conversion/golden.h"
@@ -61,6 +63,31 @@ TEST_F(ZeroDamage, NamesEachMissingFile) {
           StatusIs(absl::StatusCode::kNotFound, HasSubstr("zero_pp_rank_1_mp_rank_00_optim"))));
   EXPECT_EQ(read.status(), problems[0]);
   EXPECT_EQ(ReasonOf(problems[0]), "CHECKPOINT_NOT_FOUND");
+}
+
+TEST_F(ZeroDamage, NamesTheMissingFileOfRank0) {
+  Copy("c2");
+  Remove(std::string("zero_pp_rank_0") + kModel);
+  EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kNotFound,
+                               AllOf(HasSubstr("zero_pp_rank_0_mp_rank_00"),
+                                     HasSubstr("is missing"), HasSubstr("node of rank 0"))));
+}
+
+TEST_F(ZeroDamage, NamesADamagedStepByItsCrc) {
+  Copy("keep_c1");
+  const std::string name = "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt";
+  ZC_ASSERT_OK_AND_ASSIGN(const InputFile file, InputFile::Open(tag_ + name));
+  ZC_ASSERT_OK_AND_ASSIGN(const ZipArchive archive, ZipArchive::Read(file));
+  std::string bytes = Bytes(name);
+  // The steps are the storages of one float.
+  for (const ZipEntry& entry : archive.entries()) {
+    if (absl::StrContains(entry.name, "/data/") && entry.num_bytes == 4) {
+      bytes[static_cast<size_t>(entry.data_begin)] ^= 1;
+    }
+  }
+  Write(name, bytes);
+  EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kDataLoss,
+                               AllOf(HasSubstr(name), HasSubstr("have CRC-32"))));
 }
 
 TEST_F(ZeroDamage, NamesTheFileThatWasCut) {
@@ -123,6 +150,16 @@ TEST_F(ZeroDamage, NamesAMissingStateOfTheUniversalForm) {
   Remove("zero/model.norm.weight/exp_avg.pt");
   EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kDataLoss,
                                AllOf(HasSubstr("zero/model.norm.weight"), HasSubstr("exp_avg"))));
+}
+
+TEST_F(ZeroDamage, NamesAMissingOrTornStepOfTheUniversalForm) {
+  Copy("tiny-z2-w4-uni");
+  const std::string bytes = Bytes("zero/lin1.weight/step.pt");
+  Write("zero/lin1.weight/step.pt", bytes.substr(0, bytes.size() / 2));
+  EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("zero/lin1.weight/step.pt")));
+  Remove("zero/lin1.weight/step.pt");
+  EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kDataLoss,
+                               AllOf(HasSubstr("zero/lin1.weight"), HasSubstr("no step.pt"))));
 }
 
 TEST_F(ZeroDamage, NamesAMissingParameterOfTheUniversalForm) {
