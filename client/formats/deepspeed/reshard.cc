@@ -184,7 +184,8 @@ absl::StatusOr<DType> Resharder::DTypeOf(const FlatLayout& flat, size_t state) c
                         "CHECKPOINT_CORRUPT");
     }
   }
-  return dtype;
+  // A group whose parameters have no elements: as DeepSpeed makes masters.
+  return dtype == DType::kInvalid ? DType::kFloat32 : dtype;
 }
 
 PickleId Resharder::AddMoment(size_t flat, size_t state) {
@@ -214,8 +215,11 @@ absl::StatusOr<PickleId> Resharder::AddState(size_t flat, const TorchFile& file,
 
 absl::StatusOr<PickleId> Resharder::AddUniversalState(size_t flat) {
   std::vector<std::pair<std::string, PickleId>> state;
-  if (checkpoint().optimizer_step >= 0) {
-    const std::string& name = At(layout_.flats[flat].parameters[0]).name;
+  const std::vector<int32_t>& parameters = layout_.flats[flat].parameters;
+  const auto first = std::find_if(parameters.begin(), parameters.end(),
+                                  [this](int32_t k) { return At(k).num_elements > 0; });
+  if (checkpoint().optimizer_step >= 0 && first != parameters.end()) {
+    const std::string& name = At(*first).name;
     ZC_ASSIGN_OR_RETURN(const auto file,
                         sources_.Read(absl::StrCat("zero/", name, "/step.pt"), about_to_));
     state.emplace_back("step", optimizer_.Import(*file, file->root(), &sources_));

@@ -48,7 +48,7 @@ class UniversalWriter {
     ZC_RETURN_IF_ERROR(folder.MakeFolder(tag + "/zero"));
     ZC_RETURN_IF_ERROR(FindSteps());
     for (const ZeroParameter& parameter : checkpoint().parameters) {
-      if (parameter.is_trained) ZC_RETURN_IF_ERROR(WriteTrained(folder, parameter));
+      if (HasStates(parameter)) ZC_RETURN_IF_ERROR(WriteTrained(folder, parameter));
     }
     if (checkpoint().stage != 3) ZC_RETURN_IF_ERROR(WriteModule(folder));
     ZC_RETURN_IF_ERROR(WriteOptimizer(folder));
@@ -60,6 +60,10 @@ class UniversalWriter {
  private:
   const ZeroCheckpoint& checkpoint() const { return sources_.checkpoint(); }
 
+  // Trained, with elements.
+  static bool HasStates(const ZeroParameter& parameter) {
+    return parameter.is_trained && parameter.num_elements > 0;
+  }
   absl::Status FindSteps();
   absl::Status WriteTrained(const OutputFolder& folder, const ZeroParameter& parameter);
   // What is only in the model's state dict, under `name`: its value as float32.
@@ -100,7 +104,7 @@ absl::Status UniversalWriter::WriteTrained(const OutputFolder& folder,
   ZC_RETURN_IF_ERROR(CheckName(checkpoint(), parameter.name));
   ZC_RETURN_IF_ERROR(folder.MakeFolder(absl::StrCat(top_, "zero/", parameter.name)));
   for (size_t state = 0; state < checkpoint().state_names.size(); ++state) {
-    const ZeroSlice& first = parameter.slices.front();  // trained ones have elements
+    const ZeroSlice& first = parameter.slices.front();
     const DType dtype = checkpoint().flats[static_cast<size_t>(first.flat)].states[state].dtype;
     TorchDraft draft;
     DraftStorage storage;
@@ -149,7 +153,7 @@ absl::Status UniversalWriter::WriteStored(const OutputFolder& folder, const std:
 absl::Status UniversalWriter::WriteModule(const OutputFolder& folder) {
   for (const ZeroParameter& parameter : checkpoint().parameters) {
     if (parameter.is_absent()) continue;
-    if (!parameter.is_trained) {
+    if (!HasStates(parameter)) {
       ZC_RETURN_IF_ERROR(WriteStored(folder, parameter.name, parameter.shape, parameter.stored));
     }
     // ds_to_universal takes a tied name's value from the state dict, not from the master.

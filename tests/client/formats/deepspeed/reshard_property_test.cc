@@ -41,7 +41,8 @@ Model RandomModel(std::mt19937_64* random) {
     Weight weight;
     weight.name = absl::StrCat("layer.", k, ".weight");
     for (int64_t dims = below(4); dims > 0; --dims) {
-      weight.shape.push_back(1 + below(7));
+      // Some have no elements; not the one that a group has at least.
+      weight.shape.push_back(k >= model.num_groups && below(12) == 0 ? 0 : 1 + below(7));
       weight.num_elements *= weight.shape.back();
     }
     weight.group = static_cast<int>(k < model.num_groups ? k : below(model.num_groups + 1) - 1);
