@@ -18,8 +18,8 @@ namespace zerocast {
 // Puts a checkpoint together from its files; ReadZeroCheckpoint's parts.  Used once.
 class ZeroReader {
  public:
-  ZeroReader(const FileObserver& about_to, std::vector<absl::Status>* problems)
-      : about_to_(about_to), problems_(*problems) {}
+  ZeroReader(FileObserver about_to, std::vector<absl::Status>* problems)
+      : about_to_(std::move(about_to)), problems_(*problems) {}
 
   // Fills the result; what is wrong is in `problems`.
   void Read(const std::string& folder, const std::string& tag);
@@ -85,7 +85,7 @@ class ZeroReader {
   // The path of a file of rank `rank` for messages.
   std::string PathOf(const std::string& name) const;
 
-  const FileObserver& about_to_;
+  const FileObserver about_to_;
   std::vector<absl::Status>& problems_;
   ZeroCheckpoint result_;
   ZeroFiles names_;
