@@ -237,6 +237,8 @@ absl::Status ZeroReader::AddModule() {
                                                 model_.buffer_names.end());
   std::unordered_map<std::string, std::string> stored_as(model_.shared.begin(),
                                                          model_.shared.end());
+  std::unordered_set<std::string> saved;
+  for (const NamedTensor& named : model_.module) saved.insert(named.name);
   for (const NamedTensor& named : model_.module) {
     result_.module_names.push_back(named.name);
     if (buffers.count(named.name) != 0) {
@@ -246,7 +248,12 @@ absl::Status ZeroReader::AddModule() {
       result_.buffers.push_back({named.name, named.tensor.shape, extent});
       continue;
     }
-    if (stored_as.count(named.name) != 0) continue;
+    const auto alias = stored_as.find(named.name);
+    if (alias != stored_as.end() &&
+        (parameter_of_.count(alias->second) != 0 || saved.count(alias->second) != 0)) {
+      continue;
+    }
+    // exclude_frozen_parameters leaves out a tied weight under one name, which is then no alias.
     if (result_.stage == 3 && parameter_of_.count(named.name) == 0 &&
         named.tensor.num_elements == 0) {
       // A placeholder whose parameter was left out, or one of no elements: nothing is known of it.

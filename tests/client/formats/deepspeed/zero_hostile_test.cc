@@ -167,6 +167,22 @@ TEST_F(ZeroHostile, ManyNamesOfOneWeightAreEntriesOfTheirFile) {
   EXPECT_THAT(manifest.tensors, SizeIs(kNames));
 }
 
+TEST_F(ZeroHostile, ANameWhoseWeightWasLeftOutIsAWeight) {
+  Pickles pickles = Well();
+  pickles.model_file = "mp_rank_00_model_states.pt";
+  pickles.stage = PickledNumber(1);
+  pickles.flat_key = "single_partition_of_fp32_groups";
+  pickles.base_key = "base_optimizer_state";
+  pickles.module = "}" + Item("w", PickledTensor().Text()) + Item("head", PickledTensor().Text());
+  pickles.more = Item("shared_params", "}" + Item("head", PickledText("embed")));
+  Write(pickles);
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint read, ReadZeroCheckpoint(temp_.path(), ""));
+  ASSERT_EQ(read.parameters.size(), 2u);
+  EXPECT_EQ(read.parameters[1].name, "head");
+  EXPECT_FALSE(read.parameters[1].is_trained);
+  EXPECT_EQ(read.parameters[1].stored.size(), 1u);
+}
+
 // A recorded folder's file with one more value in its object.
 void AddToFile(const std::string& path, const std::string& value) {
   ZC_ASSERT_OK_AND_ASSIGN(const InputFile file, InputFile::Open(path));
