@@ -42,10 +42,12 @@ def mapped_arenas():
 
 
 def placed(model):
-    """Where each parameter's partition on this rank is."""
+    """Where the partition on this rank of each parameter is that is partitioned."""
     found = {}
     for name, param in model.named_parameters():
-        own = param.ds_tensor
+        own = getattr(param, "ds_tensor", None)
+        if own is None:
+            continue
         found[name] = [str(own.device), str(own.dtype), list(own.shape), own.status.name, str(own.final_location),
                        own.device.type == "cpu" and own.is_pinned()]
     return found
