@@ -64,6 +64,12 @@ class Consolidator {
         ZC_RETURN_IF_ERROR(AddBuffer(checkpoint_.buffers[static_cast<size_t>(buffer->second)]));
       }
     }
+    if (result_.model.tensors.empty()) {
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                            "consolidate ", checkpoint_.folder, ", tag ", checkpoint_.tag,
+                            ": it holds no weight at all; take another")),
+                        "WEIGHTS_INCOMPLETE");
+    }
     return std::move(result_);
   }
 

@@ -35,7 +35,8 @@ struct Consolidation {
 // Trained parameters come from the fp32 masters, or from the state dict where there is no
 // optimizer; frozen ones and buffers from the state dict.  In the order of the state dict.  With
 // `one_name` tied weights are written once, under the name that ZeroParameter has; else under every
-// name.  Pure.  Errors: UNIMPLEMENTED, reason UNSUPPORTED: a dtype that cannot be cast to.
+// name.  Pure.  Errors: UNIMPLEMENTED, reason UNSUPPORTED: a dtype that cannot be cast to;
+// FAILED_PRECONDITION, reason WEIGHTS_INCOMPLETE: there are no weights.
 absl::StatusOr<Consolidation> Consolidate(const ZeroCheckpoint& checkpoint, ModelDtype dtype,
                                           bool one_name);
 

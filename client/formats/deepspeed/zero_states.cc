@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <unordered_set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/formats/deepspeed/pickle_view.h"
 #include "kernels/base/status_macros.h"
@@ -61,6 +63,8 @@ class StatesReader {
   }
   absl::StatusOr<std::vector<NamedShape>> Shapes(PickleId id, absl::string_view what) const;
   absl::StatusOr<ZeroSettings> Settings(PickleId config) const;
+  // Whether a function of torch would make a tensor of some kind of it (_rebuild_qtensor).
+  bool IsRebuilt(PickleId id) const;
   absl::Status Module(PickleId id, ModelStates* states) const;
   // The flat groups, moments and paddings of `states_dict`.
   absl::Status Groups(const Fields& fields, OptimStates* states) const;
@@ -110,11 +114,24 @@ absl::StatusOr<ZeroSettings> StatesReader::Settings(PickleId config) const {
   return settings;
 }
 
+bool StatesReader::IsRebuilt(PickleId id) const {
+  const PickleGraph& graph = file_->graph();
+  if (graph.node(id).kind != PickleKind::kCall) return false;
+  const PickleNode& function = graph.node(graph.node(id).call->function);
+  return function.kind == PickleKind::kGlobal && absl::StartsWith(function.name, "_rebuild_");
+}
+
 absl::Status StatesReader::Module(PickleId id, ModelStates* states) const {
   if (view().IsNone(id)) return absl::OkStatus();
+  std::unordered_set<std::string> weights(states->buffer_names.begin(), states->buffer_names.end());
+  for (const NamedShape& named : states->frozen_shapes) weights.insert(named.name);
+  for (const auto& group : states->param_shapes) {
+    for (const NamedShape& named : group) weights.insert(named.name);
+  }
   ZC_ASSIGN_OR_RETURN(const auto entries, view().Dict(id, "module"));
   for (const auto& [name, value] : entries) {
-    if (!file_->IsTensor(value)) {
+    // What Tensor() cannot read is an error where it is a weight; modules keep other things, too.
+    if (!file_->IsTensor(value) && weights.count(name) == 0 && !IsRebuilt(value)) {
       states->other_values.push_back(name);
       continue;
     }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "client/formats/deepspeed/consolidate.h"
 #include "client/formats/deepspeed/zero_checkpoint.h"
 #include "client/formats/deepspeed/zero_manifest.h"
 #include "client/formats/zip_archive.h"
@@ -181,6 +182,40 @@ TEST_F(ZeroHostile, ANameWhoseWeightWasLeftOutIsAWeight) {
   EXPECT_EQ(read.parameters[1].name, "head");
   EXPECT_FALSE(read.parameters[1].is_trained);
   EXPECT_EQ(read.parameters[1].stored.size(), 1u);
+}
+
+TEST_F(ZeroHostile, AWeightThatCannotBeReadIsNotLeftOut) {
+  const std::string other = CallOf("my.module", "Thing", PickledText("x"));
+  const std::string quantised = CallOf("torch._utils", "_rebuild_qtensor", PickledText("x"));
+  const struct {
+    std::string module, buffers;
+    const char* says;
+  } cases[] = {{Item("w", other), "]", "made by the name my.module.Thing"},
+               {Item("b", other), "](" + PickledText("b") + "e", "tensor module[b]"},
+               {Item("x", quantised), "]", "_rebuild_qtensor"}};
+  for (const auto& each : cases) {
+    Pickles pickles = Well();
+    pickles.module = "}" + each.module;
+    pickles.more = Item("buffer_names", each.buffers);
+    Write(pickles);
+    EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(each.says)));
+  }
+  Pickles pickles = Well();
+  pickles.module = "}" + Item("a._extra_state", other) + Item("b", "N") + Item("c", "}");
+  Write(pickles);
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint read, ReadZeroCheckpoint(temp_.path(), ""));
+  EXPECT_THAT(read.other_values, ::testing::ElementsAre("a._extra_state", "b", "c"));
+}
+
+TEST_F(ZeroHostile, ACheckpointWithoutWeightsIsNoModel) {
+  const std::filesystem::path tag = std::filesystem::path(temp_.path()) / "t1";
+  std::filesystem::create_directories(tag);
+  std::ofstream(temp_.File("latest")) << "t1";
+  std::ofstream(tag / "mp_rank_00_model_states.pt", std::ios::binary)
+      << ZipOf(TorchParts("}" + Item("module", "}") + Item("dp_world_size", PickledNumber(1))));
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint read, ReadZeroCheckpoint(temp_.path(), ""));
+  EXPECT_THAT(Consolidate(read, ModelDtype::kDefault, false),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("no weight at all")));
 }
 
 // A recorded folder's file with one more value in its object.
