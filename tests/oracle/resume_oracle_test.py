@@ -34,6 +34,16 @@ CASES = {
     "stage1-fp16": ({"stage": 1}, FP16, 2, 2, 3),
     "stage1-fp32": ({"stage": 1}, {}, 2, 2, 1),
 }
+SGD = {"optimizer": {"type": "SGD", "params": {"lr": 1e-3, "momentum": 0.9}}, "zero_allow_untested_optimizer": True}
+# Others, of two ranks, that are loaded at the same world size alone: zero_optimization, the rest of the config.
+MORE = {
+    "stage3-legacy-streams": ({"stage": 3}, {**BF16, "checkpoint": {"checkpoint_serialization": False}}),
+    "stage3-cpu-adam": ({"stage": 3, "offload_optimizer": CPU}, {**BF16, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}),
+    "stage2-cpu-adam": ({"stage": 2, "offload_optimizer": CPU}, {**BF16, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}),
+    "stage2-from-bit16": ({"stage": 2, "load_from_fp32_weights": False}, BF16),
+    "stage3-sgd": ({"stage": 3}, {**BF16, **SGD}),
+    "stage1-sgd": ({"stage": 1}, {**BF16, **SGD}),
+}
 SAVED, OTHER = 3, 4  # where CASES say the ranks
 RATES = [2e-3, 5e-3]
 MOST_FLAGS = {"no-optimizer": {"load_optimizer_states": False}, "no-schedule": {"load_lr_scheduler_states": False},
@@ -60,8 +70,10 @@ class Resume(unittest.TestCase):
         holder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(holder.cleanup)
         cls.top = pathlib.Path(holder.name)
+        ranks.compile_operators(ENVIRONMENT, "CPUAdamBuilder")
         cls.run_jobs({case: {"case": case, "ranks": CASES[case][SAVED], "save": str(cls.top / case)} for case in CASES} |
-                     {"noted": {"case": "stage3", "ranks": 2, "save": str(cls.top / "noted"), "note": True}})
+                     {case: {"case": "stage3", "ranks": 2, "save": str(cls.top / case), "config": config_of(*MORE[case])}
+                      for case in MORE} | {"noted": {"case": "stage3", "ranks": 2, "save": str(cls.top / "noted"), "note": True}})
         for case in CASES:
             tag = (cls.top / case / "latest").read_text(encoding="utf-8").strip()
             universal = cls.top / f"{case}-uni"
@@ -69,7 +81,9 @@ class Resume(unittest.TestCase):
             cls.check(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--input_folder",
                       cls.top / case / tag, "--output_folder", universal / f"{tag}_universal")
         cls.damage()
-        todo = {**cls.resumes(), **cls.flags(), **cls.failures(), **cls.between_stages()}
+        # The last job, for DeepSpeed's groups of secondary partitions stay with the process, and with all later engines.
+        todo = {**cls.resumes(), **cls.flags(), **cls.failures(), **cls.between_stages(), "secondary": cls.job(
+            "stage3", "zerocast", steps=2, config=config_of({"stage": 3, "zero_hpz_partition_size": 2}, BF16))}
         cls.run_jobs(todo)
         cls.told = {name: json.loads(pathlib.Path(job["out"]).read_text(encoding="utf-8")) for name, job in todo.items()}
 
@@ -118,6 +132,11 @@ class Resume(unittest.TestCase):
                 groups_of=str(cls.top / case) if zero["stage"] == 3 and groups > 1 else None)
             todo[f"{case} other zerocast"] = cls.job(case, "zerocast", other, steps=2)
             todo[f"{case} universal zerocast"] = cls.job(case, "zerocast", other, steps=2, load=universal)
+        for case, what in MORE.items():
+            for how in ("engine", "zerocast"):
+                todo[f"{case} same {how}"] = cls.job("stage3", how, steps=2, load=str(cls.top / case), config=config_of(*what))
+        for case in ("stage3", "stage3-sub-groups", "stage2"):
+            todo[f"{case} trained zerocast"] = cls.job(case, "zerocast", steps=2, before=2)
         return todo
 
     @classmethod
@@ -152,8 +171,7 @@ class Resume(unittest.TestCase):
         """What must be refused, and what stands in for it."""
         def folder(name):
             return str(cls.top / name)
-        sgd = {**config_of(*CASES["stage3"][:2]), "optimizer": {"type": "SGD", "params": {"lr": 1e-3, "momentum": 0.9}},
-               "zero_allow_untested_optimizer": True}
+        sgd = {**config_of(*CASES["stage3"][:2]), **SGD}
         jobs = {"empty": {"how": "integration", "load": folder("empty")}, "nowhere": {"how": "integration", "load": folder("nowhere")},
                 "no-latest": {"how": "integration", "load": folder("no-latest")}, "no-latest-none": {"load": folder("no-latest")},
                 "no-tag": {"load": folder("no-tag")}, "missing": {"how": "integration", "load": folder("missing")},
@@ -178,9 +196,18 @@ class Resume(unittest.TestCase):
 
     def test_as_the_engine_at_the_same_world_size(self):
         """All that load_checkpoint returns and sets, and two steps."""
-        for case in CASES:
+        for case in [*CASES, *MORE]:
             with self.subTest(case=case):
                 self.alike(self.told[f"{case} same zerocast"], self.told[f"{case} same engine"])
+
+    def test_into_an_engine_that_was_trained(self):
+        """As the Trainer does when it takes the best model at the end."""
+        for name in ("stage3", "stage3-sub-groups", "stage2"):
+            self.alike(self.told[f"{name} trained zerocast"], self.told[f"{name} same zerocast"])
+
+    def test_secondary_partitions_are_none_of_the_old_values(self):
+        """Those of frozen parameters, too, which DeepSpeed's own load_checkpoint leaves as they were."""
+        self.alike(self.told["secondary"], self.told["stage3 same engine"])
 
     def test_as_the_universal_way_at_another(self):
         """Masters, losses, parameters and moments."""

@@ -4,8 +4,8 @@
 
 JOBS is a JSON file, a list of {case, groups, config, seed, ...} with either {save}, which trains 3 steps and saves that
 folder, or {how, load, keywords, steps, groups_of, out}: loads the folder by `how`, engine.load_checkpoint ("engine"),
-zerocast.load_checkpoint ("zerocast") or zerocast.deepspeed_load_checkpoint ("integration"), trains `steps` steps, and rank 0 writes
-to `out` what each rank has to tell of it.
+zerocast.load_checkpoint ("zerocast") or zerocast.deepspeed_load_checkpoint ("integration"), after `before` steps of training, trains `steps` steps, and rank 0
+writes to `out` what each rank has to tell of it.
 """
 
 import json
@@ -90,6 +90,7 @@ def load(engine, job):
 def resume(job):
     """Loads, trains on, and tells what came of it."""
     engine = engine_of(job)
+    train(engine, 100, job.get("before", 0))
     before = own_parts(engine)
     try:
         path, client = load(engine, job)

@@ -84,8 +84,8 @@ class EngineOptimizer:
         if lacking:
             _misfit(f"the engine's {type(self.base).__name__} wants {', '.join(lacking)}, and it was saved with "
                     f"{', '.join(sorted(kinds))} alone")
-        for group in saved.groups:
-            lacking = sorted(set(self.base.defaults) - set(self._as_set(group)))
+        for here, group in zip(self.base.param_groups, saved.groups):
+            lacking = sorted((set(self.base.defaults) & set(here)) - set(self._as_set(group)))
             if lacking:
                 _misfit(f"the engine's {type(self.base).__name__} wants {', '.join(lacking)}, and it was saved with "
                         f"{', '.join(sorted(group))} alone")
@@ -101,7 +101,7 @@ class EngineOptimizer:
         """A group's hyper-parameters with what the optimizer's class adds to those of older releases."""
         kind: Any = type(self.base)
         probe = kind.__new__(kind)
-        probe.__setstate__({"defaults": self.base.defaults, "state": {}, "param_groups": [{**group, "params": []}]})
+        probe.__setstate__({"defaults": dict(self.base.defaults), "state": {}, "param_groups": [{**group, "params": []}]})
         added: Dict[str, Any] = probe.param_groups[0]
         return added
 

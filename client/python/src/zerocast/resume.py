@@ -191,6 +191,8 @@ def _fill_module(engine: Any, shard: Shard, skipped: Set[str]) -> None:
             return
         if _zero3.is_partitioned(param):
             _zero3.write_over(param, partition.array)
+            if getattr(param, "ds_secondary_tensor", None) is not None:
+                param.ds_secondary_tensor = None  # of the old value; DeepSpeed forgets those of trained ones alone
         else:
             with torch.no_grad():
                 param.copy_(partition.whole)
