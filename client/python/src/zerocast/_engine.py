@@ -101,7 +101,8 @@ class EngineOptimizer:
         """A group's hyper-parameters with what the optimizer's class adds to those of older releases."""
         kind: Any = type(self.base)
         probe = kind.__new__(kind)
-        probe.__setstate__({"defaults": dict(self.base.defaults), "state": {}, "param_groups": [{**group, "params": []}]})
+        probe.__setstate__({"defaults": dict(self.base.defaults), "state": {},
+                            "param_groups": [{**group, "params": []}]})
         added: Dict[str, Any] = probe.param_groups[0]
         return added
 
