@@ -23,7 +23,7 @@ std::vector<std::vector<int32_t>> SavedOrder(const ZeroCheckpoint& checkpoint) {
   std::vector<std::vector<int32_t>> order(static_cast<size_t>(checkpoint.num_sub_groups));
   for (size_t k = 0; k < checkpoint.parameters.size(); ++k) {
     const ZeroParameter& parameter = checkpoint.parameters[k];
-    if (!parameter.is_trained) continue;
+    if (!parameter.is_trained || parameter.sub_group < 0) continue;
     order[static_cast<size_t>(parameter.sub_group)].push_back(static_cast<int32_t>(k));
   }
   return order;

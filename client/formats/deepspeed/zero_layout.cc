@@ -218,7 +218,7 @@ absl::Status ZeroReader::AddModuleTensor(const NamedTensor& named) {
   if (found == parameter_of_.end()) {
     // Stage 1 does not list frozen parameters, stage 0 none at all.
     ZC_RETURN_IF_ERROR(AddParameter({named.name, named.tensor.shape}, -1, -1));
-    result_.parameters.back().is_trained = !model_.has_param_shapes;
+    result_.parameters.back().is_trained = !model_.has_param_shapes && result_.stage == 0;
   }
   ZeroParameter& parameter = result_.parameters[static_cast<size_t>(parameter_of_.at(named.name))];
   if (extent.num_elements != parameter.num_elements) {

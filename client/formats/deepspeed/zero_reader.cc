@@ -251,6 +251,11 @@ void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
   if (is_partitioned) result_.stage = 3;
 
   names_.is_universal ? ReadUniversalOptimizer() : ReadOptimRanks();
+  if (!model_.has_param_shapes && !optim_name_.empty()) {
+    Note(
+        Corrupt(PathOf(model_name_), absl::StrCat("it has no param_shapes, which say what lies in ",
+                                                  optim_name_, " beside it")));
+  }
   int64_t world_size = model_.world_size;
   if (world_size < 0) world_size = optim_.world_size;
   if (world_size < 0) world_size = static_cast<int64_t>(names_.model_states.size());

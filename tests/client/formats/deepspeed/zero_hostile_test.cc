@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/formats/deepspeed/consolidate.h"
+#include "client/formats/deepspeed/shard_layout.h"
 #include "client/formats/deepspeed/zero_checkpoint.h"
 #include "client/formats/deepspeed/zero_manifest.h"
 #include "client/formats/zip_archive.h"
@@ -205,6 +206,22 @@ TEST_F(ZeroHostile, AWeightThatCannotBeReadIsNotLeftOut) {
   Write(pickles);
   ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint read, ReadZeroCheckpoint(temp_.path(), ""));
   EXPECT_THAT(read.other_values, ::testing::ElementsAre("a._extra_state", "b", "c"));
+}
+
+TEST_F(ZeroHostile, OptimizerStatesWantParamShapes) {
+  Pickles pickles = Well();
+  pickles.param_shapes = "N";
+  pickles.module = "}" + Item("w", PickledTensor().Text());
+  Write(pickles);
+  EXPECT_THAT(Read(), StatusIs(absl::StatusCode::kDataLoss,
+                               AllOf(HasSubstr("it has no param_shapes"), HasSubstr(kOptim))));
+  // Without an optimizer the engine lists none, and nothing is trained.
+  std::filesystem::remove(std::filesystem::path(temp_.path()) / "t1" / kOptim);
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint read, ReadZeroCheckpoint(temp_.path(), ""));
+  EXPECT_EQ(read.stage, 3);
+  ASSERT_EQ(read.parameters.size(), 1u);
+  EXPECT_FALSE(read.parameters[0].is_trained);
+  EXPECT_THAT(LayOutShards(read, 2), IsOk());
 }
 
 TEST_F(ZeroHostile, ACheckpointWithoutWeightsIsNoModel) {
