@@ -2,7 +2,8 @@
 
 tests/data/deepspeed holds checkpoints of stages 1 to 3, universal ones, and the same saved again by engines of
 other world sizes: what a rank holds must be what such an engine had, tensor by tensor. NAME.fp32.json has the digests of
-what DeepSpeed's own zero_to_fp32 makes of NAME.
+what DeepSpeed's own zero_to_fp32 makes of NAME. Where shards go onto the machine's GPUs, world sizes are those
+for which there are enough.
 
 usage: deepspeed_test.py embedded|server
 """
@@ -12,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import pathlib
 import shutil
 import struct
@@ -85,6 +87,7 @@ class DeepSpeedTest(unittest.TestCase):
             archive.extractall(self.folder / "in", filter="data")
         self.data = self.folder / "in"
         self.loads = 0
+        self.most_ranks = cluster.num_gpus()[0] if os.environ.get("ZC_NEEDS_GPU") else 4
         if sys.argv[1] == "server":
             running = self.stack.enter_context(cluster.Cluster(num_agents=2))
             self.arguments, self.nodes = ("--server", running.address, "load"), itertools.repeat(2)
@@ -132,13 +135,14 @@ class DeepSpeedTest(unittest.TestCase):
 
     def test_parameters_and_masters_are_what_deepspeed_consolidates(self):
         compared = 0
-        for name, world_size in itertools.product(NAMES + UNIVERSAL, (1, 2, 3)):
+        world_sizes = range(1, min(self.most_ranks, 3) + 1)
+        for name, world_size in itertools.product(NAMES + UNIVERSAL, world_sizes):
             with self.subTest(name=name, ranks=world_size):
                 loaded = self.load(self.data / name, "--zero-stage", 3, "--verify", world_size=world_size)
                 compared += self.check_values(name.removesuffix("-uni"), loaded)
                 self.assertEqual(loaded.report["engine"]["states"], list(STATES))
         print(f"{self.loads} loads, {compared} tensors compared")
-        self.assertGreater(compared, 400)
+        self.assertGreater(compared, 130 * len(world_sizes))
 
     def check_flats(self, saved, loaded):
         """Stages 1 and 2: each rank's flat partitions against those of an engine of that world size."""
@@ -188,6 +192,8 @@ class DeepSpeedTest(unittest.TestCase):
                     continue
                 saved = torch_reader.read_folder(folder)
                 world_size, stage = len(saved[1]), self.stage(name)
+                if world_size > self.most_ranks:
+                    continue
                 check = self.check_partitions if stage == 3 else self.check_flats
                 universal = [self.data / f"{name}-uni"] if f"{name}-uni" in UNIVERSAL else []
                 for source in [self.data / name, *universal]:
@@ -195,11 +201,12 @@ class DeepSpeedTest(unittest.TestCase):
                         loaded = self.load(source, "--zero-stage", stage, "--verify", world_size=world_size)
                         compared += check(saved, loaded)
         print(f"{self.loads} loads, {compared} tensors compared")
-        self.assertGreater(compared, 1000)
+        self.assertGreater(compared, 1000 if self.most_ranks >= 4 else 0)
 
     def test_weights_alone_and_the_plan_of_them(self):
         source = self.data / "tiny-z1-w2-fp16"
-        loaded = self.load(source, "--no-optimizer", "--tag", "global_step6", world_size=2)
+        loaded = self.load(source, "--no-optimizer", "--tag", "global_step6",
+                           world_size=min(self.most_ranks, 2))
         self.assertFalse([key for key in loaded.shapes if key.startswith("optimizer/")])
         engine = loaded.report["engine"]
         self.assertEqual((engine["tag"], engine["zero_stage"], engine["world_size"], engine["states"]),
@@ -215,7 +222,7 @@ class DeepSpeedTest(unittest.TestCase):
             self.assertEqual(sha256(wide.joined(key)[1]), expected[key]["sha256"], key)
 
     def refused(self, code, words, folder, *args):
-        result = cluster.zerocast(*self.arguments, folder, "--world-size", 2, *args)
+        result = cluster.zerocast(*self.arguments, folder, "--world-size", min(self.most_ranks, 2), *args)
         self.assertEqual(result.code, code, result)
         for word in words:
             self.assertIn(word, result.stderr)
@@ -243,7 +250,7 @@ class DeepSpeedTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    cluster.skip_without_gpus(4)
+    cluster.skip_without_gpus(1)
     tests = unittest.defaultTestLoader.loadTestsFromTestCase(DeepSpeedTest)
     outcome = unittest.TextTestRunner().run(tests)
     sys.exit(0 if outcome.wasSuccessful() else 1)
