@@ -15,6 +15,7 @@
 #include "client/cli/create_job.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
+#include "client/cli/plan_output.h"
 #include "client/cli/progress.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -56,8 +57,11 @@ Json JobJson(const v1::Job& job) {
                    {"state", JobStateName(job.state())},
                    {"checkpoint", job.spec().checkpoint_path()},
                    {"variant", job.spec().variant()},
+                   {"checkpoint_format", FormatName(job.spec().checkpoint_format())},
+                   {"checkpoint_tag", job.spec().checkpoint_tag()},
                    {"world_size", job.spec().topology().world_size()},
                    {"zero_stage", job.zero_stage()},
+                   {"zero_stage_reason", job.zero_stage_reason()},
                    {"hpz_partition_size", job.hpz_partition_size()},
                    {"dtype", job.config_dtype()},
                    {"placement", PlacementName(job.placement())},
@@ -71,6 +75,19 @@ Json JobJson(const v1::Job& job) {
         config.is_discarded() ? Json(job.resolved_config_json()) : std::move(config);
   }
   return document;
+}
+
+// What was submitted; which tag a load has taken is its own.
+std::string CheckpointText(const v1::JobSpec& spec) {
+  std::string text = absl::StrCat("checkpoint ", EscapeControls(spec.checkpoint_path()));
+  if (!spec.variant().empty()) absl::StrAppend(&text, ", variant ", spec.variant());
+  if (spec.checkpoint_format() != v1::CHECKPOINT_FORMAT_UNSPECIFIED) {
+    absl::StrAppend(&text, ", format ", FormatName(spec.checkpoint_format()));
+  }
+  if (!spec.checkpoint_tag().empty()) {
+    absl::StrAppend(&text, ", tag ", EscapeControls(spec.checkpoint_tag()));
+  }
+  return text + "\n";
 }
 
 Json WithLoads(Json document, const std::vector<v1::Load>& loads) {
@@ -187,14 +204,18 @@ absl::Status RunGet(const GlobalOptions& global, const std::string& name) {
     return absl::OkStatus();
   }
   PrintJobs({job});
-  std::printf("checkpoint %s%s%s\n", job.spec().checkpoint_path().c_str(),
-              job.spec().variant().empty() ? "" : ", variant ", job.spec().variant().c_str());
+  std::fputs(CheckpointText(job.spec()).c_str(), stdout);
   for (const v1::Load& load : loads) {
     const std::string why = load.state() == v1::LOAD_STATE_FAILED
                                 ? absl::StrCat(": ", load.failure().message())
                             : load.has_freed() ? absl::StrCat(": ", load.freed().message())
                                                : "";
-    std::printf("%s %s%s\n", load.name().c_str(), StateText(load).c_str(), why.c_str());
+    const std::string of = load.report().has_engine()
+                               ? absl::StrCat(" of DeepSpeed checkpoint ",
+                                              EscapeControls(load.report().engine().tag()))
+                               : "";
+    std::printf("%s %s%s%s\n", load.name().c_str(), StateText(load).c_str(), of.c_str(),
+                why.c_str());
   }
   return absl::OkStatus();
 }

@@ -100,8 +100,10 @@ v1::DtypePolicy DtypeOf(const std::string& name) {
 }
 
 v1::CheckpointFormat FormatOf(const std::string& name) {
-  if (name == "hf") return v1::CHECKPOINT_FORMAT_HUGGING_FACE;
-  if (name == "deepspeed") return v1::CHECKPOINT_FORMAT_DEEPSPEED;
+  for (const v1::CheckpointFormat format :
+       {v1::CHECKPOINT_FORMAT_HUGGING_FACE, v1::CHECKPOINT_FORMAT_DEEPSPEED}) {
+    if (name == FormatName(format)) return format;
+  }
   return v1::CHECKPOINT_FORMAT_UNSPECIFIED;
 }
 
@@ -112,6 +114,17 @@ v1::ReadMode ReadModeOf(const std::string& name) {
 }
 
 }  // namespace
+
+absl::string_view FormatName(v1::CheckpointFormat format) {
+  switch (format) {
+    case v1::CHECKPOINT_FORMAT_HUGGING_FACE:
+      return "hf";
+    case v1::CHECKPOINT_FORMAT_DEEPSPEED:
+      return "deepspeed";
+    default:
+      return "auto";
+  }
+}
 
 const CLI::Validator kSeconds(
     [](const std::string& text) -> std::string {
@@ -186,7 +199,8 @@ void JobFlags::AddTo(CLI::App* command) {
   command
       ->add_option("--zero-stage", zero_stage,
                    "ZeRO stage where there is no --ds-config: 3 cuts parameters into partitions,\n"
-                   "below it every rank holds them whole (default: 3)")
+                   "below it every rank holds them whole (default: 3, whatever engine saved\n"
+                   "a DeepSpeed checkpoint)")
       ->check(WholeNumber(0, 3))
       ->excludes("--ds-config")
       ->type_name("STAGE");

@@ -38,6 +38,9 @@ struct JobFlags {
   absl::StatusOr<v1::JobSpec> ToSpec() const;
 };
 
+// The word of --format for it.
+absl::string_view FormatName(v1::CheckpointFormat format);
+
 // `failure` of a load or plan of that job by a server, with what the choice of the node that reads
 // has to do with it, if anything.
 absl::Status ExplainReader(const absl::Status& failure, const v1::JobSpec& spec);

@@ -17,6 +17,7 @@
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "client/cli/plan_manifest.h"
+#include "client/cli/plan_output.h"
 #include "client/cli/progress.h"
 #include "client/cli/shard_output.h"
 #include "client/verify/verify.h"
@@ -285,6 +286,7 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
     }
     document["placement"] = PlacementName(plan.placement());
     document["placement_reason"] = plan.placement_reason();
+    AddStage(plan, &document);
     PrintJson(document);
     return;
   }
@@ -305,6 +307,7 @@ void PrintPlan(const GlobalOptions& global, const v1::PlanLoadResponse& response
   }
   // In the words of the load's own report.
   if (buffers > 0) std::printf("%s\n", BuffersText(buffers).c_str());
+  std::fputs(StageText(plan).c_str(), stdout);
   std::fputs(PlacementText(plan).c_str(), stdout);
   std::fputs(ReportText(response.report()).c_str(), stdout);
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/plan_output.h"
 #include "client/cli/stages.h"
 #include "server/base/utf8.h"
 
@@ -290,25 +291,6 @@ std::string MovedText(const std::string& source, int64_t bytes_read, int64_t byt
 
 }  // namespace
 
-std::string PlacementName(v1::Placement placement) {
-  switch (placement) {
-    case v1::PLACEMENT_DEVICE:
-      return "device";
-    case v1::PLACEMENT_HOST:
-      return "host";
-    default:
-      return "";
-  }
-}
-
-std::string PlacementText(const v1::PlanSummary& plan) {
-  if (plan.placement() != v1::PLACEMENT_HOST || plan.placement_reason().empty() ||
-      plan.placement_reason() == "default" || plan.placement_reason() == "--device") {
-    return "";
-  }
-  return absl::StrCat("shards in host memory: ", EscapeControls(plan.placement_reason()), "\n");
-}
-
 Json LoadJson(const v1::Load& load) {
   Json document = ReportJson(load.report());
   document["load"] = load.name();
@@ -321,6 +303,7 @@ Json LoadJson(const v1::Load& load) {
   document["arena_bytes"] = load.plan().arena_bytes();
   document["placement"] = PlacementName(load.plan().placement());
   document["placement_reason"] = load.plan().placement_reason();
+  AddStage(load.plan(), &document);
   document["elapsed_seconds"] = ElapsedSeconds(load);
   document["transport"] = load.nodes().empty() ? "" : load.nodes(0).transport();
   Json nodes = Json::array();
@@ -477,7 +460,7 @@ std::string LoadText(const v1::Load& load) {
                   load.report().dtype_reason().empty()
                       ? ""
                       : absl::StrCat(" (", load.report().dtype_reason(), ")"),
-                  "\n\n");
+                  "\n", StageText(load.plan()), "\n");
   std::vector<std::vector<std::string>> rows = {{"node", "from", "read", "sent", "received",
                                                  "plan s", "conn s", "read s", "copy s", "exch s",
                                                  "total s"}};

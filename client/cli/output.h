@@ -57,11 +57,6 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 nlohmann::ordered_json ReportJson(const v1::LoadReport& report);
 nlohmann::ordered_json LoadJson(const v1::Load& load);
 
-// "device" or "host"; "" where it is not known.
-std::string PlacementName(v1::Placement placement);
-// A line that says why shards lie in host memory where the config decided it; else empty.
-std::string PlacementText(const v1::PlanSummary& plan);
-
 // The load as people read it: a line on what was done, the plan, a row for each node, and what was
 // missing or unexpected.
 std::string LoadText(const v1::Load& load);

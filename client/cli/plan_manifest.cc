@@ -103,6 +103,8 @@ absl::StatusOr<v1::PlanLoadResponse> PlanManifest(const std::string& path, const
   *response.mutable_plan() = PlanSummaryToProto(*plan, schedule);
   response.mutable_plan()->set_placement_reason(
       job.options().device() == v1::DEVICE_UNSPECIFIED ? "default" : "--device");
+  response.mutable_plan()->set_zero_stage_reason(job.options().has_zero_stage() ? "--zero-stage"
+                                                                                : "default");
   const int64_t max_buffer_bytes =
       job.options().max_buffer_bytes() > 0 ? job.options().max_buffer_bytes() : kDefaultBufferBytes;
   const std::vector<AgentLimits> agents(static_cast<size_t>(input.layout.num_nodes),

@@ -20,6 +20,9 @@ enum class JobState { kActive, kCancelled, kDone, kExpired };
 bool IsFinal(JobState state);              // all but kActive
 const char* JobStateName(JobState state);  // "ACTIVE", ...
 
+// The reason of a choice that nobody made.
+inline constexpr char kByDefault[] = "default";
+
 // What a caller's request made: sent again, it gets the same answer.
 struct RequestKey {
   std::string request_id;   // "": the caller named none
@@ -40,15 +43,17 @@ struct Job {
   std::string key_mapping_json;
   // Complete: node_of_rank too.  A load of this job is compiled with it.
   Layout layout;
-  std::string dtype_reason;      // why layout.dtype
-  std::string placement_reason;  // why shards lie where the layout says
+  std::string dtype_reason;       // why layout.dtype
+  std::string zero_stage_reason;  // why layout.zero_stage, as v1.PlanSummary has it
+  std::string placement_reason;   // why shards lie where the layout says
   bool compute_digests = false;
   absl::Duration stage_timeout = absl::Seconds(60);
   int64_t max_buffer_bytes = 0;  // of one node, beyond the arenas
   // layout.round_bytes is what follows from max_buffer_bytes: less where an agent allows less.
   bool round_follows_buffers = false;
   std::string resolved_config_json, config_dtype;
-  std::string offload_param_device;  // of that config, as ConfigFacts has it
+  // Of that config, as ConfigFacts has them.
+  std::string offload_param_device, offload_optimizer_device;
   JobState state = JobState::kActive;
   absl::Time create_time;
   // Zero: it lives until somebody ends it.
@@ -142,6 +147,8 @@ struct PlanSummary {
   std::vector<MemoryNeeds> memory_by_node;  // of a dry run, and of the first nodes only
   bool lie_on_devices = false;              // the shards; else in host memory
   std::string placement_reason;             // "": not known
+  int32_t zero_stage = 0;
+  std::string zero_stage_reason = {};  // "": neither is known
 };
 
 // One run of putting a job's checkpoint into its ranks.

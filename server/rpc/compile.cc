@@ -29,7 +29,30 @@ jobs::PlanSummary Summarize(const Plan& plan, const Schedule& schedule) {
     summary.read_bytes_by_node.push_back(schedule.ReadBytes(node));
   }
   summary.lie_on_devices = LieOnDevices(plan.layout);
+  summary.zero_stage = plan.layout.zero_stage;
   return summary;
+}
+
+void AddNote(absl::string_view note, Report* report) {
+  absl::StrAppend(&report->note, report->note.empty() ? "" : "; ", note);
+}
+
+// What became of what the job left open.
+void TellOfEngine(const jobs::Job& job, const EngineCheckpoint& engine, Report* report) {
+  if (job.zero_stage_reason == jobs::kByDefault && engine.stage != job.layout.zero_stage) {
+    AddNote(absl::StrCat("the shards are laid out for ZeRO stage ", job.layout.zero_stage,
+                         ", the default without a DeepSpeed config; the engine that saved the "
+                         "checkpoint had stage ",
+                         engine.stage, ": --zero-stage ", engine.stage, " lays them out as it did"),
+            report);
+  }
+}
+
+// Offloaded states of the optimizer live in host memory, and so does a shard that has some: it is
+// one memory.  Who takes it copies the weights to its device.
+bool OffloadsStates(const jobs::Job& job, const Manifest& manifest) {
+  return !job.offload_optimizer_device.empty() && manifest.engine.has_value() &&
+         !manifest.engine->states.empty() && !job.layout.weights_only && LieOnDevices(job.layout);
 }
 
 absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled* out) {
@@ -63,6 +86,8 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   input.model_spec_json = command.job->model_spec_json;
   input.key_mapping_json = command.job->key_mapping_json;
   input.layout = command.job->layout;
+  const bool offloads_states = OffloadsStates(*command.job, *input.manifest);
+  if (offloads_states) input.layout.placement = Placement::kHost;
   if (command.job->round_follows_buffers) {
     input.layout.round_bytes = DefaultRoundBytes(command.max_buffer_bytes);
   }
@@ -71,13 +96,18 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   // The report is there where the compiler came as far as the weights.
   if (compiled.ok() || ReasonOf(compiled.status()) == "WEIGHTS_INCOMPLETE") {
     report.dtype_reason = command.job->dtype_reason;
+    if (report.engine.has_value()) TellOfEngine(*command.job, *input.manifest->engine, &report);
     out->report = std::move(report);
   }
   ZC_RETURN_IF_ERROR(compiled.status());
   const auto plan = ExchangePlan(std::make_shared<const Plan>(*std::move(compiled)));
   ZC_ASSIGN_OR_RETURN(const Schedule schedule, Schedule::Create(*plan));
   out->plan = Summarize(*plan, schedule);
-  out->plan->placement_reason = command.job->placement_reason;
+  out->plan->placement_reason =
+      offloads_states
+          ? absl::StrCat("offload_optimizer.device is ", command.job->offload_optimizer_device)
+          : command.job->placement_reason;
+  out->plan->zero_stage_reason = command.job->zero_stage_reason;
   if (command.plan_only) {
     out->plan->memory_by_node =
         MemoryOfNodes(*plan, schedule, input.layout, command.agents, command.job->max_buffer_bytes);

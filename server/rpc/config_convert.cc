@@ -19,7 +19,7 @@
 #include "server/config/lint.h"
 #include "server/config/python_error.h"
 #include "server/config/training_arguments.h"
-#include "server/rpc/job_spec.h"
+#include "server/rpc/config_facts.h"
 #include "server/wire/status.h"
 
 namespace zerocast::rpc {

@@ -149,7 +149,9 @@ v1::Job JobToProto(const jobs::Job& job) {
   out.set_config_dtype(job.config_dtype);
   out.set_zero_stage(job.layout.zero_stage);
   out.set_hpz_partition_size(job.layout.hpz_partition_size);
+  out.set_zero_stage_reason(job.zero_stage_reason);
   out.set_offload_param_device(job.offload_param_device);
+  out.set_offload_optimizer_device(job.offload_optimizer_device);
   out.set_placement(PlacementOf(LieOnDevices(job.layout)));
   out.set_placement_reason(job.placement_reason);
   *out.mutable_create_time() = TimeToProto(job.create_time);
@@ -172,6 +174,8 @@ v1::PlanSummary PlanSummaryToProto(const jobs::PlanSummary& plan) {
   // A load that an older server ended does not say it.
   if (!plan.placement_reason.empty()) out.set_placement(PlacementOf(plan.lie_on_devices));
   out.set_placement_reason(plan.placement_reason);
+  if (!plan.zero_stage_reason.empty()) out.set_zero_stage(plan.zero_stage);
+  out.set_zero_stage_reason(plan.zero_stage_reason);
   return out;
 }
 

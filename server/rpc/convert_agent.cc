@@ -212,7 +212,9 @@ jobs::Load LoadFromProto(const v1::Load& load) {
         {load.plan().read_bytes_by_node().begin(), load.plan().read_bytes_by_node().end()},
         /*memory_by_node=*/{},
         load.plan().placement() == v1::PLACEMENT_DEVICE,
-        load.plan().placement_reason()};
+        load.plan().placement_reason(),
+        load.plan().zero_stage(),
+        load.plan().zero_stage_reason()};
   }
   if (load.has_report()) out.report = ReportFromProto(load.report());
   for (const v1::NodeProgress& node : load.nodes()) out.nodes.push_back(ProgressFromProto(node));

@@ -16,8 +16,6 @@
 #include "server/config/hidden_size.h"
 #include "server/config/json_reader.h"
 #include "server/config/lint_value.h"
-#include "server/config/resolve.h"
-#include "server/config/training_arguments.h"
 #include "server/conversion/catalogue.h"
 #include "server/conversion/convert.h"
 #include "server/conversion/model_spec.h"
@@ -279,116 +277,11 @@ void CheckNewSpec(const v1::JobSpec& spec, Violations* violations) {
             ReadModelConfig(spec.model_config_json(), kModelConfig).status());
 }
 
-// The config's zero_hpz_partition_size, which DeepSpeed reads under ZeRO-3 alone.
-absl::StatusOr<int32_t> ReadHpzPartitionSize(const DeepSpeedConfig& config, int32_t world_size) {
-  constexpr char kPath[] = "zero_optimization.zero_hpz_partition_size";
-  const auto refuse = [&](absl::string_view what) {
-    return InvalidFields({{"spec.deepspeed_config_json", absl::StrCat(kPath, " ", what)}});
-  };
-  if (!config.is_zero3()) return 1;
-  ZC_ASSIGN_OR_RETURN(const ConfigValue* const value, config.GetValue(kPath));
-  if (value == nullptr) return 1;
-  const std::optional<double> size = LaxInt(*value);
-  if (!size.has_value() || *size < 0) return refuse("must be an integer of at least 0");
-  // Of more than there are, DeepSpeed takes all ranks.
-  const auto group = static_cast<int32_t>(std::min<double>(*size, world_size));
-  if (group > 1 && world_size % group != 0) {
-    return refuse(absl::StrCat("must divide the world size, ", world_size, ", was ", group));
-  }
-  return group;
-}
-
-// The config's offload_param.device, which DeepSpeed reads under ZeRO-3 alone.
-absl::StatusOr<std::string> ReadOffloadParamDevice(const DeepSpeedConfig& config) {
-  constexpr char kPath[] = "zero_optimization.offload_param";
-  constexpr char kDevice[] = "zero_optimization.offload_param.device";
-  if (!config.is_zero3()) return "";
-  ZC_ASSIGN_OR_RETURN(const ConfigValue* const section, config.GetValue(kPath));
-  if (section == nullptr || section->is_null()) {
-    // Its name of old stands for device "cpu" (DeepSpeed 0.19.8, runtime/zero/config.py).
-    ZC_ASSIGN_OR_RETURN(const ConfigValue* const old,
-                        config.GetValue("zero_optimization.cpu_offload_param"));
-    return old != nullptr && LaxBool(*old).value_or(false) ? "cpu" : "";
-  }
-  ZC_ASSIGN_OR_RETURN(const ConfigValue* const device, config.GetValue(kDevice));
-  if (device == nullptr || device->IsText("none")) return "";
-  for (const char* const known : {"cpu", "nvme"}) {
-    if (device->IsText(known)) return known;
-  }
-  return InvalidFields(
-      {{"spec.deepspeed_config_json",
-        absl::StrCat(kDevice,
-                     " must be \"none\", \"cpu\" or \"nvme\": it decides where the "
-                     "shards lie")}});
-}
-
-absl::StatusOr<ConfigFacts> FactsOf(const Resolution& resolution, int32_t world_size) {
-  ConfigFacts facts;
-  facts.resolved_json = WriteJson(resolution.config.root());
-  const absl::StatusOr<TrainingDtype> dtype = resolution.config.dtype();
-  if (dtype.ok()) facts.dtype = std::string(ShortName(*dtype));
-  facts.zero_stage = resolution.config.zero_stage();
-  ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
-                      ReadHpzPartitionSize(resolution.config, world_size));
-  ZC_ASSIGN_OR_RETURN(facts.offload_param_device, ReadOffloadParamDevice(resolution.config));
-  return facts;
-}
-
-// What a config says by itself, where no training arguments come with it: nothing is filled and
-// nothing can contradict.  The load needs the dtype and the stage: where they are "auto" only the
-// arguments can tell, and defaults in their place would be a guess about somebody's weights.
-absl::StatusOr<ConfigFacts> ReadConfigAlone(const v1::JobSpec& spec) {
-  constexpr char kField[] = "spec.training_arguments_json";
-  ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadConfigText(spec.deepspeed_config_json()));
-  ZC_ASSIGN_OR_RETURN(const DeepSpeedConfig config,
-                      DeepSpeedConfig::Create(std::move(document.value)));
-  ConfigFacts facts;
-  facts.resolved_json = spec.deepspeed_config_json();
-  facts.zero_stage = config.zero_stage();
-  ZC_ASSIGN_OR_RETURN(facts.hpz_partition_size,
-                      ReadHpzPartitionSize(config, spec.topology().world_size()));
-  ZC_ASSIGN_OR_RETURN(facts.offload_param_device, ReadOffloadParamDevice(config));
-  ZC_ASSIGN_OR_RETURN(const bool bf16_auto, config.IsAuto("bf16.enabled"));
-  ZC_ASSIGN_OR_RETURN(const bool fp16_auto, config.IsAuto("fp16.enabled"));
-  ZC_ASSIGN_OR_RETURN(const bool stage_auto, config.IsAuto("zero_optimization.stage"));
-  Violations violations;
-  const bool dtype_matters = spec.options().dtype() == v1::DTYPE_POLICY_UNSPECIFIED;
-  for (const auto& [is_auto, path] : {std::pair(bf16_auto && dtype_matters, "bf16.enabled"),
-                                      std::pair(fp16_auto && dtype_matters, "fp16.enabled"),
-                                      std::pair(stage_auto, "zero_optimization.stage")}) {
-    if (!is_auto) continue;
-    Add(&violations, kField,
-        absl::StrCat("is empty, but the config's ", path,
-                     " is \"auto\": give the training arguments that fill it"));
-  }
-  ZC_RETURN_IF_ERROR(InvalidFields(violations));
-  ZC_ASSIGN_OR_RETURN(const bool bf16, config.IsTrue("bf16.enabled"));
-  ZC_ASSIGN_OR_RETURN(const bool fp16, config.IsTrue("fp16.enabled"));
-  facts.dtype = bf16 ? "bf16" : fp16 ? "fp16" : "fp32";
-  return facts;
-}
-
-absl::StatusOr<ConfigFacts> ResolveSpec(const v1::JobSpec& spec) {
-  if (spec.deepspeed_config_json().empty()) return ConfigFacts();
-  if (spec.training_arguments_json().empty()) return ReadConfigAlone(spec);
-  ResolveRequest request;
-  request.all_origins = request.keep_processed = false;
-  request.config = spec.deepspeed_config_json();
-  ZC_ASSIGN_OR_RETURN(const ConfigValue arguments, ReadArgumentsText(spec.training_arguments_json(),
-                                                                     "spec.training_arguments_json",
-                                                                     spec.topology().world_size()));
-  ZC_ASSIGN_OR_RETURN(request.arguments, ReadTrainingArguments(arguments));
-  ZC_ASSIGN_OR_RETURN(request.model_config,
-                      ReadModelConfig(spec.model_config_json(), "spec.model_config_json"));
-  if (spec.has_num_training_steps()) request.num_training_steps = spec.num_training_steps();
-  ZC_ASSIGN_OR_RETURN(const Resolution resolution, ResolveConfig(request));
-  ZC_RETURN_IF_ERROR(resolution.status());
-  return FactsOf(resolution, spec.topology().world_size());
-}
-
-// Offloaded parameters live in host memory; the swapper of "nvme" writes its files from there.
+// Offloaded parameters live in host memory; the swapper of "nvme" writes its files from there.  So
+// do offloaded states of the optimizer: whether there are any is known with the manifest.
 void DecidePlacement(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
   job->offload_param_device = facts.offload_param_device;
+  job->offload_optimizer_device = facts.offload_optimizer_device;
   job->placement_reason =
       spec.options().device() == v1::DEVICE_UNSPECIFIED ? "default" : "--device";
   if (job->layout.device == LoadDevice::kCpu || facts.offload_param_device.empty()) return;
@@ -419,11 +312,14 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
   job->config_dtype = facts.dtype;
   if (facts.zero_stage >= 0) {
     job->layout.zero_stage = facts.zero_stage;
+    job->zero_stage_reason = "DeepSpeed config";
   } else if (spec.options().has_zero_stage()) {
     job->layout.zero_stage = spec.options().zero_stage();
+    job->zero_stage_reason = "--zero-stage";
   } else {
     // DeepSpeed's own default where its config names none; without a config the load is for ZeRO-3.
     job->layout.zero_stage = facts.resolved_json.empty() ? 3 : 0;
+    job->zero_stage_reason = facts.resolved_json.empty() ? jobs::kByDefault : "DeepSpeed's default";
   }
   job->layout.hpz_partition_size = facts.hpz_partition_size;
   DecideFlatGroups(facts, job);
@@ -446,27 +342,6 @@ void Decide(const v1::JobSpec& spec, const ConfigFacts& facts, jobs::Job* job) {
 }
 
 }  // namespace
-
-absl::StatusOr<ConfigValue> ReadArgumentsText(const std::string& text, absl::string_view field,
-                                              int32_t world_size) {
-  ConfigValue arguments(ConfigValue::Object{});
-  if (!text.empty()) {
-    ZC_ASSIGN_OR_RETURN(JsonDocument document, ReadJson(text, field));
-    arguments = std::move(document.value);
-  }
-  if (arguments.object() == nullptr) {
-    return InvalidFields({{std::string(field), "must be JSON text of one object"}});
-  }
-  if (world_size == 0) return arguments;
-  const ConfigValue* own = arguments.Find("world_size");
-  if (own == nullptr) {
-    arguments.Set("world_size", ConfigValue(world_size));
-  } else if (*own != ConfigValue(world_size)) {
-    return InvalidFields({{absl::StrCat(field, ".world_size"),
-                           absl::StrCat("must be the topology's, ", world_size, ", or absent")}});
-  }
-  return arguments;
-}
 
 absl::StatusOr<jobs::Job> JobFromRecord(const v1::JobSpec& spec, const ConfigFacts& facts) {
   Violations violations;

@@ -87,11 +87,14 @@ absl::StatusOr<jobs::Job> JobFromRecordText(absl::string_view name, const std::s
   v1::Job message;
   jobs::RequestKey request;
   ZC_ASSIGN_OR_RETURN(const nlohmann::json record, Open(name, text, &message, &request));
-  ConfigFacts facts{message.resolved_config_json(), message.config_dtype(), message.zero_stage(),
-                    message.hpz_partition_size(), message.offload_param_device()};
+  ConfigFacts facts{message.resolved_config_json(), message.config_dtype(),
+                    message.zero_stage(),           message.hpz_partition_size(),
+                    message.offload_param_device(), message.offload_optimizer_device()};
   absl::StatusOr<jobs::Job> job = JobFromRecord(message.spec(), facts);
   if (!job.ok()) return DamagedRecord(name, job.status().message());
   job->name = std::string(name);
+  // The record has the stage, whoever chose it.
+  job->zero_stage_reason = message.zero_stage_reason();
   if (!v1::JobState_IsValid(message.state()) || message.state() == v1::JOB_STATE_UNSPECIFIED) {
     return DamagedRecord(name, "its state is unknown");
   }

@@ -90,6 +90,7 @@ v1::PlanSummary PlanSummaryToProto(const Plan& plan, const Schedule& schedule) {
   }
   out.set_num_rounds(schedule.num_rounds());
   out.set_placement(LieOnDevices(plan.layout) ? v1::PLACEMENT_DEVICE : v1::PLACEMENT_HOST);
+  out.set_zero_stage(plan.layout.zero_stage);
   return out;
 }
 

@@ -1,46 +1,20 @@
 """zerocast checkpoint with a server: what it says and how it exits."""
 
-import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import unittest
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import cluster  # noqa: E402
+import registry_case  # noqa: E402
+from registry_case import told  # noqa: E402
 
-
-FOLDERS = pathlib.Path(os.environ["ZC_DEEPSPEED_FOLDERS"])
 MODEL_FILE = "zero_pp_rank_1_mp_rank_00_model_states.pt"
 
 
-def told(text):
-    """{KEY: value} of the lines for batch scripts."""
-    return dict(line.split("=", 1) for line in text.splitlines() if line.startswith("ZEROCAST_"))
-
-
-class CheckpointTest(unittest.TestCase):
-
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="zc_checkpoint_"))
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-        self.run_folder = self.folder / "run"
-        self.run_folder.mkdir()
-
-    def save(self, tag, source="olmoe-z3-w2"):
-        """What a training of two ranks leaves."""
-        shutil.copytree(FOLDERS / source / "global_step3", self.run_folder / tag)
-        (self.run_folder / "latest").write_text(tag)
-
-    def submit(self, running):
-        made = self.zc(running, "job", "submit", "/ckpt", "--world-size", 2).stdout
-        return told(made)["ZEROCAST_JOB"]
-
-    def zc(self, running, *args, code=0):
-        result = cluster.zerocast("--server", running.address, *args)
-        self.assertEqual(result.code, code, result)
-        return result
+class CheckpointTest(registry_case.RegistryCase):
 
     def test_without_an_agent_nothing_is_known(self):
         with cluster.Cluster(num_agents=0) as running:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import sys
+import tarfile
 import tempfile
 import unittest
 
@@ -82,6 +83,28 @@ class OffloadTest(unittest.TestCase):
                 self.assertEqual(memory["device_arena_bytes"], plan["arena_bytes"] if device is None else 0)
         self.assertIn("\nshards in host memory: offload_param.device is cpu\n", cluster.zerocast(
             "plan", CHECKPOINT, *self.config("cpu"), "--device", "cuda").stdout)
+
+    def test_shards_with_offloaded_optimizer_states_are_the_hosts(self):
+        with tarfile.open(cluster.DATA / "deepspeed" / "folders.tar.xz") as archive:
+            archive.extractall(self.folder, [each for each in archive if each.name.startswith("keep_c1/")], filter="data")
+        saved = self.folder / "keep_c1"
+        for stage in (1, 3):
+            config = self.folder / f"optimizer{stage}.json"
+            config.write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": {
+                "stage": stage, "offload_optimizer": {"device": "cpu"}}}))
+            flags = ["--world-size", RANKS, "--ds-config", config]
+            self.run_json("load", saved, *flags, "--out", self.folder / f"of_host{stage}")
+            out = self.folder / f"of_gpus{stage}"
+            report = self.run_json("load", saved, *flags, "--device", "cuda", "--nodes", 2, "--out", out, "--verify")
+            self.assertEqual(self.shards(out), self.shards(self.folder / f"of_host{stage}"))
+            self.assertEqual(report["transport"], "nccl")
+            for shown in (report, self.run_json("plan", saved, *flags, "--device", "cuda")):
+                self.assertEqual((shown["placement"], shown["placement_reason"]),
+                                 ("host", "offload_optimizer.device is cpu"))
+            # What has no states is on the GPUs, whatever the config says of states.
+            for checkpoint, more in ((saved, ["--no-optimizer"]), (CHECKPOINT, [])):
+                shown = self.run_json("load", checkpoint, *flags, "--device", "cuda", *more)
+                self.assertEqual((shown["placement"], shown["placement_reason"]), ("device", "--device"))
 
     def test_processes_take_them_as_the_hosts_and_later_loads_find_them(self):
         out = self.folder / "of_host"

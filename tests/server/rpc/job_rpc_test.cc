@@ -257,6 +257,7 @@ TEST_F(JobRpcTest, TheConfigDecidesWhereShardsForDevicesLie) {
     std::string zero;
     v1::Placement placement;
     std::string reason, device;
+    std::string optimizer = {};
   } const cases[] = {
       {R"("stage": 3)", v1::PLACEMENT_DEVICE, "--device", ""},
       {R"("stage": 3, "offload_param": {"device": "cpu"})", v1::PLACEMENT_HOST,
@@ -265,14 +266,20 @@ TEST_F(JobRpcTest, TheConfigDecidesWhereShardsForDevicesLie) {
        "offload_param.device is nvme", "nvme"},
       {R"("stage": 3, "offload_param": {"device": "none"})", v1::PLACEMENT_DEVICE, "--device", ""},
       {R"("stage": 3, "offload_param": {}, "offload_optimizer": {"device": "cpu"})",
-       v1::PLACEMENT_DEVICE, "--device", ""},
+       v1::PLACEMENT_DEVICE, "--device", "", "cpu"},
+      // Of the optimizer's states: whether there are some is known once the checkpoint is.
+      {R"("stage": 1, "cpu_offload": true)", v1::PLACEMENT_DEVICE, "--device", "", "cpu"},
+      {R"("stage": 2, "offload_optimizer": {"device": "nvme"})", v1::PLACEMENT_DEVICE, "--device",
+       "", "nvme"},
+      {R"("stage": 0, "offload_optimizer": {"device": "cpu"})", v1::PLACEMENT_DEVICE, "--device",
+       ""},
       {R"("stage": 3, "cpu_offload_param": true)", v1::PLACEMENT_HOST,
        "offload_param.device is cpu", "cpu"},
       {R"("stage": 3, "cpu_offload_param": false)", v1::PLACEMENT_DEVICE, "--device", ""},
       // DeepSpeed offloads parameters under stage 3 alone.
       {R"("stage": 2, "offload_param": {"device": "cpu"})", v1::PLACEMENT_DEVICE, "--device", ""},
   };
-  for (const auto& [zero, placement, reason, device] : cases) {
+  for (const auto& [zero, placement, reason, device, optimizer] : cases) {
     for (const std::string arguments : {"", R"({"per_device_train_batch_size": 2})"}) {
       SCOPED_TRACE(zero + arguments);
       v1::JobSpec spec = TwoNodeSpec();
@@ -284,6 +291,8 @@ TEST_F(JobRpcTest, TheConfigDecidesWhereShardsForDevicesLie) {
       EXPECT_EQ(created.job().placement(), placement);
       EXPECT_EQ(created.job().placement_reason(), reason);
       EXPECT_EQ(created.job().offload_param_device(), device);
+      EXPECT_EQ(created.job().offload_optimizer_device(), optimizer);
+      EXPECT_EQ(created.job().zero_stage_reason(), "DeepSpeed config");
       // Processors fill host memory as ever.
       spec.mutable_options()->set_device(v1::DEVICE_UNSPECIFIED);
       ZC_ASSERT_OK_AND_ASSIGN(const auto of_host, Create(spec));
@@ -295,6 +304,20 @@ TEST_F(JobRpcTest, TheConfigDecidesWhereShardsForDevicesLie) {
   spec.set_deepspeed_config_json(
       R"({"zero_optimization": {"stage": 3, "offload_param": {"device": "auto"}}})");
   EXPECT_THAT(Create(spec), StatusIs(kInvalid, HasSubstr("offload_param.device must be \"none\"")));
+}
+
+TEST_F(JobRpcTest, TheJobSaysWhyItHasItsStage) {
+  v1::JobSpec spec = TwoNodeSpec();
+  const auto stage = [&] {
+    const auto created = Create(spec);
+    EXPECT_THAT(created, IsOk());
+    return absl::StrCat(created->job().zero_stage(), " ", created->job().zero_stage_reason());
+  };
+  EXPECT_EQ(stage(), "3 default");
+  spec.mutable_options()->set_zero_stage(1);
+  EXPECT_EQ(stage(), "1 --zero-stage");
+  spec.set_deepspeed_config_json(R"({"zero_optimization": {"stage": 2}})");
+  EXPECT_EQ(stage(), "2 DeepSpeed config");
 }
 
 TEST_F(JobRpcTest, AnAutoDtypeWithoutArgumentsIsNotGuessed) {
