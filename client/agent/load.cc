@@ -31,20 +31,28 @@ constexpr absl::Duration kReportInterval = absl::Milliseconds(250);
 
 }  // namespace
 
-absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const InspectCommand& command,
-                                              const std::atomic<bool>& cancelled) {
+absl::StatusOr<InspectedCheckpoint> InspectCheckpoint(const LoadEnvironment& environment,
+                                                      const InspectCommand& command,
+                                                      const std::atomic<bool>& cancelled) {
+  struct Read {
+    Manifest manifest;
+    std::string digest;
+  };
   const auto read = [roots = environment.roots,
-                     command](const FileObserver& about_to) -> absl::StatusOr<Manifest> {
+                     command](const FileObserver& about_to) -> absl::StatusOr<Read> {
     ZC_ASSIGN_OR_RETURN(const std::string folder,
                         ResolveCheckpoint(roots, command.checkpoint_path, about_to));
-    return ReadFolderManifest(folder, {command.format, command.variant, command.tag}, about_to);
+    Read result;
+    ZC_ASSIGN_OR_RETURN(
+        result.manifest,
+        ReadFolderManifest(folder, {command.format, command.variant, command.tag}, about_to,
+                           command.wants_digest ? &result.digest : nullptr));
+    return result;
   };
-  ZC_ASSIGN_OR_RETURN(
-      const Manifest manifest,
-      environment.file_work->Call<Manifest>(command.checkpoint_path, environment.file_timeout,
-                                            &cancelled, read, command.timeout));
-  return CompressManifest(manifest);
+  ZC_ASSIGN_OR_RETURN(const Read result, environment.file_work->Call<Read>(
+                                             command.checkpoint_path, environment.file_timeout,
+                                             &cancelled, read, command.timeout));
+  return InspectedCheckpoint{CompressManifest(result.manifest), result.digest};
 }
 
 Load::Load(std::shared_ptr<LoadEnvironment> environment, LoadKey key)

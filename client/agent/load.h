@@ -29,12 +29,11 @@
 
 namespace zerocast {
 
-// Reads the headers of a checkpoint within the command's timeout, until `cancelled` becomes true;
-// the compressed manifest.  Errors: as FileWork::Call, ResolveCheckpoint and
-// ReadCheckpointManifest.
-absl::StatusOr<std::string> InspectCheckpoint(const LoadEnvironment& environment,
-                                              const InspectCommand& command,
-                                              const std::atomic<bool>& cancelled);
+// Reads the headers of a checkpoint within the command's timeout, until `cancelled` becomes true.
+// Errors: as FileWork::Call, ResolveCheckpoint and ReadFolderManifest.
+absl::StatusOr<InspectedCheckpoint> InspectCheckpoint(const LoadEnvironment& environment,
+                                                      const InspectCommand& command,
+                                                      const std::atomic<bool>& cancelled);
 
 // One attempt at a load, on one node.  Prepare and Run are called once each, one after the other,
 // on worker threads; everything else may be called from any thread and does not block.

@@ -178,11 +178,11 @@ void LoadTable::Inspect(const LoadKey& key, const InspectCommand& command) {
   };
   Spawn(
       [environment, inspection, end, command] {
-        const absl::StatusOr<std::string> manifest =
+        const absl::StatusOr<InspectedCheckpoint> inspected =
             InspectCheckpoint(*environment, command, inspection->cancelled);
         end();
         if (inspection->cancelled) return;
-        environment->events->ManifestDone(inspection->key, manifest);
+        environment->events->ManifestDone(inspection->key, inspected);
       },
       [&](const absl::Status& status) {
         end();

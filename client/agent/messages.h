@@ -28,6 +28,13 @@ struct InspectCommand {
   std::string variant = {};  // of its files; "": those without one
   CheckpointFormat format = CheckpointFormat::kAny;
   std::string tag = {};  // of a DeepSpeed checkpoint; "": what `latest` names
+  bool wants_digest = false;
+};
+
+// What an inspection brings.
+struct InspectedCheckpoint {
+  std::string compressed_manifest;  // see server/wire/plan_input.h
+  std::string digest;               // ZeroDigest of a DeepSpeed checkpoint, where it was wanted
 };
 
 struct PrepareCommand {
@@ -192,8 +199,8 @@ enum class DonationStep {
 class AgentEvents {
  public:
   virtual ~AgentEvents() = default;
-  // The answer to an inspection: the compressed manifest.
-  virtual void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) = 0;
+  // The answer to an inspection.
+  virtual void ManifestDone(const LoadKey& key, absl::StatusOr<InspectedCheckpoint> checkpoint) = 0;
   // The answer to PrepareCommand.
   virtual void PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) = 0;
   virtual void RendezvousPut(const LoadKey& key, const std::string& name,

@@ -30,8 +30,9 @@ void SessionOutbox::Push(v1::SessionRequest message) {
   changed_.Signal();
 }
 
-void SessionOutbox::ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) {
-  Push(ManifestMessage(key, manifest));
+void SessionOutbox::ManifestDone(const LoadKey& key,
+                                 absl::StatusOr<InspectedCheckpoint> checkpoint) {
+  Push(ManifestMessage(key, checkpoint));
 }
 
 void SessionOutbox::PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) {

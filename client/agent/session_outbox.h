@@ -28,7 +28,7 @@ class SessionOutbox : public AgentEvents {
   explicit SessionOutbox(std::string socket_path, const Clock* clock = Clock::Real())
       : socket_path_(std::move(socket_path)), clock_(clock) {}
 
-  void ManifestDone(const LoadKey& key, absl::StatusOr<std::string> manifest) override;
+  void ManifestDone(const LoadKey& key, absl::StatusOr<InspectedCheckpoint> checkpoint) override;
   void PlanDone(const LoadKey& key, absl::StatusOr<PreparedPlan> plan) override;
   void RendezvousPut(const LoadKey& key, const std::string& name,
                      const std::string& value) override;

@@ -85,13 +85,14 @@ static_assert(static_cast<int>(NodeStage::kDone) == v1::NODE_STAGE_DONE);
 }  // namespace
 
 v1::SessionRequest ManifestMessage(const LoadKey& key,
-                                   const absl::StatusOr<std::string>& manifest) {
+                                   const absl::StatusOr<InspectedCheckpoint>& checkpoint) {
   v1::SessionRequest request;
   v1::ManifestReport* const report = WithKey(key, request.mutable_manifest_report());
-  if (manifest.ok()) {
-    report->set_compressed_manifest(*manifest);
+  if (checkpoint.ok()) {
+    report->set_compressed_manifest(checkpoint->compressed_manifest);
+    report->set_checkpoint_digest(checkpoint->digest);
   } else {
-    *report->mutable_failure() = FailureFromStatus(manifest.status());
+    *report->mutable_failure() = FailureFromStatus(checkpoint.status());
   }
   return request;
 }
@@ -218,7 +219,10 @@ InspectCommand InspectFromProto(const v1::InspectCheckpoint& message) {
       CheckpointFormatFromProto(message.checkpoint_format());
   return {message.checkpoint_path(),
           message.has_timeout() ? FromProto(message.timeout()) : absl::InfiniteDuration(),
-          message.variant(), format.value_or(CheckpointFormat::kAny), message.checkpoint_tag()};
+          message.variant(),
+          format.value_or(CheckpointFormat::kAny),
+          message.checkpoint_tag(),
+          message.wants_digest()};
 }
 
 LookCommand LookFromProto(const v1::LookAtFolder& message) {

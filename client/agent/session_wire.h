@@ -14,7 +14,8 @@
 
 namespace zerocast {
 
-v1::SessionRequest ManifestMessage(const LoadKey& key, const absl::StatusOr<std::string>& manifest);
+v1::SessionRequest ManifestMessage(const LoadKey& key,
+                                   const absl::StatusOr<InspectedCheckpoint>& checkpoint);
 v1::SessionRequest PlanMessage(const LoadKey& key, const absl::StatusOr<PreparedPlan>& plan);
 v1::SessionRequest RendezvousMessage(const LoadKey& key, const std::string& name,
                                      const std::string& value);

@@ -65,6 +65,27 @@ absl::Status ProblemOf(const Checkpoint& checkpoint) {
                     "CHECKPOINT_CHANGED");
 }
 
+absl::Status CompareWithRegistered(absl::string_view path, absl::string_view digest,
+                                   const std::vector<Checkpoint>& registered) {
+  const Checkpoint* last = nullptr;
+  for (const Checkpoint& checkpoint : registered) {
+    if (checkpoint.digest.empty()) continue;  // it never was complete
+    if (checkpoint.digest == digest) return absl::OkStatus();
+    if (last == nullptr || last->create_time < checkpoint.create_time) last = &checkpoint;
+  }
+  if (last == nullptr) return absl::OkStatus();
+  return WithReason(
+      absl::AbortedError(absl::StrCat(
+          "compare ", path, " with what was registered as ", last->name, " at ",
+          absl::FormatTime(absl::RFC3339_sec, last->create_time, absl::UTCTimeZone()),
+          ": its files are others, their digest is ", digest, ", not ", last->digest,
+          "; load another one (zerocast checkpoint latest), or, if that was meant, register it "
+          "again (zerocast checkpoint register), or forget what was registered (zerocast "
+          "checkpoint delete ",
+          last->name, ")")),
+      "CHECKPOINT_CHANGED");
+}
+
 void Note(const FolderLook& look, const FoundCheckpoint& found, Checkpoint* checkpoint) {
   checkpoint->look_time = look.time;
   checkpoint->looked_by = look.node_name;

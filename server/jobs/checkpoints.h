@@ -70,6 +70,13 @@ void Note(const FolderLook& look, const FoundCheckpoint& found, Checkpoint* chec
 // What a look says of a tag whose whole folder it did not find.
 FoundCheckpoint Gone(absl::string_view tag, absl::Status why);
 
+// Whether a checkpoint whose files have this digest now may be loaded from `path`, the folder of
+// its tag, where these checkpoints were registered there, by whichever jobs: one of those that were
+// complete has the digest, or none was complete.  Errors: ABORTED, reason CHECKPOINT_CHANGED,
+// naming both digests and the one that was registered last.
+absl::Status CompareWithRegistered(absl::string_view path, absl::string_view digest,
+                                   const std::vector<Checkpoint>& registered);
+
 // A total order: by step, of equal ones by what was written last, then by name.
 bool IsOlder(const Checkpoint& a, const Checkpoint& b);
 

@@ -61,7 +61,8 @@ struct ManifestReport {
   std::string load;
   int64_t epoch = 0;
   absl::Status failure;
-  std::string compressed_manifest;  // opaque here
+  std::string compressed_manifest;     // opaque here
+  std::string checkpoint_digest = {};  // of a DeepSpeed checkpoint, where it was wanted
 };
 
 // The driver has carried out a CompilePlan command.
@@ -220,6 +221,7 @@ struct CompilePlanCommand {
   int64_t epoch = 0;
   std::shared_ptr<const Job> job;
   std::string compressed_manifest;
+  std::string checkpoint_digest;  // as in ManifestReport
   // Of one node, beyond the arenas: the job's limit, or the smallest of the load's agents.
   int64_t max_buffer_bytes = 0;
   std::vector<AgentLimits> agents;  // by node number

@@ -222,6 +222,7 @@ void Machine::On(const ManifestReport& event, const Moment& now, std::vector<Com
   command.epoch = run->load.epoch;
   command.job = run->load.job;
   command.compressed_manifest = event.compressed_manifest;
+  command.checkpoint_digest = event.checkpoint_digest;
   command.max_buffer_bytes = run->load.job->max_buffer_bytes;
   command.agents = run->limits;
   for (const AgentLimits& limits : run->limits) {

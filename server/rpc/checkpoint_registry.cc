@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 #include "server/rpc/checkpoint_convert.h"
@@ -39,6 +40,24 @@ int64_t NumberOf(absl::string_view name) {
   return absl::SimpleHexAtoi(id.substr(0, id.find('-')), &number) ? number : 0;
 }
 
+// A path as it is registered: without slashes at the end.
+std::string Folder(absl::string_view path) {
+  while (path.size() > 1 && absl::ConsumeSuffix(&path, "/")) continue;
+  return std::string(path);
+}
+
+struct TagFolder {
+  std::string path, tag;
+};
+
+// "/runs/a/global_step3" as the tag global_step3 in /runs/a.
+TagFolder SplitTag(absl::string_view path) {
+  const std::string folder = Folder(path);
+  const size_t slash = folder.rfind('/');
+  if (slash == std::string::npos) return {"", folder};
+  return {slash == 0 ? "/" : folder.substr(0, slash), folder.substr(slash + 1)};
+}
+
 // The same but for when and by whom it was looked at.
 bool SameContent(const jobs::Checkpoint& a, const jobs::Checkpoint& b) {
   return CheckpointToProto(a).etag() == CheckpointToProto(b).etag() &&
@@ -48,7 +67,7 @@ bool SameContent(const jobs::Checkpoint& a, const jobs::Checkpoint& b) {
 }  // namespace
 
 bool CheckpointRegistry::Key::operator<(const Key& other) const {
-  return std::tie(job, path, tag) < std::tie(other.job, other.path, other.tag);
+  return std::tie(path, tag, job) < std::tie(other.path, other.tag, other.job);
 }
 
 CheckpointRegistry::CheckpointRegistry(const Options& options, StateStore* store,
@@ -82,7 +101,7 @@ absl::Status CheckpointRegistry::Restore() {
 }
 
 CheckpointRegistry::Key CheckpointRegistry::KeyOf(const jobs::Checkpoint& checkpoint) {
-  return {checkpoint.job, checkpoint.path, checkpoint.found.tag};
+  return {checkpoint.path, checkpoint.found.tag, checkpoint.job};
 }
 
 void CheckpointRegistry::PutLocked(jobs::Checkpoint checkpoint, int64_t revision) {
@@ -240,6 +259,33 @@ std::vector<jobs::Checkpoint> CheckpointRegistry::List(absl::string_view job,
     found.push_back(checkpoint);
   }
   return found;
+}
+
+std::vector<jobs::Checkpoint> CheckpointRegistry::OfLoad(absl::string_view path,
+                                                         absl::string_view tag) const {
+  std::vector<jobs::Checkpoint> found;
+  const TagFolder whole = {Folder(path), std::string(tag)};
+  const TagFolder own = SplitTag(path);
+  MutexLock lock(&mutex_);
+  for (const TagFolder& folder : {whole, own}) {
+    if (folder.tag != tag) continue;
+    for (auto it = by_key_.lower_bound({folder.path, folder.tag, ""});
+         it != by_key_.end() && it->first.path == folder.path && it->first.tag == folder.tag;
+         ++it) {
+      found.push_back(checkpoints_.find(it->second)->second.checkpoint);
+    }
+  }
+  return found;
+}
+
+bool CheckpointRegistry::MayHaveOfLoad(absl::string_view path) const {
+  const std::string whole = Folder(path);
+  const TagFolder own = SplitTag(path);
+  MutexLock lock(&mutex_);
+  const auto of_whole = by_key_.lower_bound({whole, "", ""});
+  if (of_whole != by_key_.end() && of_whole->first.path == whole) return true;
+  const auto of_own = by_key_.lower_bound({own.path, own.tag, ""});
+  return of_own != by_key_.end() && of_own->first.path == own.path && of_own->first.tag == own.tag;
 }
 
 absl::Status CheckpointRegistry::NoteLook(absl::string_view path, const jobs::FolderLook& look) {

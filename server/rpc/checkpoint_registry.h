@@ -58,6 +58,12 @@ class CheckpointRegistry {
                                      absl::string_view before = "",
                                      int64_t limit = INT64_MAX) const;
 
+  // Those of every job that are registered for the folder of a DeepSpeed checkpoint.  `path` is
+  // that of a load: the folder that training saves to, or the tag's own in it.
+  std::vector<jobs::Checkpoint> OfLoad(absl::string_view path, absl::string_view tag) const;
+  // Whether OfLoad may give some for some tag.
+  bool MayHaveOfLoad(absl::string_view path) const;
+
   // Notes what a look at `path` found of the checkpoints registered there whose tags it has.
   // Errors: the store's.
   absl::Status NoteLook(absl::string_view path, const jobs::FolderLook& look);
@@ -78,7 +84,7 @@ class CheckpointRegistry {
     int64_t revision = 0;  // of its record
   };
   struct Key {
-    std::string job, path, tag;
+    std::string path, tag, job;
     bool operator<(const Key& other) const;
   };
 

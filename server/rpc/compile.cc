@@ -55,7 +55,26 @@ bool OffloadsStates(const jobs::Job& job, const Manifest& manifest) {
          !manifest.engine->states.empty() && !job.layout.weights_only && LieOnDevices(job.layout);
 }
 
-absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled* out) {
+// What a load of `engine` cannot be compared with although it is registered; "" where there is no
+// such thing.  Errors: CompareWithRegistered.
+absl::StatusOr<std::string> Compare(const jobs::CompilePlanCommand& command,
+                                    const EngineCheckpoint& engine,
+                                    const RegisteredOf& registered) {
+  const std::string& path = command.job->checkpoint_path;
+  const std::vector<jobs::Checkpoint> all = registered(path, engine.tag);
+  if (!command.checkpoint_digest.empty()) {
+    ZC_RETURN_IF_ERROR(jobs::CompareWithRegistered(absl::StrCat(path, ", tag ", engine.tag),
+                                                   command.checkpoint_digest, all));
+    return "";
+  }
+  for (const jobs::Checkpoint& checkpoint : all) {
+    if (!checkpoint.digest.empty()) return checkpoint.name;
+  }
+  return "";
+}
+
+absl::Status Compile(const jobs::CompilePlanCommand& command, const RegisteredOf& registered,
+                     jobs::PlanCompiled* out) {
   PlanInput input;
   absl::StatusOr<Manifest> manifest = DecompressManifest(command.compressed_manifest);
   if (!manifest.ok()) return Annotate(manifest.status(), "manifest of the node of rank 0");
@@ -83,6 +102,10 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
     }
   }
   input.manifest = std::make_shared<const Manifest>(*std::move(manifest));
+  std::string not_compared;
+  if (input.manifest->engine.has_value()) {
+    ZC_ASSIGN_OR_RETURN(not_compared, Compare(command, *input.manifest->engine, registered));
+  }
   input.model_spec_json = command.job->model_spec_json;
   input.key_mapping_json = command.job->key_mapping_json;
   input.layout = command.job->layout;
@@ -97,6 +120,12 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
   if (compiled.ok() || ReasonOf(compiled.status()) == "WEIGHTS_INCOMPLETE") {
     report.dtype_reason = command.job->dtype_reason;
     if (report.engine.has_value()) TellOfEngine(*command.job, *input.manifest->engine, &report);
+    if (!not_compared.empty()) {
+      AddNote(absl::StrCat("not compared with ", not_compared,
+                           ", as which it is registered: that was done meanwhile, or the agent of "
+                           "rank 0's node is of an older version"),
+              &report);
+    }
     out->report = std::move(report);
   }
   ZC_RETURN_IF_ERROR(compiled.status());
@@ -121,11 +150,12 @@ absl::Status Compile(const jobs::CompilePlanCommand& command, jobs::PlanCompiled
 
 }  // namespace
 
-jobs::PlanCompiled CompileForLoad(const jobs::CompilePlanCommand& command) {
+jobs::PlanCompiled CompileForLoad(const jobs::CompilePlanCommand& command,
+                                  const RegisteredOf& registered) {
   jobs::PlanCompiled event;
   event.load = command.load;
   event.epoch = command.epoch;
-  event.status = Compile(command, &event);
+  event.status = Compile(command, registered, &event);
   return event;
 }
 

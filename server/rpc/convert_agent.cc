@@ -283,8 +283,12 @@ absl::StatusOr<jobs::Event> EventFromProto(const v1::SessionRequest& request,
       return jobs::Heartbeat{session};
     case v1::SessionRequest::kManifestReport: {
       const v1::ManifestReport& m = request.manifest_report();
-      return jobs::ManifestReport{session, m.load(), m.epoch(), StatusFromFailure(m.failure()),
-                                  m.compressed_manifest()};
+      return jobs::ManifestReport{session,
+                                  m.load(),
+                                  m.epoch(),
+                                  StatusFromFailure(m.failure()),
+                                  m.compressed_manifest(),
+                                  m.checkpoint_digest().substr(0, kMaxTextBytes)};
     }
     case v1::SessionRequest::kPlanReport:
       return PlanReportFromProto(request.plan_report(), session);

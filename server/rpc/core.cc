@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Create(const Options& options,
                                                    std::unique_ptr<StateStore> store,
                                                    const Clock* clock) {
   std::unique_ptr<Core> core(new Core(options, std::move(store), clock));
+  ZC_ASSIGN_OR_RETURN(core->checkpoints_, CheckpointRegistry::Create({}, core->store(), clock));
   ZC_RETURN_IF_ERROR(core->Restore());
   for (int i = 0; i < options.num_compilers; ++i) {
     core->threads_.emplace_back([c = core.get()] { c->CompileLoop(); });
@@ -114,7 +115,13 @@ absl::Status Core::CheckNotDrainingLocked() const {
 
 void Core::DoLocked(const jobs::Send& command) {
   const auto it = sessions_.find(command.session);
-  if (it != sessions_.end()) it->second->Deliver(MessageToProto(command.message, clock_->Steady()));
+  if (it == sessions_.end()) return;
+  v1::SessionResponse message = MessageToProto(command.message, clock_->Steady());
+  if (message.has_inspect_checkpoint()) {
+    v1::InspectCheckpoint* const inspect = message.mutable_inspect_checkpoint();
+    inspect->set_wants_digest(checkpoints_->MayHaveOfLoad(inspect->checkpoint_path()));
+  }
+  it->second->Deliver(std::move(message));
 }
 
 void Core::DoLocked(const jobs::EndSession& command) {
@@ -214,7 +221,9 @@ void Core::CompileLoop() {
       command = std::move(compilations_.front());
       compilations_.pop_front();
     }
-    Apply(CompileForLoad(command));
+    Apply(CompileForLoad(command, [this](absl::string_view path, absl::string_view tag) {
+      return checkpoints_->OfLoad(path, tag);
+    }));
   }
 }
 

@@ -21,6 +21,7 @@
 #include "server/base/clock.h"
 #include "server/jobs/checkpoints.h"
 #include "server/jobs/machine.h"
+#include "server/rpc/checkpoint_registry.h"
 #include "server/store/state_store.h"
 #include "zerocast/v1/agent.pb.h"
 #include "zerocast/v1/job.pb.h"
@@ -179,6 +180,8 @@ class Core {
   absl::string_view store_kind() const { return store_->kind(); }
   // For what lies beside jobs and loads, under other keys.
   StateStore* store() const { return store_.get(); }
+  // What loads of DeepSpeed checkpoints are compared with.
+  CheckpointRegistry* checkpoints() const { return checkpoints_.get(); }
   // New jobs and loads are refused from now on.
   void StartDraining();
   // Blocks until no load is active and nothing waits for the store, at most for `timeout`.  True
@@ -308,6 +311,7 @@ class Core {
   const Options options_;
   const std::unique_ptr<StateStore> store_;
   const Clock* const clock_;
+  std::unique_ptr<CheckpointRegistry> checkpoints_;  // set before there are threads
 
   Mutex mutex_;
   CondVar changed_;  // a load changed

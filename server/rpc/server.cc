@@ -118,7 +118,6 @@ struct Server::Rep {
   Options options;
   std::unique_ptr<rpc::Core> core;
   std::unique_ptr<rpc::ConfigLeases> leases;
-  std::unique_ptr<rpc::CheckpointRegistry> checkpoints;
   rpc::Metrics metrics;
   std::vector<std::unique_ptr<grpc::Service>> services;
   grpc::CallbackGenericService nothing_else;
@@ -139,7 +138,7 @@ struct Server::Rep {
     SetHealth(main.server.get(), ready);
     SetHealth(health.server.get(), ready);
     metrics.Show(core->Counts(), ready);
-    metrics.ShowCheckpoints(checkpoints->CountByState());
+    metrics.ShowCheckpoints(core->checkpoints()->CountByState());
   }
   void WatchLoop();
 };
@@ -156,7 +155,7 @@ absl::Status Server::Rep::StartMain() {
   services.push_back(std::make_unique<rpc::JobServiceImpl>(env));
   services.push_back(std::make_unique<rpc::LoadServiceImpl>(env));
   services.push_back(std::make_unique<rpc::AgentServiceImpl>(env));
-  services.push_back(std::make_unique<rpc::CheckpointServiceImpl>(env, checkpoints.get()));
+  services.push_back(std::make_unique<rpc::CheckpointServiceImpl>(env, core->checkpoints()));
   services.push_back(std::make_unique<rpc::ServerInfoServiceImpl>(env));
 
   grpc::ServerBuilder builder;
@@ -227,8 +226,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Options options) {
   ZC_ASSIGN_OR_RETURN(rep->core, rpc::Core::Create(core_options, std::move(store), options.clock));
   ZC_ASSIGN_OR_RETURN(rep->leases,
                       rpc::ConfigLeases::Create({}, rep->core->store(), options.clock));
-  ZC_ASSIGN_OR_RETURN(rep->checkpoints,
-                      rpc::CheckpointRegistry::Create({}, rep->core->store(), options.clock));
   rep->options = std::move(options);
   // Both for this server and every one the process makes later; see WithoutReflection.
   if (rep->options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();

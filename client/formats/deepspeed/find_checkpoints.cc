@@ -71,25 +71,6 @@ absl::Status AppendIdentity(const std::string& path, const FileObserver& about_t
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> DigestOf(const ZeroCheckpoint& checkpoint,
-                                     const FileObserver& about_to) {
-  // Without the tag: a folder that was renamed holds the same.
-  const std::string prefix = absl::StrCat(checkpoint.tag, "/");
-  std::vector<std::string> names;
-  for (const ZeroFile& file : checkpoint.files) names.push_back(file.path);
-  std::sort(names.begin(), names.end());
-  std::string text = "zerocast checkpoint 1\n";
-  for (const std::string& name : names) {
-    const absl::string_view inside = absl::StartsWith(name, prefix)
-                                         ? absl::string_view(name).substr(prefix.size())
-                                         : absl::string_view(name);
-    absl::StrAppend(&text, inside.size(), ":", inside, "\n");
-    ZC_RETURN_IF_ERROR(AppendIdentity(absl::StrCat(checkpoint.folder, "/", name), about_to, &text));
-  }
-  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
-}
-
 // Folders below `folder` in which files of a tag lie.
 absl::Status AllowAll(const std::string& folder, const FindZeroOptions& options) {
   if (options.allow == nullptr) return absl::OkStatus();
@@ -128,7 +109,7 @@ FoundZeroCheckpoint Find(const std::string& folder, const std::string& tag,
     found.mtime_ns = std::max(found.mtime_ns, file.mtime_ns);
   }
   if (problems.empty()) {
-    absl::StatusOr<std::string> digest = DigestOf(read, options.about_to);
+    absl::StatusOr<std::string> digest = ZeroDigest(read, options.about_to);
     if (digest.ok()) found.digest = *std::move(digest);
     found.problem = digest.status();
     return found;
@@ -142,6 +123,25 @@ FoundZeroCheckpoint Find(const std::string& folder, const std::string& tag,
 }
 
 }  // namespace
+
+absl::StatusOr<std::string> ZeroDigest(const ZeroCheckpoint& checkpoint,
+                                       const FileObserver& about_to) {
+  // Without the tag: a folder that was renamed holds the same.
+  const std::string prefix = absl::StrCat(checkpoint.tag, "/");
+  std::vector<std::string> names;
+  for (const ZeroFile& file : checkpoint.files) names.push_back(file.path);
+  std::sort(names.begin(), names.end());
+  std::string text = "zerocast checkpoint 1\n";
+  for (const std::string& name : names) {
+    const absl::string_view inside = absl::StartsWith(name, prefix)
+                                         ? absl::string_view(name).substr(prefix.size())
+                                         : absl::string_view(name);
+    absl::StrAppend(&text, inside.size(), ":", inside, "\n");
+    ZC_RETURN_IF_ERROR(AppendIdentity(absl::StrCat(checkpoint.folder, "/", name), about_to, &text));
+  }
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
 
 absl::StatusOr<FoundZeroFolder> FindZeroCheckpoints(const std::string& folder,
                                                     const FindZeroOptions& options) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/formats/deepspeed/zero_checkpoint.h"
 #include "client/formats/file_observer.h"
 
 namespace zerocast {
@@ -21,10 +22,8 @@ struct FoundZeroCheckpoint {
   // The first of what ReadZeroCheckpoint says is wrong, and how much else is.  OK: all files that
   // its world size asks for are there, end where their directories say and belong together.
   absl::Status problem;
-  bool gone = false;  // there is no folder of this tag; with a problem
-  // Where there is no problem: 32 hexadecimal digits over names and sizes of its files and name,
-  // size and CRC of each of their entries; of a file without CRCs its time of modification instead.
-  std::string digest;
+  bool gone = false;      // there is no folder of this tag; with a problem
+  std::string digest;     // ZeroDigest, where there is no problem
   int32_t num_files = 0;  // that were read
   int64_t num_bytes = 0;  // of these
   int64_t mtime_ns = 0;   // of the one that was written last; 0 without any
@@ -47,6 +46,12 @@ struct FindZeroOptions {
   std::function<absl::Status(const std::string& folder)> allow;
 };
 inline constexpr size_t kMaxZeroTags = 1000;
+
+// 32 hexadecimal digits over names and sizes of the files of a checkpoint that was read, and name,
+// size and CRC of each of their entries; of a file without CRCs its time of modification instead.
+// No tensor data is read.  Errors: those of ZipArchive::Read and of the file system.
+absl::StatusOr<std::string> ZeroDigest(const ZeroCheckpoint& checkpoint,
+                                       const FileObserver& about_to = {});
 
 // What a folder that training saves to holds: one for each tag, sorted by number, then name.
 // Errors: as ListZeroFolder; INVALID_ARGUMENT where it is the folder of a tag itself; that of

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/formats/checkpoint.h"
+#include "client/formats/deepspeed/find_checkpoints.h"
 #include "client/formats/deepspeed/zero_files.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
@@ -256,11 +257,14 @@ absl::Status InItsWords(const absl::Status& status, const std::string& folder, b
 }
 
 absl::StatusOr<Manifest> ReadZeroManifest(const std::string& folder, const std::string& tag,
-                                          const FileObserver& about_to) {
+                                          const FileObserver& about_to, std::string* digest) {
   const absl::StatusOr<ZeroFolder> found = ListZeroFolder(folder, about_to);
   if (!found.ok()) return InItsWords(found.status(), folder, /*has_tags=*/false);
   const absl::StatusOr<ZeroCheckpoint> checkpoint = ReadZeroCheckpoint(folder, tag, about_to);
   if (!checkpoint.ok()) return InItsWords(checkpoint.status(), folder, !found->tags.empty());
+  if (digest != nullptr) {
+    ZC_ASSIGN_OR_RETURN(*digest, ZeroDigest(*checkpoint, about_to));
+  }
   // Where the tag's own folder was named the files' paths begin there.
   return ZeroManifest(*checkpoint, found->named_tag.empty() ? checkpoint->folder : folder);
 }
@@ -273,7 +277,8 @@ Manifest ZeroManifest(const ZeroCheckpoint& checkpoint, const std::string& folde
 
 absl::StatusOr<Manifest> ReadFolderManifest(const std::string& folder,
                                             const CheckpointChoice& choice,
-                                            const FileObserver& about_to) {
+                                            const FileObserver& about_to, std::string* digest) {
+  if (digest != nullptr) digest->clear();
   const bool is_zero = choice.format == CheckpointFormat::kDeepSpeed || !choice.tag.empty();
   const bool is_hub = choice.format == CheckpointFormat::kHuggingFace || !choice.variant.empty();
   if (is_zero && is_hub) {
@@ -282,14 +287,14 @@ absl::StatusOr<Manifest> ReadFolderManifest(const std::string& folder,
                           "and Hugging Face's exclude each other")),
                       "INVALID_FIELDS");
   }
-  if (is_zero) return ReadZeroManifest(folder, choice.tag, about_to);
+  if (is_zero) return ReadZeroManifest(folder, choice.tag, about_to, digest);
   if (is_hub) return ReadCheckpointManifest(folder, about_to, choice.variant);
   const absl::StatusOr<std::vector<std::string>> names = ListNames(folder, about_to);
   // What is wrong with the folder itself is told by who reads the usual kind.
   if (!names.ok()) return ReadCheckpointManifest(folder, about_to);
   absl::StatusOr<ZeroFolder> zero = ListZeroFolder(folder, about_to);
   const bool has_zero = zero.ok() && (!zero->tags.empty() || !zero->latest.empty());
-  if (!HoldsWeights(*names) && has_zero) return ReadZeroManifest(folder, "", about_to);
+  if (!HoldsWeights(*names) && has_zero) return ReadZeroManifest(folder, "", about_to, digest);
   ZC_ASSIGN_OR_RETURN(Manifest manifest, ReadCheckpointManifest(folder, about_to));
   if (has_zero) {
     manifest.note = absl::StrCat(

@@ -25,10 +25,12 @@ struct CheckpointChoice {
 // decides, Manifest::note says so.  Errors: as ReadCheckpointManifest and ReadZeroCheckpoint, the
 // latter in the words of the library's deepspeed_load_checkpoint ("Can't find a valid checkpoint at
 // ...", "[deepspeed] failed to resume from checkpoint ..."); INVALID_ARGUMENT where the choice
-// contradicts itself.
+// contradicts itself.  `digest`, unless null, gets the ZeroDigest of a DeepSpeed checkpoint, "" of
+// others.
 absl::StatusOr<Manifest> ReadFolderManifest(const std::string& folder,
                                             const CheckpointChoice& choice,
-                                            const FileObserver& about_to = {});
+                                            const FileObserver& about_to = {},
+                                            std::string* digest = nullptr);
 
 }  // namespace zerocast
 

@@ -29,8 +29,9 @@ constexpr absl::Duration kLong = absl::Seconds(20);
 
 TEST_F(LoadTableTest, InspectGivesTheManifest) {
   nodes_[0]->table->Inspect({kLoad, 1}, {dir_.path(), kLong});
-  ZC_ASSERT_OK_AND_ASSIGN(const std::string compressed, nodes_[0]->events->NextManifest());
-  ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest, DecompressManifest(compressed));
+  ZC_ASSERT_OK_AND_ASSIGN(const InspectedCheckpoint inspected, nodes_[0]->events->NextManifest());
+  ZC_ASSERT_OK_AND_ASSIGN(const Manifest manifest,
+                          DecompressManifest(inspected.compressed_manifest));
   EXPECT_EQ(manifest.files.size(), 2);
   EXPECT_THAT(nodes_[0]->table->Held(), IsEmpty());
 }
@@ -373,7 +374,7 @@ TEST_F(LoadTableTest, LoadsInWorkDoNotExpire) {
 // Keeps the latest result only.
 class LatestResult : public AgentEvents {
  public:
-  void ManifestDone(const LoadKey&, absl::StatusOr<std::string>) override {}
+  void ManifestDone(const LoadKey&, absl::StatusOr<InspectedCheckpoint>) override {}
   void PlanDone(const LoadKey&, absl::StatusOr<PreparedPlan>) override {}
   void RendezvousPut(const LoadKey&, const std::string&, const std::string&) override {}
   void Progress(const LoadKey&, const NodeProgress&) override {}

@@ -18,8 +18,8 @@ namespace zerocast {
 // Keeps what an agent says, and lets a test wait for it.
 class RecordingEvents : public AgentEvents {
  public:
-  void ManifestDone(const LoadKey&, absl::StatusOr<std::string> manifest) override {
-    Record([&] { manifests_.push_back(std::move(manifest)); });
+  void ManifestDone(const LoadKey&, absl::StatusOr<InspectedCheckpoint> checkpoint) override {
+    Record([&] { manifests_.push_back(std::move(checkpoint)); });
   }
   void PlanDone(const LoadKey&, absl::StatusOr<PreparedPlan> plan) override {
     Record([&] { plans_.push_back(std::move(plan)); });
@@ -54,7 +54,7 @@ class RecordingEvents : public AgentEvents {
   }
 
   // The next of each kind; a failure of the test, and a status, when none comes.
-  absl::StatusOr<std::string> NextManifest() {
+  absl::StatusOr<InspectedCheckpoint> NextManifest() {
     return Next(&manifests_).value_or(absl::UnknownError("no manifest"));
   }
   std::pair<std::string, absl::StatusOr<FoundZeroFolder>> NextLook() {
@@ -112,7 +112,7 @@ class RecordingEvents : public AgentEvents {
 
   Mutex mutex_;
   CondVar changed_;
-  std::vector<absl::StatusOr<std::string>> manifests_;
+  std::vector<absl::StatusOr<InspectedCheckpoint>> manifests_;
   std::vector<absl::StatusOr<PreparedPlan>> plans_;
   std::vector<absl::StatusOr<DonationStep>> donations_;
   std::vector<std::pair<std::string, absl::StatusOr<FoundZeroFolder>>> looks_;

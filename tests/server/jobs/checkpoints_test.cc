@@ -51,6 +51,29 @@ std::vector<std::string> Tags(const std::vector<const Checkpoint*>& checkpoints)
   return tags;
 }
 
+TEST(Checkpoints, ALoadIsComparedWithWhatAnyJobHasRegistered) {
+  EXPECT_THAT(CompareWithRegistered("/ckpt/global_step1", "any", {}), IsOk());
+  // Nobody ever saw it whole: there is nothing to compare with.
+  const Checkpoint torn = Made(Found(1, Torn()));
+  EXPECT_THAT(CompareWithRegistered("/ckpt/global_step1", "any", {torn}), IsOk());
+  Checkpoint old = Made(Found(1), absl::Hours(2)), later = Made(Found(1), absl::Hours(1));
+  old.name = "checkpoints/old";
+  later.name = "checkpoints/later";
+  later.digest = "other";
+  for (const std::string digest : {"digest of global_step1", "other"}) {
+    EXPECT_THAT(CompareWithRegistered("/ckpt/global_step1", digest, {torn, old, later}), IsOk());
+  }
+  const absl::Status refused =
+      CompareWithRegistered("/ckpt/global_step1", "new", {later, torn, old});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ReasonOf(refused), "CHECKPOINT_CHANGED");
+  EXPECT_THAT(refused.message(),
+              HasSubstr("compare /ckpt/global_step1 with what was registered as checkpoints/later "
+                        "at 2023-11-14T21:13:20+00:00: its files are others, their digest is new, "
+                        "not other; "));
+  EXPECT_THAT(refused.message(), HasSubstr("zerocast checkpoint delete checkpoints/later)"));
+}
+
 TEST(Checkpoints, TheFirstCompleteLookGivesTheDigestThatLaterOnesAreComparedWith) {
   Checkpoint checkpoint = Made(Found(1, Torn()));
   EXPECT_EQ(StateOf(checkpoint), CheckpointState::kIncomplete);

@@ -74,6 +74,29 @@ class CheckpointRegistryTest : public ::testing::Test {
   std::unique_ptr<CheckpointRegistry> registry_;
 };
 
+TEST_F(CheckpointRegistryTest, LoadsFindWhatIsRegisteredByTheFolderOrByTheTagsOwn) {
+  for (const std::string tag : {"a", "b"}) ASSERT_THAT(Add(Found(tag)), IsOk());
+  ASSERT_THAT(Add(Found("b", "d2"), "", "jobs/2"), IsOk());
+  const auto digests = [this](const std::string& path, const std::string& tag) {
+    std::vector<std::string> found;
+    for (const auto& checkpoint : registry_->OfLoad(path, tag)) found.push_back(checkpoint.digest);
+    return found;
+  };
+  EXPECT_THAT(digests("/ckpt/run", "a"), ElementsAre("d1"));
+  EXPECT_THAT(digests("/ckpt/run//", "b"), ElementsAre("d1", "d2"));
+  EXPECT_THAT(digests("/ckpt/run/b/", "b"), ElementsAre("d1", "d2"));
+  EXPECT_THAT(digests("/ckpt/run/b", "a"), ElementsAre());
+  EXPECT_THAT(digests("/ckpt/run", "c"), ElementsAre());
+  EXPECT_THAT(digests("/ckpt", "run"), ElementsAre());
+  EXPECT_THAT(digests("/", ""), ElementsAre());
+  for (const std::string path : {"/ckpt/run", "/ckpt/run/", "/ckpt/run/a"}) {
+    EXPECT_TRUE(registry_->MayHaveOfLoad(path)) << path;
+  }
+  for (const std::string path : {"/ckpt", "/ckpt/ru", "/ckpt/run/c", "/ckpt/run2", "/", ""}) {
+    EXPECT_FALSE(registry_->MayHaveOfLoad(path)) << path;
+  }
+}
+
 TEST_F(CheckpointRegistryTest, ARestartKnowsEverything) {
   ZC_ASSERT_OK_AND_ASSIGN(const jobs::Checkpoint made, Add(Found("global_step5"), "r1"));
   ASSERT_THAT(registry_->SetPinned(made.name, true), IsOk());
