@@ -27,8 +27,10 @@ void AddCheckpointGet(CLI::App* checkpoint, const GlobalOptions* global, Run* ru
 void AddCheckpointLatest(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointPin(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointUnpin(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
-void AddCheckpointPrune(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 void AddCheckpointDelete(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
+
+// ---- checkpoint_prune.cc: the same, and their files.
+void AddCheckpointPrune(CLI::App* checkpoint, const GlobalOptions* global, Run* run);
 
 }  // namespace zerocast
 

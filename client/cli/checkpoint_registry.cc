@@ -1,23 +1,17 @@
 // What `zerocast checkpoint` does with the checkpoints that a server keeps.
-#include <google/protobuf/util/time_util.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "client/cli/checkpoint_commands.h"
+#include "client/cli/checkpoint_output.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/output.h"
 #include "kernels/base/status_macros.h"
@@ -29,104 +23,6 @@ namespace zerocast {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using ::google::protobuf::util::TimeUtil;
-
-constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-
-std::string StateName(const v1::Checkpoint& checkpoint) {
-  switch (checkpoint.state()) {
-    case v1::CHECKPOINT_STATE_COMPLETE:
-      return "complete";
-    case v1::CHECKPOINT_STATE_INCOMPLETE:
-      return "incomplete";
-    case v1::CHECKPOINT_STATE_CHANGED:
-      return "changed";
-    case v1::CHECKPOINT_STATE_GONE:
-      return "gone";
-    default:
-      return "unknown";
-  }
-}
-
-std::string TimeText(const google::protobuf::Timestamp& time) {
-  // Without fractions: people read it.
-  return TimeUtil::ToString(TimeUtil::SecondsToTimestamp(time.seconds()));
-}
-
-Json CheckpointJson(const v1::Checkpoint& checkpoint) {
-  Json document = {{"checkpoint", checkpoint.name()},
-                   {"job", checkpoint.job()},
-                   {"path", checkpoint.path()},
-                   {"tag", checkpoint.tag()},
-                   {"step", checkpoint.step()},
-                   {"state", StateName(checkpoint)},
-                   {"complete", checkpoint.complete()},
-                   {"pinned", checkpoint.pinned()},
-                   {"digest", checkpoint.digest()},
-                   {"world_size", checkpoint.world_size()},
-                   {"zero_stage", checkpoint.zero_stage()},
-                   {"num_files", checkpoint.num_files()},
-                   {"num_bytes", checkpoint.num_bytes()},
-                   {"looked_by", checkpoint.looked_by()},
-                   {"etag", checkpoint.etag()}};
-  const auto add_time = [&document](const char* key, bool has, const auto& time) {
-    document[key] = has ? Json(TimeUtil::ToString(time)) : Json(nullptr);
-  };
-  add_time("create_time", checkpoint.has_create_time() && !checkpoint.name().empty(),
-           checkpoint.create_time());
-  add_time("save_time", checkpoint.has_save_time(), checkpoint.save_time());
-  add_time("look_time", checkpoint.has_look_time(), checkpoint.look_time());
-  if (checkpoint.has_problem()) {
-    document["problem"] = {{"reason", checkpoint.problem().reason()},
-                           {"message", checkpoint.problem().message()}};
-  }
-  return document;
-}
-
-template <typename Checkpoints>
-Json ListJson(const Checkpoints& checkpoints) {
-  Json list = Json::array();
-  for (const v1::Checkpoint& checkpoint : checkpoints) list.push_back(CheckpointJson(checkpoint));
-  return list;
-}
-
-// A table for each folder and job; beside each other their names would need more than 80 columns.
-template <typename Checkpoints>
-std::string TablesText(const Checkpoints& checkpoints) {
-  std::vector<std::string> titles;  // in the order in which they come
-  std::map<std::string, std::vector<std::vector<std::string>>> rows_of;
-  for (const v1::Checkpoint& checkpoint : checkpoints) {
-    const std::string title = absl::StrCat(
-        checkpoint.path(), checkpoint.job().empty() ? "" : absl::StrCat(" of ", checkpoint.job()));
-    auto& rows = rows_of[title];
-    if (rows.empty()) {
-      titles.push_back(title);
-      rows.push_back({"checkpoint", "tag", "state", "size"});
-    }
-    rows.push_back({checkpoint.name().empty() ? "-" : checkpoint.name(),
-                    EscapeControls(checkpoint.tag()),
-                    absl::StrCat(StateName(checkpoint), checkpoint.pinned() ? ", pinned" : ""),
-                    FormatBytes(checkpoint.num_bytes())});
-  }
-  std::string text;
-  for (const std::string& title : titles) {
-    absl::StrAppend(&text, text.empty() ? "" : "\n", EscapeControls(title), "\n",
-                    FormatTable(rows_of[title]));
-  }
-  return text;
-}
-
-// A line for each that is not complete.
-template <typename Checkpoints>
-std::string ProblemsText(const Checkpoints& checkpoints) {
-  std::string text;
-  for (const v1::Checkpoint& checkpoint : checkpoints) {
-    if (!checkpoint.has_problem()) continue;
-    absl::StrAppend(&text, EscapeControls(checkpoint.tag()), " is ", StateName(checkpoint), ": ",
-                    EscapeControls(checkpoint.problem().message()), "\n");
-  }
-  return text;
-}
 
 std::string DetailsText(const v1::Checkpoint& checkpoint) {
   const auto number = [](int64_t value, bool known) {
@@ -176,7 +72,7 @@ absl::Status RunRegister(const GlobalOptions& global, const RegisterFlags& flags
   if (!flags.validate_only) std::printf("ZEROCAST_CHECKPOINT=%s\n", made.name().c_str());
   if (flags.validate_only) std::puts("valid; nothing was registered");
   if (made.complete()) std::printf("%s is complete\n", EscapeControls(made.tag()).c_str());
-  std::fputs(ProblemsText(std::vector<v1::Checkpoint>{made}).c_str(), stdout);
+  std::fputs(ProblemsText({made}).c_str(), stdout);
   return absl::OkStatus();
 }
 
@@ -225,12 +121,14 @@ absl::Status RunLatest(const GlobalOptions& global, const std::string& where) {
   }
   ZC_ASSIGN_OR_RETURN(const v1::FindLatestCheckpointResponse found,
                       client->FindLatestCheckpoint(request));
+  const std::vector<v1::Checkpoint> passed_over(found.passed_over().begin(),
+                                                found.passed_over().end());
   if (global.json()) {
     PrintJson({{"checkpoint", CheckpointJson(found.checkpoint())},
                {"latest_tag", found.latest_tag()},
                {"differs", found.differs()},
                {"difference", found.difference()},
-               {"passed_over", ListJson(found.passed_over())}});
+               {"passed_over", ListJson(passed_over)}});
     return absl::OkStatus();
   }
   // Lines of KEY=VALUE: a batch script reads them as they are.
@@ -240,7 +138,7 @@ absl::Status RunLatest(const GlobalOptions& global, const std::string& where) {
   if (found.differs()) {
     std::printf("differs from latest: %s\n", EscapeControls(found.difference()).c_str());
   }
-  std::fputs(ProblemsText(found.passed_over()).c_str(), stdout);
+  std::fputs(ProblemsText(passed_over).c_str(), stdout);
   return absl::OkStatus();
 }
 
@@ -253,80 +151,12 @@ absl::Status RunPin(const GlobalOptions& global, const std::string& name, bool p
   return absl::OkStatus();
 }
 
-// "7d", "36h", "90m", "3600s" or "3600" in seconds; negative when it is none of these.
-int64_t AgeSeconds(absl::string_view text) {
-  constexpr std::pair<const char*, int64_t> kUnits[] = {
-      {"d", 86400}, {"h", 3600}, {"m", 60}, {"s", 1}};
-  constexpr int64_t kTenYears = int64_t{3653} * 86400;
-  int64_t unit = 1, number = 0;
-  for (const auto& [suffix, seconds] : kUnits) {
-    if (!absl::ConsumeSuffix(&text, suffix)) continue;
-    unit = seconds;
-    break;
-  }
-  const bool is_number = !text.empty() && absl::ascii_isdigit(static_cast<unsigned char>(text[0]));
-  if (!is_number || !absl::SimpleAtoi(text, &number) || number > kTenYears / unit) return -1;
-  return number * unit;
-}
-
-const CLI::Validator kAge(
-    [](const std::string& text) -> std::string {
-      if (AgeSeconds(text) >= 0) return "";
-      return absl::StrCat("\"", text, "\" is no age such as 7d, 36h, 90m or 3600s, of ten years ",
-                          "at most");
-    },
-    "");
-
-struct PruneFlags {
-  std::string job, older_than;
-  int32_t keep_last = 0;
-  bool dry_run = false;
-};
-
-absl::Status RunPrune(const GlobalOptions& global, const PruneFlags& flags) {
-  ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
-  v1::PruneCheckpointsRequest request;
-  request.set_job(flags.job);
-  request.set_keep_last(flags.keep_last);
-  if (!flags.older_than.empty()) {
-    request.mutable_older_than()->set_seconds(AgeSeconds(flags.older_than));
-  }
-  request.set_validate_only(flags.dry_run);
-  ZC_ASSIGN_OR_RETURN(const v1::PruneCheckpointsResponse pruned, client->PruneCheckpoints(request));
-  if (global.json()) {
-    PrintJson({{"dry_run", flags.dry_run},
-               {"pruned", ListJson(pruned.pruned())},
-               {"kept", ListJson(pruned.kept())}});
-    return absl::OkStatus();
-  }
-  std::fputs(TablesText(pruned.pruned()).c_str(), stdout);
-  int64_t num_bytes = 0;
-  for (const v1::Checkpoint& checkpoint : pruned.pruned()) num_bytes += checkpoint.num_bytes();
-  std::printf("%s%d of %d forgotten", flags.dry_run ? "dry run: would be " : "",
-              pruned.pruned_size(), pruned.pruned_size() + pruned.kept_size());
-  if (!pruned.pruned().empty()) {
-    std::printf("; their files stay, %s in these folders", FormatBytes(num_bytes).c_str());
-  }
-  std::puts("");
-  return absl::OkStatus();
-}
-
 absl::Status RunDelete(const GlobalOptions& global, const std::string& name) {
   ZC_ASSIGN_OR_RETURN(const auto client, global.Connect());
   ZC_RETURN_IF_ERROR(client->DeleteCheckpoint(name, ""));
   if (global.json()) PrintJson({{"deleted", name}});
   if (!global.json()) std::printf("%s forgotten; its files stay\n", name.c_str());
   return absl::OkStatus();
-}
-
-CLI::Validator StartsWith(const char* prefix) {
-  return CLI::Validator(
-      [prefix](const std::string& name) -> std::string {
-        return absl::StartsWith(name, prefix)
-                   ? ""
-                   : absl::StrCat("\"", name, "\" is not ", prefix, "ID");
-      },
-      "");
 }
 
 // A subcommand that takes the name of a checkpoint.
@@ -337,7 +167,7 @@ CLI::App* AddNamed(CLI::App* parent, const char* name, const char* help,
   CLI::App* command = parent->add_subcommand(name, help);
   command->add_option("name", *checkpoint, "checkpoints/ID")
       ->required()
-      ->check(StartsWith("checkpoints/"))
+      ->check(NameIn("checkpoints/"))
       ->type_name("NAME");
   command->callback([checkpoint, global, run, function] {
     *run = [checkpoint, global, function] { return function(*global, *checkpoint); };
@@ -362,7 +192,7 @@ void AddCheckpointRegister(CLI::App* checkpoint, const GlobalOptions* global, Ru
   command->add_option("--job", flags->job, "The job that wrote it: jobs/ID")
       ->required()
       ->envname("ZEROCAST_JOB")
-      ->check(StartsWith("jobs/"))
+      ->check(NameIn("jobs/"))
       ->type_name("JOB");
   command->add_option("--tag", flags->tag, "Its tag (default: the one that DIR/latest names)")
       ->check(kNotEmpty)
@@ -380,7 +210,7 @@ void AddCheckpointList(CLI::App* checkpoint, const GlobalOptions* global, Run* r
   CLI::App* command = checkpoint->add_subcommand(
       "list", "List the checkpoints that a server keeps, those registered last first.");
   command->add_option("--job", options->job, "Only those of this job: jobs/ID")
-      ->check(StartsWith("jobs/"))
+      ->check(NameIn("jobs/"))
       ->type_name("JOB");
   command->add_option("--dir", options->path, "Only those in this folder")
       ->check(kNotEmpty)
@@ -427,31 +257,6 @@ void AddCheckpointUnpin(CLI::App* checkpoint, const GlobalOptions* global, Run* 
            [](const GlobalOptions& options, const std::string& name) {
              return RunPin(options, name, false);
            });
-}
-
-void AddCheckpointPrune(CLI::App* checkpoint, const GlobalOptions* global, Run* run) {
-  auto flags = std::make_shared<PruneFlags>();
-  CLI::App* command = checkpoint->add_subcommand(
-      "prune",
-      "Forget checkpoints of a job by count and age, after agents have looked at\n"
-      "them. Files are not deleted. Pinned ones stay, and incomplete ones newer\n"
-      "than the newest complete one: they may be being written.");
-  command->add_option("job", flags->job, "jobs/ID")
-      ->required()
-      ->check(StartsWith("jobs/"))
-      ->type_name("JOB");
-  command->add_option("--keep-last", flags->keep_last, "Keep so many of the newest complete ones")
-      ->required()
-      ->check(WholeNumber(1, kMaxInt32))
-      ->type_name("N");
-  command
-      ->add_option("--older-than", flags->older_than,
-                   "Forget only those registered longer ago: 7d, 36h, 90m, 3600s")
-      ->check(kAge)
-      ->type_name("AGE");
-  command->add_flag("--dry-run", flags->dry_run, "Say what would be forgotten, forget nothing");
-  command->callback(
-      [flags, global, run] { *run = [flags, global] { return RunPrune(*global, *flags); }; });
 }
 
 void AddCheckpointDelete(CLI::App* checkpoint, const GlobalOptions* global, Run* run) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/formats/file.h"
@@ -143,6 +144,16 @@ CLI::Validator WholeNumber(int64_t least, int64_t most) {
         if (absl::SimpleAtoi(text, &number) && number >= least && number <= most) return "";
         return absl::StrCat("\"", text, "\" is not a whole number of at least ", least,
                             " and at most ", most);
+      },
+      "");
+}
+
+CLI::Validator NameIn(const char* prefix) {
+  return CLI::Validator(
+      [prefix](const std::string& name) -> std::string {
+        return absl::StartsWith(name, prefix)
+                   ? ""
+                   : absl::StrCat("\"", name, "\" is not ", prefix, "ID");
       },
       "");
 }

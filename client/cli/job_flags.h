@@ -50,6 +50,8 @@ extern const CLI::Validator kSeconds;
 
 // A flag that is a whole number within bounds, which the error names.
 CLI::Validator WholeNumber(int64_t least, int64_t most);
+// A name in a collection of the server's: "jobs/ID" where `prefix` is "jobs/".
+CLI::Validator NameIn(const char* prefix);
 // A flag that is left out rather than empty, as one from an unset variable of a shell would be.
 extern const CLI::Validator kNotEmpty;
 

@@ -119,6 +119,11 @@ absl::Status TwoSaves(const std::string& folder, absl::string_view one, absl::st
 
 }  // namespace
 
+bool NamesStates(absl::string_view name) {
+  RankName parsed;
+  return name == kWholeModelStates || ParseRankName(name, &parsed);
+}
+
 absl::StatusOr<std::vector<std::string>> ListNames(const std::string& folder,
                                                    const FileObserver& about_to) {
   const std::string what = absl::StrCat("list ", folder);
@@ -156,7 +161,7 @@ absl::StatusOr<ZeroFolder> ListZeroFolder(const std::string& folder, const FileO
   result.folder = path;
   for (const std::string& name : names) {
     const std::string below = absl::StrCat(path, "/", name);
-    if (!IsFolder(below)) continue;
+    if (absl::StartsWith(name, kAsidePrefix) || !IsFolder(below)) continue;
     const auto inside = ListNames(below, about_to);
     // One that may not be read is no tag that could be loaded; `tag` says why when it is named.
     if (inside.ok() && HoldsModelStates(*inside)) result.tags.push_back(name);

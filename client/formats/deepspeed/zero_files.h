@@ -6,16 +6,24 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "client/formats/file_observer.h"
 
 namespace zerocast {
 
+// Whether an engine gives its files of model states or optimizer states such a name.
+bool NamesStates(absl::string_view name);
+
+// What the names of tags' folders begin with that remove_tag.h has set aside.
+inline constexpr char kAsidePrefix[] = ".zerocast_removed_";
+
 // What lies beside each other in a folder of DeepSpeed checkpoints.
 struct ZeroFolder {
-  std::string folder;             // as named, or its parent where a tag's own folder was named
-  std::vector<std::string> tags;  // sub-folders that hold model states; by number, then name
-  std::string latest;             // what the file `latest` says; "" without one
-  std::string named_tag;          // the tag, where a tag's own folder was named
+  std::string folder;  // as named, or its parent where a tag's own folder was named
+  // Sub-folders that hold model states and were not set aside; by number, then name.
+  std::vector<std::string> tags;
+  std::string latest;     // what the file `latest` says; "" without one
+  std::string named_tag;  // the tag, where a tag's own folder was named
 };
 
 // Lists `folder`.  A folder that holds model states itself stands for its tag.  Errors: NOT_FOUND
