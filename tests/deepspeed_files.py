@@ -57,7 +57,8 @@ class _Tensor:
 
 
 def save(path, document):
-    """torch.save of dicts, lists, texts, numbers and Floats; tuples of numbers become torch.Size."""
+    """torch.save of dicts, lists, texts, numbers and Floats, each object of which has one storage wherever it is; tuples of
+    numbers become torch.Size."""
     data = []
     with _fake_torch() as torch:
         class Pickler(pickle.Pickler):
@@ -72,8 +73,10 @@ def save(path, document):
 
         def plain(value):
             if isinstance(value, Floats):
-                data.append(value)
-                return _Tensor(torch, _Storage(str(len(data) - 1), value.count))
+                if not any(value is each for each in data):
+                    data.append(value)
+                key = next(index for index, each in enumerate(data) if each is value)
+                return _Tensor(torch, _Storage(str(key), value.count))
             if isinstance(value, dict):
                 return type(value)((key, plain(each)) for key, each in value.items())
             if isinstance(value, list):
@@ -95,8 +98,22 @@ def save(path, document):
         archive.writestr("archive/version", "3\n")
 
 
-def write_stage_3(folder, shapes, world_size=2):
-    """A checkpoint of bf16 training with no moments; rank r's masters are `rank_pattern(r)` over and over."""
+def write_stage_0(folder, module):
+    """What an engine without ZeRO saves of one rank."""
+    tag = folder / "global_step1"
+    tag.mkdir(parents=True)
+    (folder / "latest").write_text("global_step1")
+    save(tag / "mp_rank_00_model_states.pt", {
+        "module": collections.OrderedDict(module), "buffer_names": [], "param_shapes": None, "frozen_param_shapes": None,
+        "shared_params": None, "frozen_param_fragments": None, "dp_world_size": 1, "mp_world_size": 1, "global_steps": 1,
+        "global_samples": 1, "skipped_steps": 0, "ds_config": {}, "ds_version": "0.19.8"})
+
+
+def write_stage_3(folder, shapes, world_size=2, frozen_shapes=(), seed=0):
+    """A checkpoint of bf16 training with no moments; rank r's masters are `rank_pattern(r + seed)` over and over.
+
+    frozen_shapes None: saved with exclude_frozen_parameters.
+    """
     tag = folder / "global_step1"
     tag.mkdir(parents=True)
     (folder / "latest").write_text("global_step1")
@@ -106,15 +123,16 @@ def write_stage_3(folder, shapes, world_size=2):
         for extent in shape:
             count *= extent
         partition += -(-count // world_size)
+    frozen = None if frozen_shapes is None else dict(frozen_shapes)
     for rank in range(world_size):
         save(tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt", {
-            "module": {}, "buffer_names": [], "param_shapes": [collections.OrderedDict(shapes)], "frozen_param_shapes": None,
-            "shared_params": {}, "frozen_param_fragments": None, "dp_world_size": world_size, "mp_world_size": 1,
+            "module": {}, "buffer_names": [], "param_shapes": [collections.OrderedDict(shapes)], "frozen_param_shapes": frozen,
+            "shared_params": {}, "frozen_param_fragments": None if frozen is None else {}, "dp_world_size": world_size, "mp_world_size": 1,
             "global_steps": 1, "global_samples": 1, "skipped_steps": 0, "ds_config": {"bf16": {"enabled": True}},
             "ds_version": "0.19.8"})
         save(tag / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", {
             "optimizer_state_dict": {
-                "zero_stage": 3, "partition_count": world_size, "fp32_flat_groups": [Floats(partition, rank_pattern(rank))],
+                "zero_stage": 3, "partition_count": world_size, "fp32_flat_groups": [Floats(partition, rank_pattern(rank + seed))],
                 "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 0.5, "params": [0]}]}},
             "ds_config": {}, "ds_version": "0.19.8"})
 

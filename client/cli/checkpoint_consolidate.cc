@@ -102,6 +102,7 @@ Json WrittenJson(const ZeroCheckpoint& checkpoint, const ModelFlags& flags,
           {"copied", written.copied},
           {"tied", std::move(tied)},
           {"absent", model.absent},
+          {"excludes_frozen", checkpoint.excludes_frozen},
           {"seconds", written.seconds}};
 }
 
@@ -131,8 +132,15 @@ std::string WrittenText(const ZeroCheckpoint& checkpoint, const ModelFlags& flag
 }
 
 // What is not there is said where it is seen, whatever happens to stdout.
-void WarnOfAbsent(const Consolidation& model) {
+void WarnOfAbsent(const ZeroCheckpoint& checkpoint, const Consolidation& model) {
   constexpr size_t kShown = 8;
+  if (model.absent.empty() && checkpoint.excludes_frozen) {
+    std::fputs(
+        "zerocast: the checkpoint was saved without frozen parameters\n"
+        "(exclude_frozen_parameters), and does not name them: if the model has some, take\n"
+        "them from the model it began with\n",
+        stderr);
+  }
   if (model.absent.empty()) return;
   std::string text =
       absl::StrCat("zerocast: ", model.absent.size(),
@@ -173,7 +181,7 @@ absl::Status WriteIt(const GlobalOptions& global, const ModelFlags& flags,
       });
   ZC_RETURN_IF_ERROR(done);
   written.seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  WarnOfAbsent(model);
+  WarnOfAbsent(checkpoint, model);
   return PrintReport(global, WrittenJson(checkpoint, flags, model, written),
                      WrittenText(checkpoint, flags, model, written));
 }

@@ -98,6 +98,7 @@ Json ParametersJson(const ZeroCheckpoint& checkpoint) {
           {"trained", amounts.trained.ToJson()},
           {"frozen", amounts.frozen.ToJson()},
           {"absent", amounts.absent.ToJson()},
+          {"excludes_frozen", checkpoint.excludes_frozen},
           {"tied", amounts.tied},
           {"tensors", std::move(tensors)}};
 }
@@ -276,6 +277,10 @@ std::string ParametersTable(const ZeroCheckpoint& checkpoint) {
   }
   if (!ties.empty()) absl::StrAppend(&text, Wrapped("tied", ties));
   if (!absent.empty()) absl::StrAppend(&text, Wrapped("not saved", absent));
+  if (checkpoint.excludes_frozen) {
+    absl::StrAppend(&text, Wrapped("not named", {"frozen parameters, if any "
+                                                 "(exclude_frozen_parameters)"}));
+  }
   return text;
 }
 

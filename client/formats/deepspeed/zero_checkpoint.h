@@ -120,6 +120,9 @@ struct ZeroCheckpoint {
   // Trained ones in the order of param_shapes, which is that of the flat tensors; then frozen ones.
   std::vector<ZeroParameter> parameters;
   std::vector<ZeroBuffer> buffers;
+  // It was saved with exclude_frozen_parameters: frozen parameters that the model may have are
+  // named nowhere.  Stages 2 and 3; stage 1 does not tell.
+  bool excludes_frozen = false;
   // All names of the model's state dict in its order: of parameters, aliases and buffers.
   std::vector<std::string> module_names;
   std::vector<std::string> other_values;  // in the state dict, but no tensors

@@ -1,5 +1,7 @@
 // Which elements of the flat tensors are whose.
 #include <algorithm>
+#include <map>
+#include <tuple>
 #include <unordered_set>
 
 #include "absl/strings/str_cat.h"
@@ -232,7 +234,24 @@ absl::Status ZeroReader::AddModuleTensor(const NamedTensor& named) {
   return absl::OkStatus();
 }
 
+// Without ZeRO the engine does not say which names are of one weight (engine.py, _save_checkpoint:
+// shared_params); but torch.save writes their elements once.
+void ZeroReader::FindTies() {
+  using Place = std::tuple<int64_t, DType, std::vector<int64_t>, std::vector<int64_t>>;
+  std::map<Place, std::string> names;
+  const std::unordered_set<std::string> buffers(model_.buffer_names.begin(),
+                                                model_.buffer_names.end());
+  for (const NamedTensor& named : model_.module) {
+    const TorchTensor& tensor = named.tensor;
+    if (tensor.num_elements == 0 || buffers.count(named.name) != 0) continue;
+    const auto [first, is_new] = names.try_emplace(
+        Place(tensor.file_begin, tensor.dtype, tensor.shape, tensor.strides), named.name);
+    if (!is_new) model_.shared.emplace_back(named.name, first->second);
+  }
+}
+
 absl::Status ZeroReader::AddModule() {
+  if (!model_.has_param_shapes && model_.shared.empty()) FindTies();
   const std::unordered_set<std::string> buffers(model_.buffer_names.begin(),
                                                 model_.buffer_names.end());
   std::unordered_map<std::string, std::string> stored_as(model_.shared.begin(),

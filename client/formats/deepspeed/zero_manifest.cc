@@ -266,7 +266,14 @@ absl::StatusOr<Manifest> ReadZeroManifest(const std::string& folder, const std::
     ZC_ASSIGN_OR_RETURN(*digest, ZeroDigest(*checkpoint, about_to));
   }
   // Where the tag's own folder was named the files' paths begin there.
-  return ZeroManifest(*checkpoint, found->named_tag.empty() ? checkpoint->folder : folder);
+  Manifest manifest =
+      ZeroManifest(*checkpoint, found->named_tag.empty() ? checkpoint->folder : folder);
+  if (checkpoint->excludes_frozen) {
+    manifest.note =
+        "the checkpoint was saved without frozen parameters (exclude_frozen_parameters); those "
+        "that the model may have are not loaded";
+  }
+  return manifest;
 }
 
 }  // namespace

@@ -313,6 +313,9 @@ void ZeroReader::ReadTag(const std::string& folder, const std::string& tag) {
     }
     ReadRanks();
   }
+  // engine.py, _save_checkpoint: save_frozen_param.
+  result_.excludes_frozen =
+      result_.stage >= 2 && model_.has_param_shapes && model_.says_no_frozen_shapes;
   if (problems_.empty()) LayOut();
 }
 

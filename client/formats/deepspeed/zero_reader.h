@@ -69,6 +69,7 @@ class ZeroReader {
   // What of the state dict has values: buffers, and the parameters below stage 3.
   absl::Status AddModule();
   absl::Status AddModuleTensor(const NamedTensor& named);
+  void FindTies();
   void AddAliases();
 
   // zero_universal.cc

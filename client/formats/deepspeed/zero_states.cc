@@ -193,6 +193,8 @@ absl::StatusOr<ModelStates> StatesReader::Model() {
   if (!view().IsNone(fields["frozen_param_shapes"])) {
     ZC_ASSIGN_OR_RETURN(states.frozen_shapes,
                         Shapes(fields["frozen_param_shapes"], "frozen_param_shapes"));
+  } else {
+    states.says_no_frozen_shapes = fields.Has("frozen_param_shapes");
   }
   if (!view().IsNone(fields["frozen_param_fragments"])) {
     ZC_ASSIGN_OR_RETURN(const auto fragments,

@@ -39,6 +39,7 @@ struct ModelStates {
   bool has_param_shapes = false;                      // false: it was saved without ZeRO
   std::vector<std::vector<NamedShape>> param_shapes;  // by sub-group (stage 3) or group
   std::vector<NamedShape> frozen_shapes;
+  bool says_no_frozen_shapes = false;  // frozen_param_shapes is there, and None
   std::vector<NamedTensor> frozen_fragments;
   std::vector<std::pair<std::string, std::string>> shared;  // alias, the name that is stored
   std::vector<std::string> buffer_names;

@@ -97,6 +97,32 @@ class Consolidate(CheckpointTest):
         self.assertEqual(frozen[0], frozen[1])
         self.assertEqual(frozen[0], frozen[2])
 
+    def test_says_where_frozen_parameters_were_left_out(self):
+        for name, frozen_shapes in (("without", None), ("with", ())):
+            deepspeed_files.write_stage_3(self.top / name, {"w": (8, 3)}, frozen_shapes=frozen_shapes)
+            done = checkpoint("consolidate", self.top / name, "--out", self.out, "--output", "json")
+            shutil.rmtree(self.out)
+            shown = checkpoint("inspect", self.top / name, "--output", "json").json()["parameters"]
+            text = checkpoint("inspect", self.top / name).stdout
+            for told in (done.json(), shown):
+                self.assertEqual(told["excludes_frozen"], frozen_shapes is None)
+            for printed in (done.stderr, text):
+                self.assertEqual("(exclude_frozen_parameters)" in printed, frozen_shapes is None, printed)
+            planned = cluster.zerocast("--output", "json", "plan", self.top / name, "--world-size", 2).json()
+            self.assertEqual("exclude_frozen_parameters" in planned["note"], frozen_shapes is None)
+
+    def test_without_zero_names_of_the_same_bytes_are_one_weight(self):
+        tied, other = deepspeed_files.Floats(12, bytes(range(64))), deepspeed_files.Floats(12, bytes(range(64)))
+        deepspeed_files.write_stage_0(self.top / "plain", {"embed.weight": tied, "equal.weight": other, "head.weight": tied})
+        told, tensors = self.write("consolidate", self.top / "plain")
+        self.assertEqual(told["tied"], {"head.weight": "embed.weight"})
+        self.assertEqual(sorted(tensors), ["embed.weight", "equal.weight", "head.weight"])
+        self.assertEqual({data for _, _, data in tensors.values()}, {bytes(range(48))})
+        _, tensors = self.write("consolidate", self.top / "plain", "--one-name-for-ties")
+        self.assertEqual(sorted(tensors), ["embed.weight", "equal.weight"])
+        planned = cluster.zerocast("--output", "json", "plan", self.top / "plain", "--world-size", 2).json()
+        self.assertEqual(planned["num_targets"], 2)
+
     def test_dtypes(self):
         _, default = self.write("consolidate", self.folders / "keep_c1")
         self.assertEqual({dtype for dtype, *_ in default.values()}, {"F32", "BF16"})
