@@ -1,6 +1,7 @@
 #include "client/agent/identify_files.h"
 
 #include "absl/strings/str_cat.h"
+#include "client/formats/checkpoint.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
 
@@ -52,6 +53,13 @@ absl::Status CheckSameFiles(const Plan& plan, const std::string& checkpoint_path
     ZC_RETURN_IF_ERROR(Observe(about_to, absl::StrCat("stat ", path)));
     ZC_ASSIGN_OR_RETURN(const FileIdentity now, reader->IdentityOf(path));
     ZC_RETURN_IF_ERROR(CheckSameFile(path, identities[k], now));
+    // Who writes into a file can set the time of modification back, but not this one. Links and
+    // modes change it, too: what the file's header says of its contents decides.
+    if (now.ctime_ns == identities[k].ctime_ns) continue;
+    Manifest of_file;
+    of_file.files.push_back(plan.manifest->files[k]);
+    ZC_RETURN_IF_ERROR(CheckManifestFiles(of_file, checkpoint_path,
+                                          /*made_on_this_node=*/false, about_to));
   }
   return absl::OkStatus();
 }

@@ -25,7 +25,8 @@ absl::StatusOr<std::vector<FileIdentity>> IdentifyFiles(const Plan& plan, const 
 std::string PathOfFile(const std::string& checkpoint_path, const ManifestFile& file);
 
 // ABORTED, reason CHECKPOINT_CHANGED, when a file is not the one, or not in the state, that
-// IdentifyFiles saw; other errors as there.
+// IdentifyFiles saw, or was touched since and has another header than the plan's; other errors as
+// there, and as CheckManifestFiles.
 absl::Status CheckSameFiles(const Plan& plan, const std::string& checkpoint_path,
                             const std::vector<FileIdentity>& identities, FileReader* reader,
                             const FileObserver& about_to);

@@ -84,7 +84,11 @@ class PosixReader : public FileReader {
 FileIdentity IdentityOfStat(const struct stat& info) {
   FileIdentity identity;
   identity.num_bytes = info.st_size;
-  identity.mtime_ns = int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+  const auto nanoseconds = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  identity.mtime_ns = nanoseconds(info.st_mtim);
+  identity.ctime_ns = nanoseconds(info.st_ctim);
   identity.inode = info.st_ino;
   identity.device = info.st_dev;
   return identity;

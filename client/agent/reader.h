@@ -33,6 +33,8 @@ struct FileIdentity {
   int64_t mtime_ns = 0;
   uint64_t inode = 0;
   uint64_t device = 0;
+  // Of the last change of anything, which nobody sets back.  Not compared: links change it, too.
+  int64_t ctime_ns = 0;
 
   friend bool operator==(const FileIdentity& a, const FileIdentity& b) {
     return a.num_bytes == b.num_bytes && a.mtime_ns == b.mtime_ns && a.inode == b.inode &&
