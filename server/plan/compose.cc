@@ -1,7 +1,6 @@
 #include "server/plan/compose.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -228,9 +227,9 @@ class StateTargets {
     options.world_size = layout.world_size;
     options.round_robin_gradients =
         layout.round_robin_gradients.value_or(engine_.round_robin_gradients);
-    if (layout.parameter_alignment.value_or(engine_.parameter_alignment)) {
-      options.alignment = 16 / std::gcd(int64_t{16}, SizeOf(members[0].target->dtype));
-    }
+    options.alignment =
+        FlatAlignment(layout.parameter_alignment.value_or(engine_.parameter_alignment),
+                      SizeOf(members[0].target->dtype));
     std::vector<int64_t> sizes;
     for (const Trained& member : members) {
       ZC_ASSIGN_OR_RETURN(const int64_t size, ElementsOf(*member.weight));

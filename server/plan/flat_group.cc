@@ -1,6 +1,7 @@
 #include "server/plan/flat_group.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "server/plan/shape.h"
 
@@ -16,6 +17,12 @@ std::vector<int32_t> FlatOrder(int32_t size, int64_t world_size, bool round_robi
     }
   }
   return order;
+}
+
+int64_t FlatAlignment(bool parameter_alignment, int64_t element_bytes) {
+  constexpr int64_t kParameterBytes = 16;
+  if (!parameter_alignment || element_bytes < 1) return 1;
+  return kParameterBytes / std::gcd(kParameterBytes, element_bytes);
 }
 
 bool LayOutFlatGroup(absl::Span<const int64_t> sizes, const FlatGroupOptions& options,

@@ -18,10 +18,11 @@ struct FlatGroup {
 struct FlatGroupOptions {
   int64_t world_size = 1;
   bool round_robin_gradients = false;  // ranks in turn get the members
-  // Elements that every member but the last is padded to: 16 / gcd(16, bytes of an element in
-  // training) with parameter_alignment, else 1.
-  int64_t alignment = 1;
+  int64_t alignment = 1;               // elements that every member but the last is padded to
 };
+// Of elements that have so many bytes in training: what makes 16 bytes, or 1.
+int64_t FlatAlignment(bool parameter_alignment, int64_t element_bytes);
+
 // `sizes` are the members' elements by place.  False where a sum is kTooManyBytes (shape.h) or
 // more.
 bool LayOutFlatGroup(absl::Span<const int64_t> sizes, const FlatGroupOptions& options,

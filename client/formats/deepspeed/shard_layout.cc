@@ -1,18 +1,14 @@
 #include "client/formats/deepspeed/shard_layout.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "server/base/errors.h"
+#include "server/plan/flat_group.h"
 
 namespace zerocast {
 namespace {
-
-// stage_1_and_2.py: nccl_start_alignment_factor, and the bytes that parameter_alignment aligns to.
-constexpr int64_t kAlignmentFactor = 2;
-constexpr int64_t kParameterBytes = 16;
 
 const ZeroParameter& At(const ZeroCheckpoint& checkpoint, int32_t parameter) {
   return checkpoint.parameters[static_cast<size_t>(parameter)];
@@ -25,17 +21,6 @@ std::vector<std::vector<int32_t>> SavedOrder(const ZeroCheckpoint& checkpoint) {
     const ZeroParameter& parameter = checkpoint.parameters[k];
     if (!parameter.is_trained || parameter.sub_group < 0) continue;
     order[static_cast<size_t>(parameter.sub_group)].push_back(static_cast<int32_t>(k));
-  }
-  return order;
-}
-
-// round_robin_gradients: those whose index leaves the remainder 0, then 1, ... (stage_1_and_2.py,
-// _round_robin_reorder).  result[k]: the index of the one that comes k-th.
-std::vector<size_t> RoundRobin(size_t count, int64_t world_size) {
-  std::vector<size_t> order;
-  const size_t step = static_cast<size_t>(world_size);
-  for (size_t first = 0; first < std::min(count, step); ++first) {
-    for (size_t k = first; k < count; k += step) order.push_back(k);
   }
   return order;
 }
@@ -64,32 +49,38 @@ void AddSubGroups(const ZeroCheckpoint& checkpoint, const std::vector<int32_t>& 
   }
 }
 
-// stage_1_and_2.py, __init__.
-FlatLayout LayOutGroup(const ZeroCheckpoint& checkpoint, std::vector<int32_t> parameters,
-                       int64_t world_size) {
-  FlatLayout flat;
-  flat.group = At(checkpoint, parameters[0]).group;
-  const int64_t element_bytes = SizeOf(At(checkpoint, parameters[0]).dtype);
-  const int64_t alignment = checkpoint.settings.parameter_alignment && element_bytes > 0
-                                ? kParameterBytes / std::gcd(kParameterBytes, element_bytes)
-                                : 1;
-  for (const int32_t parameter : parameters) {
-    flat.begins.push_back(flat.used);
-    flat.used += At(checkpoint, parameter).num_elements;
-    const int64_t over = flat.used % alignment;
-    const bool is_padded = over != 0 && parameter != parameters.back();
-    flat.paddings.push_back(is_padded ? alignment - over : 0);
-    flat.used += flat.paddings.back();
+// The group that the optimizer was given as `given`; false where it is too large (flat_group.h).
+bool LayOutGroup(const ZeroCheckpoint& checkpoint, const std::vector<int32_t>& given,
+                 int64_t world_size, FlatLayout* flat) {
+  const ZeroParameter& first = At(checkpoint, given[0]);
+  FlatGroupOptions options;
+  options.world_size = world_size;
+  options.round_robin_gradients = checkpoint.settings.round_robin_gradients;
+  options.alignment = FlatAlignment(checkpoint.settings.parameter_alignment, SizeOf(first.dtype));
+  std::vector<int64_t> sizes;
+  for (const int32_t parameter : given) sizes.push_back(At(checkpoint, parameter).num_elements);
+  FlatGroup group;
+  if (!LayOutFlatGroup(sizes, options, &group)) return false;
+  flat->group = first.group;
+  flat->given = given;
+  for (const int32_t place :
+       FlatOrder(static_cast<int32_t>(given.size()), world_size, options.round_robin_gradients)) {
+    const auto k = static_cast<size_t>(place);
+    // What is between the end of the one before and here.
+    if (!flat->paddings.empty()) flat->paddings.back() = group.offsets[k] - flat->used;
+    flat->parameters.push_back(given[k]);
+    flat->begins.push_back(group.offsets[k]);
+    flat->paddings.push_back(0);
+    flat->used = group.offsets[k] + sizes[k];
   }
-  flat.parameters = std::move(parameters);
-  const int64_t unit = kAlignmentFactor * world_size;
-  flat.partition = PartitionElements(flat.used, unit) * kAlignmentFactor;
-  return flat;
+  flat->partition = group.num_elements / world_size;
+  return true;
 }
 
 // `saved`: the order of param_shapes at the checkpoint's own world size.
-ShardLayout LayOut(const ZeroCheckpoint& checkpoint, const std::vector<std::vector<int32_t>>& saved,
-                   int64_t world_size) {
+absl::StatusOr<ShardLayout> LayOut(const ZeroCheckpoint& checkpoint,
+                                   const std::vector<std::vector<int32_t>>& saved,
+                                   int64_t world_size) {
   ShardLayout layout;
   layout.stage = checkpoint.stage;
   layout.world_size = static_cast<int32_t>(world_size);
@@ -105,15 +96,16 @@ ShardLayout LayOut(const ZeroCheckpoint& checkpoint, const std::vector<std::vect
     return layout;
   }
   for (const std::vector<int32_t>& order : saved) {
-    std::vector<int32_t> parameters = order, given = order;
-    if (checkpoint.settings.round_robin_gradients) {
-      const std::vector<size_t> was = RoundRobin(order.size(), checkpoint.world_size);
-      const std::vector<size_t> becomes = RoundRobin(order.size(), world_size);
-      for (size_t k = 0; k < order.size(); ++k) given[was[k]] = order[k];
-      for (size_t k = 0; k < order.size(); ++k) parameters[k] = given[becomes[k]];
+    const std::vector<int32_t> places =
+        FlatOrder(static_cast<int32_t>(order.size()), checkpoint.world_size,
+                  checkpoint.settings.round_robin_gradients);
+    std::vector<int32_t> given(order.size());
+    for (size_t k = 0; k < order.size(); ++k) given[static_cast<size_t>(places[k])] = order[k];
+    if (!LayOutGroup(checkpoint, given, world_size, &layout.flats.emplace_back())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("lay out ", checkpoint.folder, "/", checkpoint.tag, " for ", world_size,
+                       " ranks: a flat tensor would have too many elements"));
     }
-    layout.flats.push_back(LayOutGroup(checkpoint, std::move(parameters), world_size));
-    layout.flats.back().given = std::move(given);
   }
   return layout;
 }
@@ -137,8 +129,10 @@ absl::StatusOr<ShardLayout> LayOutShards(const ZeroCheckpoint& checkpoint, int64
   const std::vector<std::vector<int32_t>> saved = SavedOrder(checkpoint);
   const bool has_empty = std::any_of(saved.begin(), saved.end(),
                                      [](const auto& parameters) { return parameters.empty(); });
-  const ShardLayout own =
-      has_empty ? ShardLayout() : LayOut(checkpoint, saved, checkpoint.world_size);
+  ShardLayout own;
+  if (!has_empty) {
+    ZC_ASSIGN_OR_RETURN(own, LayOut(checkpoint, saved, checkpoint.world_size));
+  }
   bool is_same = own.flats.size() == saved.size();
   for (size_t k = 0; is_same && k < saved.size(); ++k) {
     is_same = own.flats[k].parameters == saved[k];

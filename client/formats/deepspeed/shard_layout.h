@@ -42,7 +42,7 @@ struct FlatPart {
 };
 
 // The layout of `checkpoint` on `world_size` ranks.  Errors:
-//   INVALID_ARGUMENT     world_size < 1
+//   INVALID_ARGUMENT     world_size < 1, or so large that flat tensors have too many elements
 //   UNIMPLEMENTED        stage 0, which partitions nothing; reason UNSUPPORTED
 //   FAILED_PRECONDITION  the checkpoint's own layout is not what its config says, so nobody knows
 //                        what an engine would make of another world size; reason UNSUPPORTED
