@@ -1,6 +1,7 @@
 #include "server/plan/read_shares.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "kernels/copy/algebra.h"
@@ -40,8 +41,14 @@ class Wishes {
       Add(source.range, kAnyNode);
     } else if (boxes.size() == 1 && IsContiguous(BoxOf(boxes[0]))) {
       AddContiguous(source, plan_.targets[boxes[0].target], BoxOf(boxes[0]));
-    } else if (NumBytes(source.range) >= least_bytes_ && boxes.size() <= kMostBoxes) {
+    } else if (NumBytes(source.range) < least_bytes_) {
+      Add(source.range, kAnyNode);
+    } else if (boxes.size() <= kMostBoxes) {
       AddInSteps(source, boxes);
+    } else if (source.decoder == nullptr &&
+               std::all_of(boxes.begin(), boxes.end(),
+                           [this](const BoxRef& ref) { return IsContiguous(BoxOf(ref)); })) {
+      AddFlat(source, boxes);
     } else {
       Add(source.range, kAnyNode);
     }
@@ -84,6 +91,39 @@ class Wishes {
                        NodeOfElement(end - 1, boxes) == node;
       Add(source.BytesOf(begin, end), all ? node : kAnyNode);
     }
+  }
+
+  // An engine's flat tensor: stretches of many targets. Cut where the parts of the nodes meet.
+  void AddFlat(const NeededSource& source, absl::Span<const BoxRef> boxes) {
+    stretches_.clear();
+    for (const BoxRef& ref : boxes) {
+      const Target& target = plan_.targets[ref.target];
+      const Box& box = BoxOf(ref);
+      if (target.partitioned)
+        stretches_.push_back({box.source_offset, SourceEnd(box), &target, &box});
+    }
+    // Of a weight and its state the state, which is never smaller.
+    std::sort(stretches_.begin(), stretches_.end(), [](const Stretch& a, const Stretch& b) {
+      return std::make_tuple(a.begin, !a.target->is_state) <
+             std::make_tuple(b.begin, !b.target->is_state);
+    });
+    int64_t at = 0;
+    for (const Stretch& stretch : stretches_) {
+      if (stretch.begin > at) Add(source.BytesOf(at, stretch.begin), kAnyNode);
+      at = std::max(at, stretch.begin);
+      while (at < stretch.end) {
+        const int64_t moved = stretch.box->target_offset - stretch.box->source_offset;
+        const int32_t node = NodeOf(*stretch.target, at + moved);
+        const int64_t part_end =
+            first_ranks_[static_cast<size_t>(node) + 1] * stretch.target->partition_elements -
+            moved;
+        const int64_t end = std::min(stretch.end, part_end);
+        Add(source.BytesOf(at, end), node);
+        at = end;
+      }
+    }
+    const int64_t num_elements = NumBytes(source.range) / source.element_bytes;
+    if (at < num_elements) Add(source.BytesOf(at, num_elements), kAnyNode);
   }
 
   // Joins small ranges with what follows them: who has the most of both has both.
@@ -129,15 +169,23 @@ class Wishes {
            (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
   }
 
-  // A source that is cut finer goes all over its targets.
+  // Elements of a source that one box takes to a partitioned target.
+  struct Stretch {
+    int64_t begin = 0, end = 0;
+    const Target* target = nullptr;
+    const Box* box = nullptr;
+  };
+
+  // A source that is cut finer goes all over its targets, unless all its boxes are stretches.
   static constexpr size_t kMostBoxes = 16;
 
   const Plan& plan_;
   const SourceIndex& index_;
   const std::vector<int32_t>& first_ranks_;
   const int64_t least_bytes_;
-  std::vector<Wish> wishes_;  // in file order
-  std::vector<Box> slices_;   // scratch
+  std::vector<Wish> wishes_;        // in file order
+  std::vector<Box> slices_;         // scratch
+  std::vector<Stretch> stretches_;  // scratch
 };
 
 // Gives ranges to nodes until each has its share.

@@ -16,7 +16,7 @@ namespace zerocast {
 // Part of every plan's digest: processes that would derive another schedule, or pack another
 // message, from the same plan must not load together.  Raise it when extents, the order of pieces
 // or the form of messages change.
-inline constexpr int64_t kScheduleVersion = 7;
+inline constexpr int64_t kScheduleVersion = 8;
 
 // A file range that one node reads in one round: part of exactly one file, made of one or more
 // whole or partial source tensors; it never cuts a stored element.  Or the scales of such an extent

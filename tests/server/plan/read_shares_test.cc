@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/plan/flat_group.h"
 #include "server/plan/messages.h"
 #include "server/plan/reads.h"
 #include "server/plan/round_exchange.h"
@@ -45,6 +46,25 @@ Bytes InOrder(std::vector<FileRange> ranges) {
   return bytes;
 }
 
+// Every needed byte is in one share, and all shares are of one size.
+void ExpectEqualShares(const Plan& plan, const SourceIndex& index,
+                       const std::vector<std::vector<FileRange>>& shares) {
+  ASSERT_EQ(shares.size(), static_cast<size_t>(plan.layout.num_nodes));
+  std::vector<FileRange> all, needed;
+  for (const NeededSource& source : index.needed()) needed.push_back(source.range);
+  for (const std::vector<FileRange>& share : shares) {
+    EXPECT_TRUE(std::is_sorted(share.begin(), share.end()));
+    for (const FileRange& range : share) {
+      EXPECT_EQ(index.ElementBoundary(range.file, range.begin), range.begin);
+      EXPECT_EQ(index.ElementBoundary(range.file, range.end), range.end);
+    }
+    EXPECT_NEAR(static_cast<double>(Sum(share)),
+                static_cast<double>(Sum(needed)) / plan.layout.num_nodes, 8.0);
+    all.insert(all.end(), share.begin(), share.end());
+  }
+  EXPECT_EQ(InOrder(all), InOrder(needed));
+}
+
 TEST(ReadSharesTest, HoldEveryNeededByteOnceInEqualSharesWhateverIsCut) {
   const uint64_t seed = TestSeed();
   for (int i = 0; i < kPlans && !HasFailure(); ++i) {
@@ -54,22 +74,9 @@ TEST(ReadSharesTest, HoldEveryNeededByteOnceInEqualSharesWhateverIsCut) {
     layout.read_mode = ReadMode::kParallel;
     const Plan plan = RandomPlan(&random, layout);
     const SourceIndex index(plan);
-    const auto shares =
-        ShareReads(plan, index, FirstRanks(layout), /*least_bytes=*/random.Between(1, 300));
-    ASSERT_EQ(shares.size(), static_cast<size_t>(layout.num_nodes));
-    std::vector<FileRange> all, needed;
-    for (const NeededSource& source : index.needed()) needed.push_back(source.range);
-    for (const std::vector<FileRange>& share : shares) {
-      EXPECT_TRUE(std::is_sorted(share.begin(), share.end()));
-      for (const FileRange& range : share) {
-        EXPECT_EQ(index.ElementBoundary(range.file, range.begin), range.begin);
-        EXPECT_EQ(index.ElementBoundary(range.file, range.end), range.end);
-      }
-      EXPECT_NEAR(static_cast<double>(Sum(share)),
-                  static_cast<double>(Sum(needed)) / layout.num_nodes, 8.0);
-      all.insert(all.end(), share.begin(), share.end());
-    }
-    EXPECT_EQ(InOrder(all), InOrder(needed));
+    ExpectEqualShares(
+        plan, index,
+        ShareReads(plan, index, FirstRanks(layout), /*least_bytes=*/random.Between(1, 300)));
   }
 }
 
@@ -183,6 +190,105 @@ TEST(ReadSharesTest, NodesReadWhatTheirOwnRanksHold) {
     for (int32_t node = 0; node < 4; ++node) {
       EXPECT_LE(traffic.sent[node], traffic.read[node] / 50) << "node " << node;
     }
+  }
+}
+
+// What an engine of `stage` and `saved_by` ranks saved of 48 parameters of 1 to 16 MB (float32),
+// with one moment.
+Manifest EngineManifest(int32_t stage, int32_t saved_by) {
+  constexpr int64_t kLargest = 4 << 20;
+  Manifest manifest;
+  EngineCheckpoint& engine = manifest.engine.emplace();
+  engine.tag = "t";
+  engine.stage = stage;
+  engine.world_size = saved_by;
+  engine.states = {"fp32", "exp_avg"};
+  std::vector<int64_t> sizes;
+  for (int k = 0; k < 48; ++k) sizes.push_back(kLargest >> (k % 5));
+  FlatGroup group;
+  EXPECT_TRUE(LayOutFlatGroup(sizes, {saved_by, false, 1}, &group));
+  int64_t of_rank = group.num_elements / saved_by;
+  if (stage == 3) {
+    of_rank = 0;
+    for (const int64_t size : sizes) of_rank += size / saved_by;
+  }
+  for (int32_t rank = 0; rank < saved_by; ++rank) {
+    manifest.files.push_back({"t/rank" + std::to_string(rank), 8 * of_rank, 0, 1});
+    for (int64_t state = 0; state < 2; ++state) {
+      manifest.tensors.push_back(
+          {{std::to_string(state) + " of " + std::to_string(rank), DType::kFloat32, {of_rank}},
+           rank,
+           4 * of_rank * state,
+           4 * of_rank * (state + 1)});
+    }
+    engine.flats.push_back({2 * rank, 2 * rank + 1});
+  }
+  int64_t at = 0;  // stage 3: in the flat tensor of each rank
+  for (size_t k = 0; k < sizes.size(); ++k) {
+    EngineWeight& weight = engine.weights.emplace_back();
+    weight.name = "w" + std::to_string(k);
+    weight.shape = {sizes[k]};
+    weight.dtype = DType::kBFloat16;
+    weight.group = 0;
+    weight.place = static_cast<int32_t>(k);
+    for (int32_t rank = 0; rank < saved_by; ++rank) {
+      if (stage == 3) {
+        weight.in_states.push_back({rank, at, sizes[k] / saved_by});
+        continue;
+      }
+      const int64_t begin = std::max(group.offsets[k], rank * of_rank);
+      const int64_t end = std::min(group.offsets[k] + sizes[k], (rank + 1) * of_rank);
+      if (begin < end) weight.in_states.push_back({rank, begin - rank * of_rank, end - begin});
+    }
+    at += sizes[k] / saved_by;
+  }
+  return manifest;
+}
+
+// Bytes that nodes send for each that is read.
+double SentPart(int32_t saved_stage, int32_t saved_by, int32_t stage, const Cluster& cluster) {
+  Layout layout;
+  layout.zero_stage = stage;
+  layout.round_bytes = 8 << 20;
+  layout.world_size = cluster.world_size;
+  layout.num_nodes = cluster.num_nodes;
+  layout.node_of_rank = PlaceRanks(cluster.world_size, cluster.num_nodes);
+  const absl::StatusOr<Plan> plan =
+      CompilePlan(std::make_shared<const Manifest>(EngineManifest(saved_stage, saved_by)), nullptr,
+                  {}, layout, nullptr);
+  EXPECT_THAT(plan, IsOk());
+  const SourceIndex index(*plan);
+  for (const int64_t least_bytes : {int64_t{64}, int64_t{100000}, kLeastShareBytes}) {
+    ExpectEqualShares(*plan, index, ShareReads(*plan, index, FirstRanks(layout), least_bytes));
+  }
+  const absl::StatusOr<Schedule> schedule = Schedule::Create(*plan);
+  EXPECT_THAT(schedule, IsOk());
+  for (int32_t node = 0; node < cluster.num_nodes; ++node) {
+    const ExchangeBuffers buffers = ComputeExchangeBuffers(*plan, *schedule, node);
+    EXPECT_LE(buffers.sending() + buffers.receiving(), 6 * layout.round_bytes) << "node " << node;
+  }
+  const Traffic traffic = TrafficOf(*plan, *schedule);
+  int64_t sent = 0, read = 0;
+  for (const int64_t bytes : traffic.sent) sent += bytes;
+  for (const int64_t bytes : traffic.read) read += bytes;
+  return static_cast<double>(sent) / static_cast<double>(read);
+}
+
+// An engine's flat tensors hold what is of many targets.  Where all of a parameter goes to one node
+// nothing but the weights travels, half of the bytes, to each other node.
+TEST(ReadSharesTest, NodesReadWhatOfFlatTensorsTheirOwnRanksHold) {
+  struct {
+    int32_t saved_stage, stage;
+    Cluster cluster;
+    double most;
+  } const cases[] = {{3, 3, {8, 2}, 0.001},  {3, 3, {16, 4}, 0.001}, {3, 3, {4, 4}, 0.001},
+                     {3, 3, {12, 3}, 0.15},  {2, 3, {8, 2}, 0.2},    {3, 2, {8, 2}, 0.501},
+                     {3, 2, {16, 4}, 1.501}, {2, 2, {12, 3}, 1.001}};
+  for (const auto& [saved_stage, stage, cluster, most] : cases) {
+    SCOPED_TRACE("stage " + std::to_string(saved_stage) + " of 8 ranks -> stage " +
+                 std::to_string(stage) + " of " + std::to_string(cluster.world_size) + " on " +
+                 std::to_string(cluster.num_nodes) + " nodes");
+    EXPECT_LE(SentPart(saved_stage, 8, stage, cluster), most);
   }
 }
 
