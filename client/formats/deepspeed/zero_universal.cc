@@ -33,6 +33,15 @@ void ZeroReader::ReadUniversalOptimizer() {
     ZC_ASSIGN_OR_RETURN(optim_.group_members,
                         ReadGroupMembers(*file, graph.Find(file->root(), "param_groups")));
     result_.optimizer_file = file;
+    // Model states of old releases do not say how many ranks saved them.
+    PickleId count = graph.Find(file->root(), "partition_count");
+    if (count != kNoValue && graph.node(count).kind == PickleKind::kList) {
+      const std::vector<PickleId>& counts = graph.node(count).items;
+      count = counts.empty() ? kNoValue : counts[0];
+    }
+    if (model_.world_size < 0 && !view.IsNone(count)) {
+      ZC_ASSIGN_OR_RETURN(optim_.world_size, view.Integer(count, "partition_count"));
+    }
     // Stage 3 has the step here, the others beside each parameter.
     const PickleId states = graph.Find(graph.Find(file->root(), "optimizer_state_dict"), "state");
     if (graph.DictItems(states) == nullptr) return absl::OkStatus();

@@ -236,7 +236,7 @@ TEST_F(ZeroHostile, ACheckpointWithoutWeightsIsNoModel) {
 }
 
 // A recorded folder's file with one more value in its object.
-void AddToFile(const std::string& path, const std::string& value) {
+void AddToFile(const std::string& path, const std::string& value, const std::string& key = "more") {
   ZC_ASSERT_OK_AND_ASSIGN(const InputFile file, InputFile::Open(path));
   ZC_ASSERT_OK_AND_ASSIGN(const ZipArchive archive, ZipArchive::Read(file));
   std::vector<ZipPart> parts;
@@ -245,11 +245,25 @@ void AddToFile(const std::string& path, const std::string& value) {
     if (absl::EndsWith(entry.name, "/data.pkl")) {
       bytes.pop_back();  // the end
       // An object that is no dict becomes the second of a pair.
-      bytes += bytes.back() == 'u' ? Item("more", value) + "." : value + "\x86.";
+      bytes +=
+          bytes.back() == 'u' || bytes.back() == 's' ? Item(key, value) + "." : value + "\x86.";
     }
     parts.push_back(Entry(entry.name, bytes));
   }
   std::ofstream(path, std::ios::binary) << ZipOf(parts);
+}
+
+TEST(ZeroOld, AUniversalFolderNeedNotSayHowManyRanksSavedIt) {
+  TempDir temp;
+  const std::filesystem::path copy = temp.File("run");
+  std::filesystem::copy(DeepSpeedFolder("tiny-z2-w4-uni"), copy,
+                        std::filesystem::copy_options::recursive);
+  AddToFile(copy / "global_step3_universal/mp_rank_00_model_states.pt", "N");
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint said, ReadZeroCheckpoint(copy, ""));
+  EXPECT_EQ(said.world_size, 4);
+  AddToFile(copy / "global_step3_universal/mp_rank_00_model_states.pt", "N", "dp_world_size");
+  ZC_ASSERT_OK_AND_ASSIGN(const ZeroCheckpoint old, ReadZeroCheckpoint(copy, ""));
+  EXPECT_EQ(old.world_size, 4);
 }
 
 struct Harmful {
