@@ -21,6 +21,7 @@ BUILD = pathlib.Path(os.environ["ZC_BUILD_DIR"])
 RANK = pathlib.Path(__file__).with_name("resume_rank.py")
 ENVIRONMENT = ranks.environment(BUILD / "python", releases.install(BUILD / "oracle" / "deepspeed", "0.19.8"), RANK.parent)
 SECONDS = 900
+DIED = 9  # as in resume_rank
 CPU = {"device": "cpu"}
 # Name: zero_optimization, the rest of the config, groups, ranks that save, ranks that load.
 CASES = {
@@ -85,6 +86,9 @@ class Resume(unittest.TestCase):
         todo = {**cls.resumes(), **cls.flags(), **cls.failures(), **cls.between_stages(), "secondary": cls.job(
             "stage3", "zerocast", steps=2, config=config_of({"stage": 3, "zero_hpz_partition_size": 2}, BF16))}
         cls.run_jobs(todo)
+        lost = {"fails lost": cls.job("stage3", "zerocast", dies=1, keywords={"timeout": 6.0})}
+        cls.run_jobs(lost)
+        todo |= lost
         cls.told = {name: json.loads(pathlib.Path(job["out"]).read_text(encoding="utf-8")) for name, job in todo.items()}
 
     @classmethod
@@ -108,8 +112,8 @@ class Resume(unittest.TestCase):
                         job["out"] = mine[-1]["out"] = str(cls.top / f"{name}.json".replace(" ", "-"))
             path = cls.top / f"jobs-{world_size}.json"
             path.write_text(json.dumps(mine), encoding="utf-8")
-            for status, output in ranks.run(world_size, [RANK, path], ENVIRONMENT, SECONDS):
-                if status != 0:
+            for rank, (status, output) in enumerate(ranks.run(world_size, [RANK, path], ENVIRONMENT, SECONDS)):
+                if status != (DIED if mine[-1].get("dies") == rank else 0):
                     raise AssertionError(f"a rank of {world_size} ended with {status}\n{output[-6000:]}")
 
     @classmethod
@@ -280,6 +284,10 @@ class Resume(unittest.TestCase):
         self.failed("reversed-stage2", "group 0 has its parameters in another order: scale, into.bias", "load_optimizer_states=False")
         self.assertEqual({one["path"] is None for one in self.told["fails reversed-stage3"]}, {False})
         self.failed("differ", "rank 1", "load_dir is", "noted")
+
+    def test_a_rank_that_dies(self):
+        """Is named, and nobody waits for it any longer."""
+        self.failed("lost", "rank 1: said nothing for 6 s", "it died or hangs")
 
     def test_pickles_that_are_more_than_values(self):
         """Are refused, but where the caller trusts them."""

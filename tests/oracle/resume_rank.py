@@ -5,10 +5,11 @@
 JOBS is a JSON file, a list of {case, groups, config, seed, ...} with either {save}, which trains 3 steps and saves that
 folder, or {how, load, keywords, steps, groups_of, out}: loads the folder by `how`, engine.load_checkpoint ("engine"),
 zerocast.load_checkpoint ("zerocast") or zerocast.deepspeed_load_checkpoint ("integration"), after `before` steps of training, trains `steps` steps, and rank 0
-writes to `out` what each rank has to tell of it.
+writes to `out` what each rank has to tell of it. `dies`: the rank that ends before it loads; the others end after it.
 """
 
 import json
+import os
 import pathlib
 import sys
 
@@ -19,6 +20,8 @@ from reshard_rank import STEPS_BEFORE, digest, groups_of, saved_groups, state_of
 from torch import nn
 
 import zerocast
+
+DIED = 9  # exit status of a rank that is to die before it loads
 
 
 def engine_of(job):
@@ -84,7 +87,7 @@ def load(engine, job):
         return engine.load_checkpoint(job["load"], **job.get("keywords", {}))
     if job["how"] == "integration":
         return zerocast.deepspeed_load_checkpoint(engine, job["load"], **job.get("keywords", {})), {}
-    return zerocast.load_checkpoint(engine, job["load"], timeout=60.0, **job.get("keywords", {}))
+    return zerocast.load_checkpoint(engine, job["load"], **{"timeout": 60.0, **job.get("keywords", {})})
 
 
 def resume(job):
@@ -92,6 +95,8 @@ def resume(job):
     engine = engine_of(job)
     train(engine, 100, job.get("before", 0))
     before = own_parts(engine)
+    if job.get("dies") == engine.global_rank:
+        os._exit(DIED)
     try:
         path, client = load(engine, job)
     except Exception as error:  # noqa: BLE001
@@ -115,6 +120,9 @@ def resume(job):
         if job.get("steps"):
             told["losses"] = train(engine, STEPS_BEFORE, job["steps"])
             told["trained"] = own_parts(engine)
+    if "dies" in job:
+        pathlib.Path(job["out"]).write_text(json.dumps([told]), encoding="utf-8")
+        os._exit(0)
     everyone = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, told)
     if torch.distributed.get_rank() == 0:
