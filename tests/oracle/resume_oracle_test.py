@@ -74,7 +74,9 @@ class Resume(unittest.TestCase):
         ranks.compile_operators(ENVIRONMENT, "CPUAdamBuilder")
         cls.run_jobs({case: {"case": case, "ranks": CASES[case][SAVED], "save": str(cls.top / case)} for case in CASES} |
                      {case: {"case": "stage3", "ranks": 2, "save": str(cls.top / case), "config": config_of(*MORE[case])}
-                      for case in MORE} | {"noted": {"case": "stage3", "ranks": 2, "save": str(cls.top / "noted"), "note": True}})
+                      for case in MORE} | {"noted": {"case": "stage3", "ranks": 2, "save": str(cls.top / "noted"), "note": True},
+                      "without-zero": {"case": "stage1-fp32", "ranks": 2, "save": str(cls.top / "without-zero"),
+                                       "config": config_of({"stage": 0}, {})}})
         for case in CASES:
             tag = (cls.top / case / "latest").read_text(encoding="utf-8").strip()
             universal = cls.top / f"{case}-uni"
@@ -155,7 +157,11 @@ class Resume(unittest.TestCase):
         zero = {stage: {"zero_optimization": {"stage": stage}} for stage in (0, 2, 3)}
         return {f"{case} stage{stage}": cls.job(case, "zerocast", ranks, steps=2,
                                                 config=config_of(CASES[case][0], CASES[case][1] | zero[stage], 2))
-                for case, stage, ranks in (("stage3", 2, 3), ("stage2", 3, 3), ("stage1-fp32", 0, 1), ("stage3-sub-groups", 0, 2))}
+                for case, stage, ranks in (("stage3", 2, 3), ("stage2", 3, 3), ("stage1-fp32", 0, 1), ("stage3-sub-groups", 0, 2))} | {
+            f"without-zero {how} stage{stage}": cls.job(
+                "stage1-fp32", how, 2, steps=2, load=str(cls.top / "without-zero"), keywords={"load_optimizer_states": False},
+                config=config_of(zero[stage]["zero_optimization"], {}))
+            for how, stage in (("engine", 0), ("zerocast", 0), ("zerocast", 3))}
 
     @classmethod
     def damage(cls):
@@ -185,7 +191,7 @@ class Resume(unittest.TestCase):
                 "frozen": {"frozen": "norm.bias"}, "groups": {"groups": 1, "config": config_of(*CASES["stage3"][:2], 1)},
                 "sgd": {"config": sgd}, "noted": {"load": folder("noted")},
                 "noted-trusted": {"load": folder("noted"), "keywords": {"weights_only": False}},
-                "differ": {"load": [folder("stage3"), folder("noted")]}, "noted-engine": {"how": "engine", "load": folder("noted")}, "integration": {"how": "integration"}}
+                "without-zero": {"load": folder("without-zero")}, "differ": {"load": [folder("stage3"), folder("noted")]}, "noted-engine": {"how": "engine", "load": folder("noted")}, "integration": {"how": "integration"}}
         return {f"fails {name}": cls.job("stage3", more.pop("how", "zerocast"), **more) for name, more in jobs.items()} | {
             f"fails reversed-{case}": cls.job(case, "zerocast", reversed=True) for case in ("stage2", "stage3")}
 
@@ -246,6 +252,14 @@ class Resume(unittest.TestCase):
             self.assertEqual(here["losses"], there["losses"])
         for here, there in zip(self.told["stage3-sub-groups stage0"], self.told["stage3-sub-groups same engine"], strict=True):
             self.assertEqual(here["losses"], there["losses"])
+
+    def test_weights_of_a_folder_without_zero(self):
+        """As the engine loads them, and into an engine with ZeRO."""
+        want = self.told["without-zero engine stage0"]
+        self.alike(self.told["without-zero zerocast stage0"], want)
+        for here, there in zip(self.told["without-zero zerocast stage3"], want, strict=True):
+            self.assertEqual(here["losses"], there["losses"])
+        self.failed("without-zero", "was saved without ZeRO", "load_optimizer_states=False")
 
     def failed(self, name, *words, kind="LoadError"):
         """A failure is the same on all ranks, and nothing was written."""

@@ -97,9 +97,10 @@ def _load_checkpoint(ranks: Ranks, engine: Any, call: _Call, skips_optimizer: bo
         return None, None
     optimizer = _engine.optimizer_of(engine) if call.optimizer else None
     saved = _saved.read(call.load_dir, tag, ranks.rank, ranks.world_size, optimizer is not None, call.weights_only)
-    if not saved.model_states.get("param_shapes"):
+    if optimizer is not None and saved.optimizer is None:
         raise _saved.failed("UNIMPLEMENTED", call.load_dir, f"{saved.path} was saved without ZeRO, or without an "
-                            "optimizer; use engine.load_checkpoint, which loads such at any world size", "UNSUPPORTED")
+                            "optimizer; use engine.load_checkpoint, which loads such into an engine without ZeRO at "
+                            "any world size, or load_optimizer_states=False", "UNSUPPORTED")
     if call.lr_scheduler and engine.lr_scheduler is not None and saved.model_states.get("lr_scheduler") is None:
         raise LoadError("FAILED_PRECONDITION", f"{saved.path} was saved without an lr scheduler; load it with "
                         "load_lr_scheduler_states=False", "WEIGHTS_INCOMPLETE")
