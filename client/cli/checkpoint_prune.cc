@@ -182,14 +182,18 @@ Json DeletedJson(const Deleted& deleted, bool dry_run) {
           {"files_stay", std::move(stay)}};
 }
 
+std::string HowMany(bool dry_run, size_t num, size_t num_all) {
+  return absl::StrCat(dry_run ? "dry run: " : "", num, " of ", num_all, dry_run ? " would be" : "");
+}
+
 std::string DeletedText(const Deleted& deleted, bool dry_run, size_t num_all) {
   std::string text = TablesText(deleted.gone);
   for (const auto& [checkpoint, why] : deleted.stay) {
     absl::StrAppend(&text, EscapeControls(checkpoint.tag()),
                     " stays: ", EscapeControls(why.message()), "\n");
   }
-  absl::StrAppend(&text, dry_run ? "dry run: would be " : "", deleted.gone.size(), " of ", num_all,
-                  " forgotten and deleted, ", FormatBytes(deleted.num_bytes), " freed\n");
+  absl::StrAppend(&text, HowMany(dry_run, deleted.gone.size(), num_all), " forgotten and deleted, ",
+                  FormatBytes(deleted.num_bytes), " freed\n");
   return text;
 }
 
@@ -246,8 +250,9 @@ absl::Status RunPrune(const GlobalOptions& global, const PruneFlags& flags) {
   std::fputs(TablesText(forgotten).c_str(), stdout);
   int64_t num_bytes = 0;
   for (const v1::Checkpoint& checkpoint : forgotten) num_bytes += checkpoint.num_bytes();
-  std::printf("%s%d of %d forgotten", flags.dry_run ? "dry run: would be " : "",
-              pruned.pruned_size(), pruned.pruned_size() + pruned.kept_size());
+  const auto num_pruned = static_cast<size_t>(pruned.pruned_size());
+  const auto num_kept = static_cast<size_t>(pruned.kept_size());
+  std::printf("%s forgotten", HowMany(flags.dry_run, num_pruned, num_pruned + num_kept).c_str());
   if (!forgotten.empty()) {
     std::printf("; their files stay, %s in these folders", FormatBytes(num_bytes).c_str());
   }

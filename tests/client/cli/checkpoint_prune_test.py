@@ -47,7 +47,7 @@ class CheckpointPruneTest(registry_case.RegistryCase):
             before = sorted(self.run_folder.rglob("*"))
             said = self.prune(running, job, "--dry-run").stdout
             self.assertEqual([line.split()[1] for line in said.splitlines()[2:4]], ["tag1", "tag2"])
-            self.assertRegex(said, "\ndry run: would be 2 of 4 forgotten and deleted, 1.28 MB freed\n$")
+            self.assertRegex(said, "\ndry run: 2 of 4 would be forgotten and deleted, 1.28 MB freed\n$")
             dry = self.json(running, job, "--dry-run")
             self.assertEqual((dry["freed_bytes"], dry["files_stay"], dry["dry_run"]), (2 * size, [], True))
             self.assertEqual(sorted(self.run_folder.rglob("*")), before)

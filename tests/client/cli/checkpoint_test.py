@@ -107,7 +107,7 @@ class CheckpointTest(registry_case.RegistryCase):
             prune = ["checkpoint", "prune", job, "--keep-last", 1]
             said = self.zc(running, *prune, "--dry-run").stdout
             self.assertEqual([line.split()[1] for line in said.splitlines()[2:4]], ["tag1", "tag2"])
-            self.assertRegex(said, "\ndry run: would be 2 of 4 forgotten; their files stay, 1.28 MB in these folders\n$")
+            self.assertRegex(said, "\ndry run: 2 of 4 would be forgotten; their files stay, 1.28 MB in these folders\n$")
             self.assertEqual(self.zc(running, *prune, "--older-than", "1h").stdout, "0 of 4 forgotten\n")
             pruned = self.zc(running, "--output", "json", *prune).json()
             self.assertEqual([each["checkpoint"] for each in pruned["pruned"]], names[1:3])
