@@ -27,7 +27,8 @@ def run(world_size, arguments, environment, seconds, of_rank=lambda rank: {}):
         for rank in range(max(world_size, 1)):
             own = {**ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size else {}
             output = tempfile.TemporaryFile()
-            processes.append((subprocess.Popen([sys.executable, *map(str, arguments)], env={**environment, **own, **of_rank(rank)},
+            processes.append((subprocess.Popen([sys.executable, *map(str, arguments)],
+                                               env={**environment, **own, **of_rank(rank)},
                                                stdout=output, stderr=subprocess.STDOUT), output))
         deadline = time.monotonic() + seconds
         done = []
@@ -87,6 +88,21 @@ def launch(command, environment, seconds, cwd=None):
                 process.wait()
         output.seek(0)
         return status, output.read().decode(errors="replace")
+
+
+def check(command, environment, seconds):
+    """Runs a command that must succeed."""
+    status, output = launch(command, environment, seconds)
+    if status != 0:
+        raise AssertionError(f"{command} ended with {status}\n{output[-6000:]}")
+
+
+def make_universal(saved, universal, environment, seconds):
+    """DeepSpeed's own universal form, in the new folder `universal`, of the newest checkpoint in the folder `saved`."""
+    tag = (saved / "latest").read_text(encoding="utf-8").strip()
+    universal.mkdir()
+    check([sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--input_folder", saved / tag,
+           "--output_folder", universal / f"{tag}_universal"], environment, seconds)
 
 
 @contextlib.contextmanager

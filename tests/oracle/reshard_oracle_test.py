@@ -7,8 +7,6 @@ Wants ZC_BUILD_DIR.
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -68,14 +66,13 @@ class Reshard(unittest.TestCase):
         todo = {}
         for case, (zero, _, _, world_size) in CASES.items():
             saved, universal = top / case, top / f"{case}-uni"
-            tag = (saved / "latest").read_text(encoding="utf-8").strip()
-            universal.mkdir()
-            cls.check(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
-                      "--input_folder", saved / tag, "--output_folder", universal / f"{tag}_universal")
+            ranks.make_universal(saved, universal, ENVIRONMENT, SECONDS)
             folders = {"deepspeed": universal, **{way: top / f"{case}-{way}" for way in WAYS[1:]}}
             for way, source in (("reshard", saved), ("reshard-universal", universal)):
-                cls.check(ZEROCAST, "checkpoint", "reshard", source, "--world-size", world_size, "--out", folders[way])
-            cls.check(ZEROCAST, "checkpoint", "to-universal", saved, "--out", folders["to-universal"])
+                ranks.check([ZEROCAST, "checkpoint", "reshard", source, "--world-size", world_size, "--out", folders[way]],
+                            ENVIRONMENT, SECONDS)
+            ranks.check([ZEROCAST, "checkpoint", "to-universal", saved, "--out", folders["to-universal"]], ENVIRONMENT,
+                        SECONDS)
             for way, folder in folders.items():
                 loads_universal = way in ("deepspeed", "to-universal")
                 # An engine that loads a universal checkpoint of stages 1 and 2 reads no frozen parameters from it, so its model
@@ -86,14 +83,6 @@ class Reshard(unittest.TestCase):
                     "groups_of": str(saved) if loads_universal and zero["stage"] == 3 and num_groups(case) > 1 else None}
         cls.run_jobs(top, todo, CASES, 3)
         cls.told = {name: json.loads(pathlib.Path(job["out"]).read_text(encoding="utf-8")) for name, job in todo.items()}
-
-    @classmethod
-    def check(cls, *command):
-        """Runs a command that must succeed."""
-        done = subprocess.run([str(word) for word in command], env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS,
-                              check=False)
-        if done.returncode != 0:
-            raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
     @classmethod
     def run_jobs(cls, top, jobs, cases, which):

@@ -8,8 +8,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -78,11 +76,7 @@ class Resume(unittest.TestCase):
                       "without-zero": {"case": "stage1-fp32", "ranks": 2, "save": str(cls.top / "without-zero"),
                                        "config": config_of({"stage": 0}, {})}})
         for case in CASES:
-            tag = (cls.top / case / "latest").read_text(encoding="utf-8").strip()
-            universal = cls.top / f"{case}-uni"
-            universal.mkdir()
-            cls.check(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--input_folder",
-                      cls.top / case / tag, "--output_folder", universal / f"{tag}_universal")
+            ranks.make_universal(cls.top / case, cls.top / f"{case}-uni", ENVIRONMENT, SECONDS)
         cls.damage()
         # The last job, for DeepSpeed's groups of secondary partitions stay with the process, and with all later engines.
         todo = {**cls.resumes(), **cls.flags(), **cls.failures(), **cls.between_stages(), "secondary": cls.job(
@@ -92,14 +86,6 @@ class Resume(unittest.TestCase):
         cls.run_jobs(lost)
         todo |= lost
         cls.told = {name: json.loads(pathlib.Path(job["out"]).read_text(encoding="utf-8")) for name, job in todo.items()}
-
-    @classmethod
-    def check(cls, *command):
-        """Runs a command that must succeed."""
-        done = subprocess.run([str(word) for word in command], env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS,
-                              check=False)
-        if done.returncode != 0:
-            raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
     @classmethod
     def run_jobs(cls, jobs):
