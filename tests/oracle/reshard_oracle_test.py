@@ -33,6 +33,7 @@ CASES = {
 }
 # Ways from the first folder to an engine of the other world size.
 WAYS = ("deepspeed", "reshard", "to-universal", "reshard-universal")
+RATES = [2e-3, 5e-3]
 
 
 def num_groups(case):
@@ -40,15 +41,19 @@ def num_groups(case):
     return 1 if case.endswith("one-group") else 2
 
 
-def config_of(case, universal):
-    """The DeepSpeed config of a case."""
-    zero, rest, _, _ = CASES[case]
-    rates = [2e-3, 5e-3][:num_groups(case)]
+def engine_config(zero, rest, groups, universal):
+    """A DeepSpeed config for an optimizer of so many groups, whose learning rates differ."""
     return {"train_micro_batch_size_per_gpu": 2, "gradient_clipping": 1.0, "zero_optimization": zero,
             "checkpoint": {"load_universal": universal},
             "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
-            "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 1e-5, "warmup_max_lr": rates,
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 1e-5, "warmup_max_lr": RATES[:groups],
                                                          "warmup_num_steps": 10}}, **rest}
+
+
+def config_of(case, universal):
+    """The DeepSpeed config of a case."""
+    zero, rest, _, _ = CASES[case]
+    return engine_config(zero, rest, num_groups(case), universal)
 
 
 class Reshard(unittest.TestCase):

@@ -13,7 +13,7 @@ import unittest
 
 import deepspeed_releases as releases
 import ranks
-from reshard_oracle_test import BF16, FP16, OTHER_SEED, SEED
+from reshard_oracle_test import BF16, FP16, OTHER_SEED, SEED, engine_config
 
 BUILD = pathlib.Path(os.environ["ZC_BUILD_DIR"])
 RANK = pathlib.Path(__file__).with_name("resume_rank.py")
@@ -44,18 +44,13 @@ MORE = {
     "stage1-sgd": ({"stage": 1}, {**BF16, **SGD}),
 }
 SAVED, OTHER = 3, 4  # where CASES say the ranks
-RATES = [2e-3, 5e-3]
 MOST_FLAGS = {"no-optimizer": {"load_optimizer_states": False}, "no-schedule": {"load_lr_scheduler_states": False},
               "module": {"load_module_only": True}}
 
 
 def config_of(zero, rest, groups=2, universal=False):
-    """A DeepSpeed config."""
-    return {"train_micro_batch_size_per_gpu": 2, "gradient_clipping": 1.0, "zero_optimization": zero,
-            "zero_force_ds_cpu_optimizer": False, "checkpoint": {"load_universal": universal},
-            "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
-            "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 1e-5, "warmup_max_lr": RATES[:groups],
-                                                         "warmup_num_steps": 10}}, **rest}
+    """A DeepSpeed config, also for an optimizer of torch beside offloading."""
+    return engine_config(zero, {"zero_force_ds_cpu_optimizer": False, **rest}, groups, universal)
 
 
 class Resume(unittest.TestCase):
