@@ -149,7 +149,10 @@ absl::Status Arena::SealForSharing() {
 
 ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas) {
   ArenaMemory memory;
-  for (const Arena& arena : *arenas) memory.data.push_back(arena.data());
+  for (const Arena& arena : *arenas) {
+    memory.data.push_back(arena.data());
+    memory.fds.push_back(arena.fd());
+  }
   memory.owner = std::move(arenas);
   return memory;
 }

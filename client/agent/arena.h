@@ -62,6 +62,8 @@ class Arena {
 struct ArenaMemory {
   std::vector<char*> data;
   std::shared_ptr<const void> owner;
+  std::vector<int> fds =
+      {};  // Arena::fd of each; empty: nothing may be written through descriptors
 };
 ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas);
 

@@ -1,6 +1,7 @@
 #include "client/agent/chunks.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -106,6 +107,7 @@ absl::StatusOr<RoundMoves> RoundMoves::Create(const Plan& plan, absl::Span<const
     }
   }
   ZC_RETURN_IF_ERROR(round.CheckRead(extents));
+  round.GroupChunks();
   return round;
 }
 
@@ -131,6 +133,30 @@ void RoundMoves::CutExtent(const Extent& extent, int64_t chunk_bytes) {
   }
 }
 
+int32_t RoundMoves::MainRank(const Extent& chunk) const {
+  int32_t rank = -1;
+  int64_t most = 0;  // bytes of the chunk
+  for (Iterator placed = FirstBehind(chunk.file, chunk.begin);
+       placed != moves_.end() && placed->file == chunk.file && placed->tensor_begin < chunk.end;
+       ++placed) {
+    const int64_t bytes = std::min(placed->end, chunk.end) - std::max(placed->begin, chunk.begin);
+    if (bytes <= most) continue;
+    most = bytes;
+    rank = placed->move.rank;
+  }
+  return rank;
+}
+
+void RoundMoves::GroupChunks() {
+  std::map<int32_t, std::vector<Extent>> by_rank;
+  for (const Extent& chunk : chunks_) by_rank[MainRank(chunk)].push_back(chunk);
+  chunks_.clear();
+  for (const auto& [rank, chunks] : by_rank) {
+    groups_.emplace_back(chunks_.size(), chunks_.size() + chunks.size());
+    chunks_.insert(chunks_.end(), chunks.begin(), chunks.end());
+  }
+}
+
 absl::Status RoundMoves::CheckRead(absl::Span<const Extent> extents) const {
   for (const PlacedMove& placed : moves_) {
     if (!Holds(extents, placed.file, placed.begin, placed.end)) {
@@ -144,13 +170,13 @@ absl::Status RoundMoves::CheckRead(absl::Span<const Extent> extents) const {
   return absl::OkStatus();
 }
 
-void ChunkWork::Plan(const RoundMoves& moves, const Extent& chunk, char* buffer, bool into_place) {
-  into_place_ = into_place;
+void ChunkWork::Plan(const RoundMoves& moves, const Extent& chunk, char* buffer,
+                     absl::FunctionRef<bool(const char*, int64_t)> into_place) {
   moves_ = &moves;
   chunk_ = chunk;
   buffer_ = buffer;
   CutMoves();
-  AddPieces();
+  AddPieces(into_place);
 }
 
 void ChunkWork::CutMoves() {
@@ -183,7 +209,7 @@ void ChunkWork::CutMoves() {
             [](const Cut& a, const Cut& b) { return a.begin < b.begin; });
 }
 
-void ChunkWork::AddPieces() {
+void ChunkWork::AddPieces(absl::FunctionRef<bool(const char*, int64_t)> into_place) {
   copied_.clear();
   pieces_.clear();
   int64_t at = chunk_.begin;         // up to here the pieces have places
@@ -196,14 +222,14 @@ void ChunkWork::AddPieces() {
     const bool alone =
         needed_to <= cut.begin && (k + 1 == cuts_.size() || cut.end <= cuts_[k + 1].begin);
     needed_to = std::max(needed_to, cut.end);
-    if (!into_place_ || !alone || cut.end - cut.begin < moves_->min_direct_bytes() ||
-        !KeepsBytes(*cut.move, cut.box)) {
+    char* const place = cut.move->move.memory + cut.box.target_offset * cut.move->element_bytes;
+    if (!alone || cut.end - cut.begin < moves_->min_direct_bytes() ||
+        !KeepsBytes(*cut.move, cut.box) || !into_place(place, cut.end - cut.begin)) {
       copied_.push_back(&cut);
       continue;
     }
     add(buffer_ + (at - chunk_.begin), cut.begin - at);
-    add(cut.move->move.memory + cut.box.target_offset * cut.move->element_bytes,
-        cut.end - cut.begin);
+    add(place, cut.end - cut.begin);
     at = cut.end;
   }
   add(buffer_ + (at - chunk_.begin), chunk_.end - at);

@@ -2,14 +2,16 @@
 #define ZEROCAST_CLIENT_AGENT_CHUNKS_H_
 
 // The moves of one round on one node, cut into chunks of file that fit the caches.  What is
-// contiguous in file and memory, and is not changed on its way, is read straight to its place; the
-// rest of a chunk is read into a buffer and copied from there while the caches still hold it.
+// contiguous in file and memory, and is not changed on its way, may be read straight to its place;
+// the rest of a chunk is read into a buffer and copied from there while the caches still hold it.
 
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -47,6 +49,9 @@ class RoundMoves {
 
   // File ranges, each within one extent; they cut no stored element.
   const std::vector<Extent>& chunks() const { return chunks_; }
+  // The chunks [first, second) fill the arena of one rank before all, or none; within a group they
+  // are in the order of the file.  Threads that work on different groups write to different arenas.
+  const std::vector<std::pair<size_t, size_t>>& groups() const { return groups_; }
   // Extents that are no move's source: the scales of those that are decoded.
   const std::vector<Extent>& scales() const { return scales_; }
   // By file and begin.
@@ -61,6 +66,8 @@ class RoundMoves {
   // The first move whose tensor ends behind byte `at` of `file`.
   Iterator FirstBehind(int32_t file, int64_t at) const;
   void CutExtent(const Extent& extent, int64_t chunk_bytes);
+  int32_t MainRank(const Extent& chunk) const;
+  void GroupChunks();
   absl::Status CheckRead(absl::Span<const Extent> extents) const;
 
   int64_t buffer_bytes_ = 0;
@@ -68,14 +75,17 @@ class RoundMoves {
   const Plan* plan_ = nullptr;
   std::vector<PlacedMove> moves_;
   std::vector<Extent> chunks_, scales_;
+  std::vector<std::pair<size_t, size_t>> groups_;
 };
 
 // One chunk on its way.  Thread-compatible; used again and again it keeps its memory.
 class ChunkWork {
  public:
   // Decides where the bytes of `chunk` go.  `buffer` has as many bytes as the chunk and must, as
-  // `moves`, stay until Copy.  Unless `into_place`, all of them go through the buffer.
-  void Plan(const RoundMoves& moves, const Extent& chunk, char* buffer, bool into_place = true);
+  // `moves`, stay until Copy.  What `into_place` refuses, by place and number of bytes, goes
+  // through the buffer.
+  void Plan(const RoundMoves& moves, const Extent& chunk, char* buffer,
+            absl::FunctionRef<bool(const char*, int64_t)> into_place);
 
   // Where to read the chunk: pieces of memory, in the order of the file.
   absl::Span<const struct iovec> pieces() const { return pieces_; }
@@ -91,10 +101,9 @@ class ChunkWork {
     int64_t begin, end;  // bytes of the file
   };
   void CutMoves();
-  void AddPieces();
+  void AddPieces(absl::FunctionRef<bool(const char*, int64_t)> into_place);
 
   const RoundMoves* moves_ = nullptr;
-  bool into_place_ = true;
   Extent chunk_;
   char* buffer_ = nullptr;
   std::vector<Cut> cuts_;

@@ -30,9 +30,10 @@ CopyPool::~CopyPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void CopyPool::Start(Batch* batch, size_t count, std::function<void(size_t)> body) {
-  if (count == 0) return;
+void CopyPool::Start(Batch* batch, size_t count, std::function<absl::Status(size_t)> body) {
   MutexLock lock(&mutex_);
+  batch->status = absl::OkStatus();
+  if (count == 0) return;
   batch->body = std::move(body);
   batch->count = batch->left = count;
   batch->next = 0;
@@ -40,9 +41,10 @@ void CopyPool::Start(Batch* batch, size_t count, std::function<void(size_t)> bod
   changed_.SignalAll();
 }
 
-void CopyPool::Wait(Batch* batch) {
+absl::Status CopyPool::Wait(Batch* batch) {
   MutexLock lock(&mutex_);
   while (batch->left > 0) changed_.Wait(&mutex_);
+  return batch->status;
 }
 
 absl::Duration CopyPool::busy() const {
@@ -63,10 +65,11 @@ void CopyPool::Run() {
     if (batch->next == batch->count) batches_.pop_front();
     mutex_.Unlock();
     const absl::Duration start = Clock::Real()->Steady();
-    batch->body(number);
+    absl::Status status = batch->body(number);
     const absl::Duration end = Clock::Real()->Steady();
     mutex_.Lock();
     busy_ += end - start;
+    if (batch->status.ok()) batch->status = std::move(status);
     if (--batch->left == 0) changed_.SignalAll();
   }
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/base/mutex.h"
@@ -23,10 +24,11 @@ class CopyPool {
   class Batch {
    private:
     friend class CopyPool;
-    std::function<void(size_t)> body;
+    std::function<absl::Status(size_t)> body;
     size_t count = 0;
     size_t next = 0;  // that no thread has taken
     size_t left = 0;  // that have not returned
+    absl::Status status;
   };
 
   // Errors: RESOURCE_EXHAUSTED when the system has no threads left.
@@ -38,9 +40,10 @@ class CopyPool {
 
   // Calls body(0) ... body(count - 1) on the threads, in no order, after what was started earlier.
   // `batch` must not be at work.
-  void Start(Batch* batch, size_t count, std::function<void(size_t)> body);
-  // Returns when `batch` is done; at once when it never was started.
-  void Wait(Batch* batch);
+  void Start(Batch* batch, size_t count, std::function<absl::Status(size_t)> body);
+  // Returns when `batch` is done, at once when it never was started: the first error of its calls,
+  // each of which is made whatever the others return.
+  absl::Status Wait(Batch* batch);
 
   // Time spent in calls so far, all threads together.  Any thread.
   absl::Duration busy() const;

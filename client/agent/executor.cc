@@ -122,7 +122,8 @@ absl::Status Executor::StartUnpacking() {
     for (RoundMessages& round : messages_) round.by_node.resize(static_cast<size_t>(num_nodes_));
   }
   if (options_.device != nullptr) return ReserveMessages();
-  fresh_ = std::make_shared<FreshMemory>(options_.arenas.data, plan_.arena_bytes);
+  fresh_ =
+      std::make_shared<FreshMemory>(options_.arenas.data, options_.arenas.fds, plan_.arena_bytes);
   destination_.fresh = fresh_.get();
   if (num_nodes_ == 1) return absl::OkStatus();
   ZC_ASSIGN_OR_RETURN(pool_, CopyPool::Create(num_threads_));
@@ -241,8 +242,8 @@ absl::StatusOr<std::vector<Message>> Executor::PlaceReceives(
   for (int32_t node = 0; node < num_nodes_; ++node) {
     if (node == options_.node) continue;
     Incoming& message = messages.by_node[static_cast<size_t>(node)];
-    exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node,
-                                                             message.Reset(destination_));
+    ZC_ASSIGN_OR_RETURN(std::vector<Piece>* const pieces, message.Reset(destination_));
+    exchanges[static_cast<size_t>(node)].AppendMessagePieces(options_.node, pieces);
     total += AlignedMessage(message.Expect(destination_));
   }
   ZC_ASSIGN_OR_RETURN(char* place, Reserve(kIncomingMessages + static_cast<size_t>(round % 2),
@@ -297,7 +298,8 @@ absl::Status Executor::ExchangeBroadcasts(int64_t round, absl::Span<const RoundE
     if (mine) {
       data = absl::MakeSpan(outgoing.back().data, static_cast<size_t>(outgoing.back().num_bytes));
     } else {
-      *incoming.Reset(destination_) = pieces;
+      ZC_ASSIGN_OR_RETURN(std::vector<Piece>* const expected, incoming.Reset(destination_));
+      *expected = pieces;
       ZC_ASSIGN_OR_RETURN(char* const place, Reserve(kIncomingBroadcasts + turn,
                                                      incoming.Expect(destination_), &buffer));
       incoming.Place(place);
@@ -336,9 +338,11 @@ absl::Status Executor::WaitForUnpacking() {
   if (options_.device != nullptr) return options_.device->Finish(options_.stage_timeout);
   if (pool_ == nullptr) return absl::OkStatus();
   for (RoundMessages& round : messages_) {
-    for (Incoming& message : round.by_node) message.Wait(destination_);
+    for (Incoming& message : round.by_node) ZC_RETURN_IF_ERROR(message.Wait(destination_));
   }
-  for (IncomingBroadcast& broadcast : broadcasts_) broadcast.message.Wait(destination_);
+  for (IncomingBroadcast& broadcast : broadcasts_) {
+    ZC_RETURN_IF_ERROR(broadcast.message.Wait(destination_));
+  }
   return absl::OkStatus();
 }
 

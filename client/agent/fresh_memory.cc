@@ -1,47 +1,135 @@
 #include "client/agent/fresh_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <fstream>
+#include <iterator>
 #include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/base/errors.h"
 
 namespace zerocast {
 namespace {
 
 // Linux 5.14; glibc's headers may be older than the kernel.
 constexpr int kPopulateWrite = 23;
+// The kernel lets one at a time write to a memfd.
+constexpr int kMostWriters = 3;
+
+std::string ReadSetting(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// True when the bytes of the source are the bytes of the target, in their order.
+bool KeepsBytes(const BoxCopy& copy) {
+  const Box& box = copy.box;
+  return copy.decoder == nullptr && copy.source_dtype == copy.target_dtype &&
+         (box.num_dims == 0 ||
+          (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1));
+}
 
 }  // namespace
 
-FreshMemory::FreshMemory(absl::Span<char* const> arenas, int64_t arena_bytes)
+bool MappingsGetHugePages(const std::string& of_size, const std::string& of_all) {
+  const std::string& text =
+      of_size.empty() || absl::StrContains(of_size, "[inherit]") ? of_all : of_size;
+  return absl::StrContains(text, "[") && !absl::StrContains(text, "[never]") &&
+         !absl::StrContains(text, "[deny]");
+}
+
+bool SharedMemoryGetsHugePages() {
+  static const bool gets = MappingsGetHugePages(
+      ReadSetting("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled"),
+      ReadSetting(kSharedHugePages));
+  return gets;
+}
+
+FreshMemory::FreshMemory(absl::Span<char* const> arenas, absl::Span<const int> fds,
+                         int64_t arena_bytes)
     : arena_bytes_(arena_bytes) {
+  const bool writes = !fds.empty() && !SharedMemoryGetsHugePages();
   const auto blocks = static_cast<size_t>((arena_bytes + kBlockBytes - 1) / kBlockBytes);
-  for (char* const data : arenas) {
-    regions_.push_back({data, std::vector<std::atomic<bool>>(blocks)});
+  for (size_t k = 0; k < arenas.size(); ++k) {
+    regions_.emplace_back(arenas[k], writes ? fds[k] : -1, blocks);
   }
+}
+
+FreshMemory::Region* FreshMemory::Find(const char* place) {
+  for (Region& region : regions_) {
+    if (place >= region.data && place < region.data + arena_bytes_) return &region;
+  }
+  return nullptr;
+}
+
+bool FreshMemory::IsMade(const Region& region, const char* begin, int64_t num_bytes) const {
+  const auto block = region.made.begin() + (begin - region.data) / kBlockBytes;
+  const auto last = region.made.begin() + (begin - region.data + num_bytes - 1) / kBlockBytes;
+  return std::all_of(block, last + 1, [](const std::atomic<bool>& made) { return made.load(); });
+}
+
+bool FreshMemory::PrefersRun(const char* place, int64_t num_bytes) const {
+  const Region* const region = const_cast<FreshMemory*>(this)->Find(place);
+  return region != nullptr && region->fd >= 0 && !IsMade(*region, place, num_bytes);
 }
 
 void FreshMemory::Make(const char* begin, int64_t num_bytes) {
-  for (Region& region : regions_) {
-    if (begin < region.data || begin >= region.data + arena_bytes_) continue;
-    const int64_t first = (begin - region.data) / kBlockBytes;
-    const int64_t last = (begin - region.data + num_bytes - 1) / kBlockBytes;
-    for (int64_t block = first; block <= last; ++block) {
-      std::atomic<bool>& made = region.made[static_cast<size_t>(block)];
-      if (made || made.exchange(true)) continue;
-      const int64_t at = block * kBlockBytes;
-      // An older kernel does not know it: then pages come as they are written.
-      ::madvise(region.data + at, static_cast<size_t>(std::min(kBlockBytes, arena_bytes_ - at)),
-                kPopulateWrite);
-    }
-    return;
+  Region* const region = Find(begin);
+  if (region == nullptr || num_bytes == 0) return;
+  const int64_t first = (begin - region->data) / kBlockBytes;
+  const int64_t last = (begin - region->data + num_bytes - 1) / kBlockBytes;
+  for (int64_t block = first; block <= last; ++block) {
+    std::atomic<bool>& made = region->made[static_cast<size_t>(block)];
+    if (made || made.exchange(true)) continue;
+    const int64_t at = block * kBlockBytes;
+    // An older kernel does not know it: then pages come as they are written.
+    ::madvise(region->data + at, static_cast<size_t>(std::min(kBlockBytes, arena_bytes_ - at)),
+              kPopulateWrite);
   }
 }
 
-void FreshMemory::MakeFor(const BoxCopy& copy) {
+// False when it is not the way: the pages are there, or another thread writes to that arena.
+absl::StatusOr<bool> FreshMemory::Write(const char* place, const char* data, int64_t num_bytes) {
+  Region* const region = Find(place);
+  if (region == nullptr || region->fd < 0 || IsMade(*region, place, num_bytes) ||
+      region->writers >= kMostWriters) {
+    return false;
+  }
+  ++region->writers;
+  const absl::Cleanup done = [region] { --region->writers; };
+  int64_t at = place - region->data;
+  while (num_bytes > 0) {
+    const ssize_t written = ::pwrite(region->fd, data, static_cast<size_t>(num_bytes), at);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      return ErrnoStatus(written < 0 ? errno : ENOSPC,
+                         absl::StrCat("write ", num_bytes, " bytes to an arena at ", at));
+    }
+    data += written;
+    at += written;
+    num_bytes -= written;
+  }
+  return true;
+}
+
+absl::StatusOr<int64_t> FreshMemory::Run(const BoxCopy& copy) {
   const int64_t size = SizeOf(copy.target_dtype);
-  Make(copy.target + copy.box.target_offset * size,
-       (TargetEnd(copy.box) - copy.box.target_offset) * size);
+  const char* const place = copy.target + copy.box.target_offset * size;
+  const int64_t num_bytes = (TargetEnd(copy.box) - copy.box.target_offset) * size;
+  if (num_bytes > 0 && KeepsBytes(copy)) {
+    ZC_ASSIGN_OR_RETURN(const bool written,
+                        Write(place, copy.source + copy.box.source_offset * size, num_bytes));
+    if (written) return num_bytes;
+  }
+  Make(place, num_bytes);
+  return RunBoxCopy(copy);
 }
 
 }  // namespace zerocast

@@ -3,35 +3,66 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
+#include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "client/agent/box_copy.h"
 
 namespace zerocast {
 
-// Arenas whose pages are not there yet.  To have the kernel make them some hundreds at a time takes
-// half of what it takes to make each where it is first written.  Thread-safe.
+// Arenas whose pages are not there yet, and the two ways to get them.  To have the kernel make them
+// in a mapping, some hundreds at a time, takes half of what it takes to make each where it is first
+// touched.  To write(2) whole pages of a memfd takes half of that again: nothing is mapped, and so
+// nothing unmapped later; but the kernel lets one thread at a time write to a memfd.  Where it
+// gives huge pages, it gives them to mappings, and nothing is faster.  Thread-safe.
 class FreshMemory {
  public:
-  // Each of `arenas` has `arena_bytes` bytes; not owned.
-  FreshMemory(absl::Span<char* const> arenas, int64_t arena_bytes);
+  // Each of `arenas` has `arena_bytes` bytes, and `fds`, where there are any, has its descriptor,
+  // or -1; not owned.
+  FreshMemory(absl::Span<char* const> arenas, absl::Span<const int> fds, int64_t arena_bytes);
+
+  // Whether Run, with bytes that are in the caches, is the best way to bring them to
+  // [place, place + num_bytes); otherwise they are best read there.
+  bool PrefersRun(const char* place, int64_t num_bytes) const;
+
+  // Executes `copy`.  Returns the bytes that it wrote.  Errors: RESOURCE_EXHAUSTED where there is
+  // no memory to write to.
+  absl::StatusOr<int64_t> Run(const BoxCopy& copy);
 
   // Sees to it that the pages of [begin, begin + num_bytes) are there, where that lies in an arena;
   // other memory is left alone.  What the kernel refuses is left to be made by writing.
   void Make(const char* begin, int64_t num_bytes);
-  // Those that `copy` writes to, gaps included.
-  void MakeFor(const BoxCopy& copy);
 
  private:
   static constexpr int64_t kBlockBytes = int64_t{2} << 20;
   struct Region {
-    char* data;
-    std::vector<std::atomic<bool>> made;  // by block
+    Region(char* region_data, int region_fd, size_t num_blocks)
+        : data(region_data), fd(region_fd), made(num_blocks) {}
+    char* const data;
+    const int fd;
+    std::vector<std::atomic<bool>> made;  // by block: all its pages are
+    std::atomic<int> writers{0};          // threads that write to fd, or wait for it
   };
+  Region* Find(const char* place);
+  bool IsMade(const Region& region, const char* begin, int64_t num_bytes) const;
+  absl::StatusOr<bool> Write(const char* place, const char* data, int64_t num_bytes);
+
   const int64_t arena_bytes_;
-  std::vector<Region> regions_;
+  std::deque<Region> regions_;
 };
+
+// The system's setting of huge pages for shared memory.
+inline constexpr char kSharedHugePages[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+// Whether shared memory gets huge pages in a mapping, by the text of hugepages-2048kB/shmem_enabled
+// beside that file, and of the file; "" where there is none.  The kernel's
+// Documentation/admin-guide/mm/transhuge.rst.
+bool MappingsGetHugePages(const std::string& of_size, const std::string& of_all);
+// Whether it does on this system; asked once a process.
+bool SharedMemoryGetsHugePages();
 
 }  // namespace zerocast
 

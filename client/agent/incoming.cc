@@ -10,8 +10,8 @@ constexpr int64_t kPartBytes = int64_t{2} << 20;
 
 }  // namespace
 
-std::vector<Piece>* Incoming::Reset(const Destination& destination) {
-  Wait(destination);
+absl::StatusOr<std::vector<Piece>*> Incoming::Reset(const Destination& destination) {
+  ZC_RETURN_IF_ERROR(Wait(destination));
   pieces_.clear();
   parts_.clear();
   num_bytes_ = 0;
@@ -32,11 +32,12 @@ absl::Status Incoming::StartUnpack(const Destination& destination, int64_t numbe
   if (destination.device != nullptr) return StartOnDevice(destination, number);
   parts_ = CutMessage(*destination.plan, pieces_, destination.arenas.first_rank, kPartBytes);
   destination.pool->Start(&unpacking_, parts_.size(), [this, &destination](size_t k) {
+    absl::Status status;
     UnpackPart(*destination.plan, memory_, pieces_, parts_[k], destination.arenas,
-               [&destination](const BoxCopy& copy) {
-                 destination.fresh->MakeFor(copy);
-                 RunBoxCopy(copy);
+               [&destination, &status](const BoxCopy& copy) {
+                 if (status.ok()) status = destination.fresh->Run(copy).status();
                });
+    return status;
   });
   return absl::OkStatus();
 }
@@ -53,8 +54,8 @@ absl::Status Incoming::StartOnDevice(const Destination& destination, int64_t num
   return destination.device->Start(place, 0, copies, destination.timeout);
 }
 
-void Incoming::Wait(const Destination& destination) {
-  if (destination.pool != nullptr) destination.pool->Wait(&unpacking_);
+absl::Status Incoming::Wait(const Destination& destination) {
+  return destination.pool == nullptr ? absl::OkStatus() : destination.pool->Wait(&unpacking_);
 }
 
 }  // namespace zerocast

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/agent/copy_pool.h"
@@ -34,8 +35,8 @@ struct Destination {
 class Incoming {
  public:
   // Waits for the threads that unpack what came before.  Empty then; the caller adds the pieces
-  // that will come.
-  std::vector<Piece>* Reset(const Destination& destination);
+  // that will come.  Errors: those of Wait.
+  absl::StatusOr<std::vector<Piece>*> Reset(const Destination& destination);
 
   // Bytes of the pieces: 0 when nothing comes.
   int64_t Expect(const Destination& destination);
@@ -47,8 +48,9 @@ class Incoming {
   // unpacked.  `destination` must outlive that.  Errors: those of DeviceCopier.
   absl::Status StartUnpack(const Destination& destination, int64_t number);
 
-  // Waits for the threads that unpack; on a device nobody has to.
-  void Wait(const Destination& destination);
+  // Waits for the threads that unpack; on a device nobody has to.  Errors: those of
+  // FreshMemory::Run.
+  absl::Status Wait(const Destination& destination);
 
  private:
   absl::Status StartOnDevice(const Destination& destination, int64_t number);

@@ -25,7 +25,7 @@ bool IsSet(const std::atomic<bool>* flag) { return flag != nullptr && *flag; }
 // one.
 void MakePages(const Arena& arena, int num_threads, const std::atomic<bool>* cancelled) {
   char* const data = arena.data();
-  FreshMemory fresh(absl::MakeConstSpan(&data, 1), arena.num_bytes());
+  FreshMemory fresh(absl::MakeConstSpan(&data, 1), {}, arena.num_bytes());
   std::atomic<int64_t> next{0};
   const auto make = [&] {
     while (!IsSet(cancelled)) {

@@ -176,7 +176,10 @@ ExecutorOptions NodeReading::MakeExecutor(size_t k, Communicator* communicator) 
 ArenaMemory NodeReading::ArenaOf(size_t k) const {
   if (locked_ != nullptr) return LockedArenas::MemoryOf(locked_, k);
   ArenaMemory memory = MemoryOf(options_.arenas);
-  if (takes_part_by_rank()) memory.data = {memory.data[k]};
+  if (takes_part_by_rank()) {
+    memory.data = {memory.data[k]};
+    memory.fds = {memory.fds[k]};
+  }
   return memory;
 }
 

@@ -142,6 +142,7 @@ void AppendArenaMoves(const Plan& plan, absl::Span<const Piece> pieces, const No
     out->push_back(MoveOf(plan, piece, box, target.dtype,
                           arenas.OfRank(piece.rank) +
                               (piece.secondary ? target.secondary_offset : target.arena_offset)));
+    out->back().rank = piece.rank;
   }
 }
 

@@ -40,6 +40,7 @@ struct Move {
   DType dtype = DType::kInvalid;           // of what is in `memory`
   const SourceDecoder* decoder = nullptr;  // of the plan, where the source is decoded
   char* memory = nullptr;                  // not owned
+  int32_t rank = -1;                       // whose arena `memory` is in; -1: in none
 };
 
 // Appends the moves of pieces of this node's ranks into their arenas.

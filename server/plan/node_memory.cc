@@ -10,7 +10,9 @@ namespace zerocast {
 namespace {
 
 // More at once does not read faster, and leaves the caches before it is copied.
-constexpr int64_t kMostChunkBytes = int64_t{4} << 20;
+constexpr int64_t kMostChunkBytes = int64_t{1} << 20;
+// A device is given as much at a time: each time costs a launch.
+constexpr int64_t kMostDeviceChunkBytes = int64_t{4} << 20;
 constexpr int64_t kLeastChunkBytes = int64_t{64} << 10;
 
 // Of so many participants the messages are derived for a dry run.
@@ -22,12 +24,11 @@ int64_t ShareOfReading(const Layout& layout, int64_t max_buffer_bytes) {
   return max_buffer_bytes / (NeedsExchange(layout) ? 4 : 2);
 }
 
-// Of chunks that are read `factor` times as large.
+// Of chunks that are read `factor` times as large; at most `most`.
 int64_t ChunkBytesOf(const Layout& layout, int num_threads, int64_t max_buffer_bytes,
-                     int64_t factor) {
+                     int64_t factor, int64_t most) {
   const int64_t share = ShareOfReading(layout, max_buffer_bytes);
-  return std::clamp(share / (num_threads * kChunksUnderWay * factor), kLeastChunkBytes,
-                    kMostChunkBytes);
+  return std::clamp(share / (num_threads * kChunksUnderWay * factor), kLeastChunkBytes, most);
 }
 
 // What a file system may want a direct read, and its memory, to be aligned to.
@@ -65,13 +66,14 @@ bool Transposes(const Plan& plan) {
 }
 
 int64_t ChunkBytes(const Layout& layout, int num_threads, int64_t max_buffer_bytes) {
-  return ChunkBytesOf(layout, num_threads, max_buffer_bytes, kTransposedChunks);
+  return ChunkBytesOf(layout, num_threads, max_buffer_bytes, kTransposedChunks, kMostChunkBytes);
 }
 
 int64_t DeviceChunkBytes(const Plan& plan, int num_threads, int64_t max_buffer_bytes) {
   const int64_t share = ShareOfReading(plan.layout, max_buffer_bytes);
-  int64_t chunk_bytes = ChunkBytesOf(plan.layout, num_threads, max_buffer_bytes,
-                                     Transposes(plan) ? kTransposedChunks : 1);
+  int64_t chunk_bytes =
+      ChunkBytesOf(plan.layout, num_threads, max_buffer_bytes,
+                   Transposes(plan) ? kTransposedChunks : 1, kMostDeviceChunkBytes);
   while (chunk_bytes > kLeastChunkBytes &&
          AllStagingBytes(plan, num_threads, chunk_bytes) > share) {
     chunk_bytes = std::max(kLeastChunkBytes, chunk_bytes - chunk_bytes / 16);

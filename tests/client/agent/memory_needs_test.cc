@@ -78,7 +78,7 @@ TEST(MemoryNeeds, ShardsAreCountedWhereTheyLie) {
 TEST(MemoryNeeds, ChunksStayWithinTheirShare) {
   Layout layout;
   layout.num_nodes = 1;
-  EXPECT_EQ(ChunkBytes(layout, 2, kDefaultBufferBytes), 4 << 20);
+  EXPECT_EQ(ChunkBytes(layout, 2, kDefaultBufferBytes), 1 << 20);
   for (const int nodes : {1, 4}) {
     layout.num_nodes = nodes;
     for (const int threads : {1, 2, 16}) {

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -210,17 +212,44 @@ class Nodes {
     return moves;
   }
 
+  // Each chunk is in one group, and those that one rank alone needs are in that rank's.
+  static void CheckGroups(const RoundMoves& moves) {
+    size_t grouped = 0;  // chunks
+    std::map<int32_t, size_t> group_of_rank;
+    std::map<size_t, int32_t> rank_of_group;
+    for (size_t group = 0; group < moves.groups().size(); ++group) {
+      const auto [first, end] = moves.groups()[group];
+      ASSERT_EQ(first, grouped);
+      ASSERT_GT(end, first);
+      grouped = end;
+      for (size_t k = first; k < end; ++k) {
+        const Extent& chunk = moves.chunks()[k];
+        std::set<int32_t> ranks;
+        for (const PlacedMove& placed : moves.moves()) {
+          if (placed.file == chunk.file && placed.begin < chunk.end && chunk.begin < placed.end) {
+            ranks.insert(placed.move.rank);
+          }
+        }
+        if (ranks.size() != 1) continue;
+        EXPECT_EQ(group_of_rank.emplace(*ranks.begin(), group).first->second, group);
+        EXPECT_EQ(rank_of_group.emplace(group, *ranks.begin()).first->second, *ranks.begin());
+      }
+    }
+    ASSERT_EQ(grouped, moves.chunks().size());
+  }
+
   // Reads what `reader` reads in `round`, chunk by chunk, and lets it go its ways.
   void Run(int64_t round, int32_t reader, std::vector<Move> moves) {
     ZC_ASSERT_OK_AND_ASSIGN(const RoundMoves round_moves,
                             RoundMoves::Create(plan_, schedule_.Reads(round, reader), moves,
                                                chunk_bytes_, 1 + chunk_bytes_ / 4));
+    CheckGroups(round_moves);
     const std::string scales = ReadExtents(round_moves.scales(), files_);
     int64_t chunk_bytes = 0;
     ChunkWork work;
     for (const Extent& chunk : round_moves.chunks()) {
       std::string buffer(round_moves.buffer_bytes(), '\x55');
-      work.Plan(round_moves, chunk, buffer.data());
+      work.Plan(round_moves, chunk, buffer.data(), [](const char*, int64_t) { return true; });
       int64_t at = chunk.begin;
       for (const struct iovec& piece : work.pieces()) {
         std::memcpy(piece.iov_base, files_[chunk.file].data() + at, piece.iov_len);
