@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "server/base/errors.h"
 #include "server/base/exit_code.h"
+#include "server/base/parent.h"
 #include "server/base/utf8.h"
 #include "server/conversion/catalogue.h"
 #include "server/rpc/server.h"
@@ -91,7 +92,11 @@ absl::Duration ToDuration(const std::string& text) {
   return duration;
 }
 
-int Run(zerocast::Server::Options options, const std::string& port_file) {
+int Run(zerocast::Server::Options options, const std::string& port_file, pid_t parent) {
+  if (parent != 0) {
+    const absl::Status status = zerocast::EndWithParent(parent);
+    if (!status.ok()) return Fail(status);
+  }
   // Blocked in every thread, taken by sigwait below: a signal handler could do nothing useful.
   sigset_t signals;
   sigemptyset(&signals);
@@ -157,6 +162,11 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"json", "text"}))
       ->capture_default_str();
   app.add_option("--print-port-file", port_file, "write the port that is listened on to this file");
+  pid_t parent = 0;
+  app.add_option("--end-with-parent", parent,
+                 "be killed when this process, which started the server, ends")
+      ->check(CLI::PositiveNumber)
+      ->type_name("PID");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -167,5 +177,5 @@ int main(int argc, char** argv) {
   options.heartbeat_interval = ToDuration(heartbeat);
   options.keep_ended_jobs = ToDuration(keep_ended_jobs);
   SetUpLog(log_level, log_format);
-  return Run(std::move(options), port_file);
+  return Run(std::move(options), port_file, parent);
 }

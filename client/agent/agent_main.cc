@@ -33,6 +33,7 @@
 #include "server/base/errors.h"
 #include "server/base/exit_code.h"
 #include "server/base/listen_address.h"
+#include "server/base/parent.h"
 
 namespace zerocast {
 namespace {
@@ -68,6 +69,7 @@ struct Flags {
   std::string max_buffer_memory = "256M";
   std::string unclaimed_ttl = "1h";
   std::string file_timeout = "60s";
+  pid_t parent = 0;
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
@@ -133,6 +135,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->type_name("ADDR");
   app->add_option("--metrics-listen", flags->metrics_listen, "Address of Prometheus' /metrics")
       ->type_name("ADDR");
+  app->add_option("--end-with-parent", flags->parent,
+                  "Be killed when this process, which started the agent, ends")
+      ->check(CLI::PositiveNumber)
+      ->type_name("PID");
   app->add_option("--log-level", flags->log_level, "How much is written to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
@@ -235,6 +241,7 @@ void TellOfHugePages() {
 }
 
 absl::Status Run(Flags flags, const sigset_t& signals) {
+  if (flags.parent != 0) ZC_RETURN_IF_ERROR(EndWithParent(flags.parent));
   ZC_RETURN_IF_ERROR(ParseSocketMode(flags.socket_mode, &flags.agent.socket_mode));
   ZC_RETURN_IF_ERROR(ReadDataPathFlags(&flags));
   flags.agent.tell_devices = true;
@@ -258,8 +265,7 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   spdlog::info("stopping: signal {}", signal);
   SetReady(health.get(), false);
   if (signal == kLeave) {
-    // Whoever started it may have asked the kernel to end it with them; from now on it ends with
-    // the processes that use its memory.
+    // From now on it ends with the processes that use its memory, not with its parent.
     ::prctl(PR_SET_PDEATHSIG, 0);
     agent->StopWhenReturned([&signals] { return TakeSignal(signals) > 0; });
   }

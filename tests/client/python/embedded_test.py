@@ -124,6 +124,15 @@ class EmbeddedTest(unittest.TestCase):
         with self.server():
             self.assertEqual(len(list(self.place.iterdir())), 1)
 
+    def test_neither_runs_for_a_process_that_did_not_start_it(self):
+        for name, flags in (("zerocast-server", ["--listen=127.0.0.1:0"]),
+                            ("zerocast-agent", ["--server=127.0.0.1:1", "--node=a", "--root=/"])):
+            ended = subprocess.run([_embedded.find_binary(name), *flags, f"--end-with-parent={os.getppid()}"],
+                                   capture_output=True, text=True, timeout=WAIT_S, check=False)
+            self.assertEqual(ended.returncode, 4, ended.stderr)
+            self.assertRegex(ended.stderr, f"^{name}: (FAILED_PRECONDITION: )?end with process {os.getppid()}: it did "
+                             f"not start this one, or has ended; the parent is {os.getpid()}\n")
+
     def test_a_forked_child_stops_nothing(self):
         with self.server() as server:
             pid = os.fork()

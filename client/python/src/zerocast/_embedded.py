@@ -10,7 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,20 +26,6 @@ _POLL = 0.005  # seconds
 _LOG_LINES = 12
 _LOG_BYTES = 16 << 10
 _MAX_SOCKET_PATH = 107  # bytes, of sockaddr_un
-# Asks to be killed with the parent, and then becomes the program. Not in a preexec_fn: what runs
-# between fork and exec in a process with threads (gRPC's, torch's) may hang.
-_SHIM = """
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-    sys.exit("prctl(PR_SET_PDEATHSIG): " + os.strerror(ctypes.get_errno()))
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone")
-try:
-    os.execv(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.exit("run " + sys.argv[2] + ": " + str(error))
-"""
 
 _Self = TypeVar("_Self", bound="_Process")
 
@@ -172,9 +157,8 @@ class _Process:
             # until the program has ended.
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    env=self._environment())
+                    [*command, f"--end-with-parent={os.getpid()}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True, env=self._environment())
             except OSError as error:
                 started.append(error)
                 done.set()
@@ -187,7 +171,7 @@ class _Process:
         done.wait()
         log.close()
         if not isinstance(started[0], subprocess.Popen):
-            raise EmbeddedError("UNAVAILABLE", f"start {command[0]} by {sys.executable}: {started[0]}", "IO_ERROR")
+            raise EmbeddedError("UNAVAILABLE", f"start {command[0]}: {started[0]}", "IO_ERROR")
         self._process = started[0]
 
     def _wait(self, folder: Path, deadline: float) -> None:
