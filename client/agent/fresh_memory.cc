@@ -28,12 +28,18 @@ std::string ReadSetting(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// True when the bytes of the source are the bytes of the target, in their order.
+// What is cast or decoded, and then written, at a time; elements.
+constexpr int64_t kConverted = 16384;
+
+// True when each element goes behind the one before it.
+bool KeepsOrder(const Box& box) {
+  return box.num_dims == 0 ||
+         (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
+}
+
+// True when the bytes of the source are those of the target; of a box that keeps its order.
 bool KeepsBytes(const BoxCopy& copy) {
-  const Box& box = copy.box;
-  return copy.decoder == nullptr && copy.source_dtype == copy.target_dtype &&
-         (box.num_dims == 0 ||
-          (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1));
+  return copy.decoder == nullptr && copy.source_dtype == copy.target_dtype;
 }
 
 }  // namespace
@@ -95,18 +101,10 @@ void FreshMemory::Make(const char* begin, int64_t num_bytes) {
   }
 }
 
-// False when it is not the way: the pages are there, or another thread writes to that arena.
-absl::StatusOr<bool> FreshMemory::Write(const char* place, const char* data, int64_t num_bytes) {
-  Region* const region = Find(place);
-  if (region == nullptr || region->fd < 0 || IsMade(*region, place, num_bytes) ||
-      region->writers >= kMostWriters) {
-    return false;
-  }
-  ++region->writers;
-  const absl::Cleanup done = [region] { --region->writers; };
-  int64_t at = place - region->data;
+absl::Status FreshMemory::Write(const Region& region, int64_t at, const char* data,
+                                int64_t num_bytes) {
   while (num_bytes > 0) {
-    const ssize_t written = ::pwrite(region->fd, data, static_cast<size_t>(num_bytes), at);
+    const ssize_t written = ::pwrite(region.fd, data, static_cast<size_t>(num_bytes), at);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
       return ErrnoStatus(written < 0 ? errno : ENOSPC,
@@ -116,17 +114,40 @@ absl::StatusOr<bool> FreshMemory::Write(const char* place, const char* data, int
     at += written;
     num_bytes -= written;
   }
-  return true;
+  return absl::OkStatus();
+}
+
+absl::Status FreshMemory::ConvertAndWrite(const Region& region, int64_t at, const BoxCopy& copy) {
+  alignas(64) char converted[kConverted * sizeof(double)];
+  const int64_t size = SizeOf(copy.target_dtype);
+  const int64_t count = NumElements(copy.box);
+  for (int64_t first = 0; first < count; first += kConverted) {
+    BoxCopy part = copy;
+    part.box.num_dims = 1;
+    part.box.dims[0] = {std::min(kConverted, count - first), 1, 1};
+    part.box.source_offset += first;
+    part.box.target_offset = 0;
+    part.target = converted;
+    ZC_RETURN_IF_ERROR(Write(region, at + first * size, converted, RunBoxCopy(part)));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> FreshMemory::Run(const BoxCopy& copy) {
   const int64_t size = SizeOf(copy.target_dtype);
   const char* const place = copy.target + copy.box.target_offset * size;
   const int64_t num_bytes = (TargetEnd(copy.box) - copy.box.target_offset) * size;
-  if (num_bytes > 0 && KeepsBytes(copy)) {
-    ZC_ASSIGN_OR_RETURN(const bool written,
-                        Write(place, copy.source + copy.box.source_offset * size, num_bytes));
-    if (written) return num_bytes;
+  Region* const region = Find(place);
+  if (KeepsOrder(copy.box) && region != nullptr && region->fd >= 0 &&
+      !IsMade(*region, place, num_bytes) && region->writers < kMostWriters) {
+    ++region->writers;
+    const absl::Cleanup done = [region] { --region->writers; };
+    const int64_t at = place - region->data;
+    ZC_RETURN_IF_ERROR(
+        KeepsBytes(copy)
+            ? Write(*region, at, copy.source + copy.box.source_offset * size, num_bytes)
+            : ConvertAndWrite(*region, at, copy));
+    return num_bytes;
   }
   Make(place, num_bytes);
   return RunBoxCopy(copy);

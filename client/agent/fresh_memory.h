@@ -48,7 +48,9 @@ class FreshMemory {
   };
   Region* Find(const char* place);
   bool IsMade(const Region& region, const char* begin, int64_t num_bytes) const;
-  absl::StatusOr<bool> Write(const char* place, const char* data, int64_t num_bytes);
+  // To byte `at` of the arena.
+  static absl::Status Write(const Region& region, int64_t at, const char* data, int64_t num_bytes);
+  static absl::Status ConvertAndWrite(const Region& region, int64_t at, const BoxCopy& copy);
 
   const int64_t arena_bytes_;
   std::deque<Region> regions_;

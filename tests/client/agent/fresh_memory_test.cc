@@ -106,18 +106,65 @@ TEST(FreshMemory, CopiesThroughTheMappingWhereTheBlockIsMade) {
   ::close(cannot_be_written);
 }
 
-TEST(FreshMemory, CastsThroughTheMapping) {
-  ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kBlock));
+// Expects the bytes that RunBoxCopy gives, and no more pages than they need.
+void ExpectConverted(BoxCopy copy, const Arena& arena) {
   char* const data = arena.data();
   const int fd = arena.fd();
-  FreshMemory fresh(absl::MakeConstSpan(&data, 1), absl::MakeConstSpan(&fd, 1), kBlock);
-  const float values[] = {1, -2, 0.5};
-  ZC_ASSERT_OK_AND_ASSIGN(const int64_t written,
-                          fresh.Run(CopyOf(values, DType::kFloat32, arena, DType::kFloat64, 7, 3)));
-  EXPECT_EQ(written, 24);
-  double cast[3];
-  std::memcpy(cast, data + 56, sizeof(cast));
-  EXPECT_THAT(cast, ::testing::ElementsAre(1, -2, 0.5));
+  FreshMemory fresh(absl::MakeConstSpan(&data, 1), absl::MakeConstSpan(&fd, 1), arena.num_bytes());
+  ZC_ASSERT_OK_AND_ASSIGN(const int64_t written, fresh.Run(copy));
+  const std::vector<bool> pages = PagesOf(arena);
+  std::string expected(static_cast<size_t>(arena.num_bytes()), '\0');
+  copy.target = expected.data();
+  EXPECT_EQ(written, RunBoxCopy(copy));
+  EXPECT_TRUE(std::memcmp(data, expected.data(), expected.size()) == 0);
+  if (SharedMemoryGetsHugePages()) return;
+  EXPECT_LE(std::count(pages.begin(), pages.end(), true), written / ::getpagesize() + 2);
+}
+
+TEST(FreshMemory, CastsAreWrittenPieceByPiece) {
+  for (const int64_t count : {1, 3, 16384, 40001}) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (size_t k = 0; k < values.size(); ++k) values[k] = 0.37F * static_cast<float>(k) - 5;
+    for (const DType to : {DType::kBFloat16, DType::kFloat64}) {
+      ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kBlock));
+      ExpectConverted(CopyOf(values.data(), DType::kFloat32, arena, to, 77, count), arena);
+    }
+  }
+}
+
+TEST(FreshMemory, DecodedElementsAreWrittenPieceByPiece) {
+  Decoder decoder;
+  decoder.kind = DecoderKind::kFp4Block;
+  decoder.stored = decoder.scale = DType::kUInt8;
+  decoder.rows = 64;
+  decoder.cols = 1024;
+  decoder.block_cols = 32;
+  const std::vector<uint8_t> stored = Bytes(32768);
+  std::vector<uint8_t> scales = Bytes(2048);
+  for (uint8_t& scale : scales) scale = static_cast<uint8_t>(120 + scale % 16);
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kBlock));
+  BoxCopy copy = CopyOf(nullptr, DType::kUInt8, arena, DType::kBFloat16, 5, 40001);
+  copy.box.source_offset = 777;  // of all elements
+  copy.decoder = &decoder;
+  copy.encoded.stored = reinterpret_cast<const char*>(stored.data());
+  copy.encoded.scales = reinterpret_cast<const char*>(scales.data());
+  ExpectConverted(copy, arena);
+}
+
+TEST(FreshMemory, WhatChangesItsOrderGoesThroughTheMapping) {
+  ZC_ASSERT_OK_AND_ASSIGN(const Arena arena, Arena::Create("test", kBlock));
+  char* const data = arena.data();
+  const int cannot_be_written = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  FreshMemory fresh(absl::MakeConstSpan(&data, 1), absl::MakeConstSpan(&cannot_be_written, 1),
+                    kBlock);
+  const std::vector<uint8_t> bytes = Bytes(6);
+  BoxCopy copy = CopyOf(bytes.data(), DType::kUInt8, arena, DType::kUInt8, 9, 3);
+  copy.box.num_dims = 2;  // 2 x 3, transposed
+  copy.box.dims[0] = {3, 1, 2};
+  copy.box.dims[1] = {2, 3, 1};
+  EXPECT_THAT(fresh.Run(copy), IsOk());
+  EXPECT_EQ(std::string(data + 9, 6), std::string("\1\4\2\5\3\6"));
+  ::close(cannot_be_written);
 }
 
 // More threads than may write to an arena at a time: some of them copy.
