@@ -237,7 +237,7 @@ void TellOfHugePages() {
   spdlog::info(
       "shared memory gets no huge pages here; loads are some three times as fast with them: "
       "echo advise > {}",
-      kSharedHugePages);
+      SharedHugePagesSetting());
 }
 
 absl::Status Run(Flags flags, const sigset_t& signals) {
@@ -282,6 +282,9 @@ int Main(int argc, char** argv) {
   ::sigaddset(&signals, SIGTERM);
   ::sigaddset(&signals, kLeave);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  // A limit of file sizes, which Slurm hands on from where a job was submitted, is an error of the
+  // arena that it concerns.
+  ::signal(SIGXFSZ, SIG_IGN);
 
   CLI::App app{
       "Loads this node's share of checkpoints and hands the shards to training processes."};

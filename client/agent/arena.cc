@@ -151,7 +151,7 @@ ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas) {
   ArenaMemory memory;
   for (const Arena& arena : *arenas) {
     memory.data.push_back(arena.data());
-    memory.fds.push_back(arena.fd());
+    memory.fds.push_back(arena.device() == nullptr ? arena.fd() : -1);
   }
   memory.owner = std::move(arenas);
   return memory;

@@ -62,8 +62,8 @@ class Arena {
 struct ArenaMemory {
   std::vector<char*> data;
   std::shared_ptr<const void> owner;
-  std::vector<int> fds =
-      {};  // Arena::fd of each; empty: nothing may be written through descriptors
+  // Of each, or -1: on a device.  Empty: nothing may be written through descriptors.
+  std::vector<int> fds = {};
 };
 ArenaMemory MemoryOf(std::shared_ptr<const std::vector<Arena>> arenas);
 

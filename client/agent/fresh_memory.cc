@@ -23,13 +23,22 @@ constexpr int kPopulateWrite = 23;
 // The kernel lets one at a time write to a memfd.
 constexpr int kMostWriters = 3;
 
+// Newer kernels have a setting for each size, which may leave it to the one of all sizes.
+constexpr char kOfHugePageSize[] =
+    "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled";
+constexpr char kOfAllSizes[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+bool DecidesItself(const std::string& of_size) {
+  return !of_size.empty() && !absl::StrContains(of_size, "[inherit]");
+}
+
 std::string ReadSetting(const std::string& path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// What is cast or decoded, and then written, at a time; elements.
-constexpr int64_t kConverted = 16384;
+// What is cast or decoded, and then written, at a time: on the stack of whoever copies.
+constexpr int64_t kConvertedBytes = int64_t{32} << 10;
 
 // True when each element goes behind the one before it.
 bool KeepsOrder(const Box& box) {
@@ -45,17 +54,20 @@ bool KeepsBytes(const BoxCopy& copy) {
 }  // namespace
 
 bool MappingsGetHugePages(const std::string& of_size, const std::string& of_all) {
-  const std::string& text =
-      of_size.empty() || absl::StrContains(of_size, "[inherit]") ? of_all : of_size;
+  const std::string& text = DecidesItself(of_size) ? of_size : of_all;
   return absl::StrContains(text, "[") && !absl::StrContains(text, "[never]") &&
          !absl::StrContains(text, "[deny]");
 }
 
 bool SharedMemoryGetsHugePages() {
-  static const bool gets = MappingsGetHugePages(
-      ReadSetting("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled"),
-      ReadSetting(kSharedHugePages));
+  static const bool gets =
+      MappingsGetHugePages(ReadSetting(kOfHugePageSize), ReadSetting(kOfAllSizes));
   return gets;
+}
+
+std::string SharedHugePagesSetting() {
+  const std::string of_size = ReadSetting(kOfHugePageSize);
+  return DecidesItself(of_size) ? kOfHugePageSize : kOfAllSizes;
 }
 
 FreshMemory::FreshMemory(absl::Span<char* const> arenas, absl::Span<const int> fds,
@@ -64,7 +76,7 @@ FreshMemory::FreshMemory(absl::Span<char* const> arenas, absl::Span<const int> f
   const bool writes = !fds.empty() && !SharedMemoryGetsHugePages();
   const auto blocks = static_cast<size_t>((arena_bytes + kBlockBytes - 1) / kBlockBytes);
   for (size_t k = 0; k < arenas.size(); ++k) {
-    regions_.emplace_back(arenas[k], writes ? fds[k] : -1, blocks);
+    regions_.emplace_back(k, arenas[k], writes ? fds[k] : -1, blocks);
   }
 }
 
@@ -108,7 +120,8 @@ absl::Status FreshMemory::Write(const Region& region, int64_t at, const char* da
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
       return ErrnoStatus(written < 0 ? errno : ENOSPC,
-                         absl::StrCat("write ", num_bytes, " bytes to an arena at ", at));
+                         absl::StrCat("write ", num_bytes, " bytes to shared memory, into arena ",
+                                      region.number, " of this node at ", at));
     }
     data += written;
     at += written;
@@ -118,13 +131,14 @@ absl::Status FreshMemory::Write(const Region& region, int64_t at, const char* da
 }
 
 absl::Status FreshMemory::ConvertAndWrite(const Region& region, int64_t at, const BoxCopy& copy) {
-  alignas(64) char converted[kConverted * sizeof(double)];
+  alignas(64) char converted[kConvertedBytes];
   const int64_t size = SizeOf(copy.target_dtype);
   const int64_t count = NumElements(copy.box);
-  for (int64_t first = 0; first < count; first += kConverted) {
+  const int64_t step = kConvertedBytes / size;
+  for (int64_t first = 0; first < count; first += step) {
     BoxCopy part = copy;
     part.box.num_dims = 1;
-    part.box.dims[0] = {std::min(kConverted, count - first), 1, 1};
+    part.box.dims[0] = {std::min(step, count - first), 1, 1};
     part.box.source_offset += first;
     part.box.target_offset = 0;
     part.target = converted;

@@ -39,8 +39,9 @@ class FreshMemory {
  private:
   static constexpr int64_t kBlockBytes = int64_t{2} << 20;
   struct Region {
-    Region(char* region_data, int region_fd, size_t num_blocks)
-        : data(region_data), fd(region_fd), made(num_blocks) {}
+    Region(size_t k, char* region_data, int region_fd, size_t num_blocks)
+        : number(k), data(region_data), fd(region_fd), made(num_blocks) {}
+    const size_t number;
     char* const data;
     const int fd;
     std::vector<std::atomic<bool>> made;  // by block: all its pages are
@@ -56,15 +57,14 @@ class FreshMemory {
   std::deque<Region> regions_;
 };
 
-// The system's setting of huge pages for shared memory.
-inline constexpr char kSharedHugePages[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-
 // Whether shared memory gets huge pages in a mapping, by the text of hugepages-2048kB/shmem_enabled
-// beside that file, and of the file; "" where there is none.  The kernel's
-// Documentation/admin-guide/mm/transhuge.rst.
+// and of shmem_enabled below /sys/kernel/mm/transparent_hugepage; "" where there is no such file.
+// The kernel's Documentation/admin-guide/mm/transhuge.rst.
 bool MappingsGetHugePages(const std::string& of_size, const std::string& of_all);
 // Whether it does on this system; asked once a process.
 bool SharedMemoryGetsHugePages();
+// The file that decides it.
+std::string SharedHugePagesSetting();
 
 }  // namespace zerocast
 

@@ -1,5 +1,6 @@
 // The zerocast command.
 
+#include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -84,6 +85,8 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return EndOfParsing(app, error, argc, argv);
   }
+  // A write beyond the limit of file sizes fails, and is told, as on a full disk.
+  ::signal(SIGXFSZ, SIG_IGN);
   WatchInterrupts(global.json());
   return FinishCommand(run(), global.json());
 }

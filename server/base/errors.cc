@@ -136,6 +136,7 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what) {
       return absl::PermissionDeniedError(message);
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
     case ENOMEM:
     case EMFILE:
     case ENFILE:

@@ -147,7 +147,8 @@ TEST(Executor, AnArenaThatCannotBeWrittenToFailsTheLoad) {
       GTEST_SKIP() << "1 skipped: shared memory gets huge pages here, and is not written to";
     }
     EXPECT_THAT(run.statuses[1],
-                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("bytes to an arena at")));
+                StatusIs(absl::StatusCode::kResourceExhausted,
+                         HasSubstr("bytes to shared memory, into arena 0 of this node at")));
   }
   ::close(full);
 }

@@ -201,10 +201,11 @@ TEST(FreshMemory, TellsWhereItCannotWrite) {
   const int full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
   FreshMemory fresh(absl::MakeConstSpan(&data, 1), absl::MakeConstSpan(&full, 1), kBlock);
   const std::vector<uint8_t> bytes = Bytes(100);
-  EXPECT_THAT(fresh.Run(CopyOf(bytes.data(), DType::kUInt8, arena, DType::kUInt8, 50, 100)),
-              StatusIs(absl::StatusCode::kResourceExhausted,
-                       AllOf(HasSubstr("write 100 bytes to an arena at 50"),
-                             HasSubstr("No space left on device"))));
+  EXPECT_THAT(
+      fresh.Run(CopyOf(bytes.data(), DType::kUInt8, arena, DType::kUInt8, 50, 100)),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               AllOf(HasSubstr("write 100 bytes to shared memory, into arena 0 of this node at 50"),
+                     HasSubstr("No space left on device"))));
   ::close(full);
 }
 

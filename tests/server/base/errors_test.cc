@@ -40,6 +40,7 @@ TEST(ErrnoStatus, MapsMissingFilesAndFullDisks) {
   EXPECT_THAT(ErrnoStatus(ENOENT, "open /x"),
               StatusIs(absl::StatusCode::kNotFound, "open /x: No such file or directory"));
   EXPECT_EQ(ErrnoStatus(ENOSPC, "write /x").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrnoStatus(EFBIG, "write /x").code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ErrnoStatus(EIO, "read /x").code(), absl::StatusCode::kUnavailable);
 }
 
