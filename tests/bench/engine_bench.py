@@ -54,16 +54,24 @@ def tree(root):
     return found
 
 
-def proportional_bytes(root):
-    """The proportional set size of the processes together: what they hold, shared pages counted once."""
-    total = 0
-    for process in tree(root):
-        try:
-            lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total * 1024
+def kibibytes(path, key):
+    """The value of the line `key` of a file of /proc; 0 where the process has ended."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def shared_bytes():
+    """Of the system, whether a process maps it or not: a memfd that is written to is in no set size."""
+    return kibibytes("/proc/meminfo", "Shmem") * 1024
+
+
+def private_bytes(root):
+    """The proportional set size of the processes together, without shared memory."""
+    return sum(kibibytes(f"/proc/{process}/smaps_rollup", "Pss") - kibibytes(f"/proc/{process}/smaps_rollup", "Pss_Shmem")
+               for process in tree(root)) * 1024
 
 
 class Watch:
@@ -71,7 +79,7 @@ class Watch:
 
     def __init__(self, root, phase_file):
         self.most = {}
-        self._root, self._phase_file = root, phase_file
+        self._root, self._phase_file, self._shared = root, phase_file, shared_bytes()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -79,7 +87,8 @@ class Watch:
     def _run(self):
         while not self._stop.wait(SAMPLE_SECONDS):
             phase = self._phase_file.read_text(encoding="utf-8")
-            self.most[phase] = max(self.most.get(phase, 0), proportional_bytes(self._root))
+            found = private_bytes(self._root) + shared_bytes() - self._shared
+            self.most[phase] = max(self.most.get(phase, 0), found)
 
     def close(self):
         self._stop.set()
