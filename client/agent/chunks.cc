@@ -27,11 +27,6 @@ PlacedMove Place(const Plan& plan, const Move& move) {
   return placed;
 }
 
-bool IsContiguous(const Box& box) {
-  return box.num_dims == 0 ||
-         (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
-}
-
 // True when the bytes of the file are the bytes of the memory, in their order.
 bool KeepsBytes(const PlacedMove& placed, const Box& box) {
   return placed.move.decoder == nullptr && placed.move.dtype == placed.stored && IsContiguous(box);

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/copy/algebra.h"
 #include "server/base/errors.h"
 
 namespace zerocast {
@@ -40,13 +41,7 @@ std::string ReadSetting(const std::string& path) {
 // What is cast or decoded, and then written, at a time: on the stack of whoever copies.
 constexpr int64_t kConvertedBytes = int64_t{32} << 10;
 
-// True when each element goes behind the one before it.
-bool KeepsOrder(const Box& box) {
-  return box.num_dims == 0 ||
-         (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
-}
-
-// True when the bytes of the source are those of the target; of a box that keeps its order.
+// True when the bytes of the source are those of the target; of a box that is contiguous.
 bool KeepsBytes(const BoxCopy& copy) {
   return copy.decoder == nullptr && copy.source_dtype == copy.target_dtype;
 }
@@ -152,7 +147,7 @@ absl::StatusOr<int64_t> FreshMemory::Run(const BoxCopy& copy) {
   const char* const place = copy.target + copy.box.target_offset * size;
   const int64_t num_bytes = (TargetEnd(copy.box) - copy.box.target_offset) * size;
   Region* const region = Find(place);
-  if (KeepsOrder(copy.box) && region != nullptr && region->fd >= 0 &&
+  if (IsContiguous(copy.box) && region != nullptr && region->fd >= 0 &&
       !IsMade(*region, place, num_bytes) && region->writers < kMostWriters) {
     ++region->writers;
     const absl::Cleanup done = [region] { --region->writers; };

@@ -24,6 +24,12 @@ Box WholeBox(int32_t source, int64_t num_elements, int64_t target_offset);
 absl::StatusOr<Box> MakeBox(int32_t source, int64_t source_offset, int64_t target_offset,
                             absl::Span<const BoxDim> dims);
 
+// True when each element goes behind the one that was before it in the source, without gaps.
+inline bool IsContiguous(const Box& box) {
+  return box.num_dims == 0 ||
+         (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
+}
+
 // Appends to `out` boxes that copy exactly the elements of `box` whose place in the target lies in
 // [begin, end).  At most 2 * num_dims + 1 boxes, in order of target place; offsets stay those of
 // the whole target.

@@ -164,11 +164,6 @@ class Wishes {
 
   const Box& BoxOf(const BoxRef& ref) const { return plan_.targets[ref.target].boxes[ref.box]; }
 
-  static bool IsContiguous(const Box& box) {
-    return box.num_dims == 0 ||
-           (box.num_dims == 1 && box.dims[0].source_stride == 1 && box.dims[0].target_stride == 1);
-  }
-
   // Elements of a source that one box takes to a partitioned target.
   struct Stretch {
     int64_t begin = 0, end = 0;

@@ -42,6 +42,14 @@ TEST(MakeBox, MergesLoopsThatAreOne) {
   EXPECT_EQ(box.target_offset, 9);
 }
 
+TEST(IsContiguous, WhereBothSidesGoOnByOne) {
+  EXPECT_TRUE(IsContiguous(BoxOf(0, 7, 9, {})));
+  EXPECT_TRUE(IsContiguous(BoxOf(0, 7, 9, {{5, 1, 1}})));
+  EXPECT_FALSE(IsContiguous(BoxOf(0, 7, 9, {{5, 2, 1}})));
+  EXPECT_FALSE(IsContiguous(BoxOf(0, 7, 9, {{5, 1, 2}})));
+  EXPECT_FALSE(IsContiguous(BoxOf(0, 7, 9, {{5, 1, 3}, {3, 5, 1}})));
+}
+
 TEST(MakeBox, SortsByTheTarget) {
   const Box box = BoxOf(0, 0, 0, {{3, 4, 1}, {4, 1, 3}});
   ASSERT_EQ(box.num_dims, 2);
