@@ -5,6 +5,7 @@ The protocol is described in client/agent/HANDOVER.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket as sockets
@@ -16,6 +17,7 @@ from zerocast._errors import AttachError
 # An index of 100,000 targets has about 30 MB.
 _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_PAUSE = 0.01  # seconds
+_GIVE_BACK = 1.0  # seconds
 
 
 def _advice(error: OSError) -> str:
@@ -61,6 +63,17 @@ class Connection:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def give_back(self) -> None:
+        """Leaves what was offered, before the ack: the agent has it again when this returns, unless it
+        does not answer within a second. Nothing else is said on the connection afterwards."""
+        self._deadline = min(self._deadline, time.monotonic() + _GIVE_BACK)
+        with contextlib.suppress(OSError, AttachError):
+            self._socket.shutdown(sockets.SHUT_WR)
+            while True:
+                self._arm()
+                if not self._socket.recv(4096):
+                    return
 
     def keep(self) -> sockets.socket:
         """The connection itself, which is the caller's to close from now on."""

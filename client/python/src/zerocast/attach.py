@@ -355,6 +355,7 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
         token = os.environ.get("ZEROCAST_TOKEN", "")
     path = socket or os.environ.get("ZEROCAST_SOCKET") or DEFAULT_SOCKET
     connection = Connection(path, timeout)
+    acknowledged = False
     try:
         connection.send({"op": "attach", "load": load, "rank": rank, "token": token, "mode": mode})
         answer = _agree(connection, mode, framework, allow_unfilled)
@@ -362,6 +363,7 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
             raise AttachError(
                 "FAILED_PRECONDITION", f"attach rank {rank} of {load}: the load is for {answer['world_size']} ranks, "
                 f"and here are {world_size}; load the checkpoint again for as many", "WRONG_STATE")
+        acknowledged = True
         connection.send({"op": "ack"})
         last = _check(connection.receive())
         because = str(answer.get("because", ""))
@@ -381,4 +383,6 @@ def attach(load: str, rank: int, *, token: Optional[str] = None, socket: Optiona
         return _shard(answer, copy, framework, allow_unfilled, because,
                       driver.uuids()[copy.device])
     finally:
+        if not acknowledged:
+            connection.give_back()
         connection.close()
