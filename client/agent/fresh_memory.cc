@@ -82,15 +82,18 @@ FreshMemory::Region* FreshMemory::Find(const char* place) {
   return nullptr;
 }
 
-bool FreshMemory::IsMade(const Region& region, const char* begin, int64_t num_bytes) const {
-  const auto block = region.made.begin() + (begin - region.data) / kBlockBytes;
-  const auto last = region.made.begin() + (begin - region.data + num_bytes - 1) / kBlockBytes;
-  return std::all_of(block, last + 1, [](const std::atomic<bool>& made) { return made.load(); });
+FreshMemory::Region* FreshMemory::FindToWrite(const char* place, int64_t num_bytes) {
+  Region* const region = Find(place);
+  if (region == nullptr || region->fd < 0) return nullptr;
+  const auto block = region->made.begin() + (place - region->data) / kBlockBytes;
+  const auto last = region->made.begin() + (place - region->data + num_bytes - 1) / kBlockBytes;
+  const bool is_made =
+      std::all_of(block, last + 1, [](const std::atomic<bool>& made) { return made.load(); });
+  return is_made ? nullptr : region;
 }
 
-bool FreshMemory::PrefersRun(const char* place, int64_t num_bytes) const {
-  const Region* const region = const_cast<FreshMemory*>(this)->Find(place);
-  return region != nullptr && region->fd >= 0 && !IsMade(*region, place, num_bytes);
+bool FreshMemory::PrefersRun(const char* place, int64_t num_bytes) {
+  return FindToWrite(place, num_bytes) != nullptr;
 }
 
 void FreshMemory::Make(const char* begin, int64_t num_bytes) {
@@ -146,9 +149,8 @@ absl::StatusOr<int64_t> FreshMemory::Run(const BoxCopy& copy) {
   const int64_t size = SizeOf(copy.target_dtype);
   const char* const place = copy.target + copy.box.target_offset * size;
   const int64_t num_bytes = (TargetEnd(copy.box) - copy.box.target_offset) * size;
-  Region* const region = Find(place);
-  if (IsContiguous(copy.box) && region != nullptr && region->fd >= 0 &&
-      !IsMade(*region, place, num_bytes) && region->writers < kMostWriters) {
+  Region* const region = IsContiguous(copy.box) ? FindToWrite(place, num_bytes) : nullptr;
+  if (region != nullptr && region->writers < kMostWriters) {
     ++region->writers;
     const absl::Cleanup done = [region] { --region->writers; };
     const int64_t at = place - region->data;

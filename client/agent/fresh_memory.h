@@ -26,7 +26,7 @@ class FreshMemory {
 
   // Whether Run, with bytes that are in the caches, is the best way to bring them to
   // [place, place + num_bytes); otherwise they are best read there.
-  bool PrefersRun(const char* place, int64_t num_bytes) const;
+  bool PrefersRun(const char* place, int64_t num_bytes);
 
   // Executes `copy`.  Returns the bytes that it wrote.  Errors: RESOURCE_EXHAUSTED where there is
   // no memory to write to.
@@ -48,7 +48,8 @@ class FreshMemory {
     std::atomic<int> writers{0};          // threads that write to fd, or wait for it
   };
   Region* Find(const char* place);
-  bool IsMade(const Region& region, const char* begin, int64_t num_bytes) const;
+  // The arena of those bytes, where they are best written through its descriptor; else null.
+  Region* FindToWrite(const char* place, int64_t num_bytes);
   // To byte `at` of the arena.
   static absl::Status Write(const Region& region, int64_t at, const char* data, int64_t num_bytes);
   static absl::Status ConvertAndWrite(const Region& region, int64_t at, const BoxCopy& copy);
